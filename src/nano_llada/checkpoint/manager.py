@@ -1,0 +1,91 @@
+"""The checkpoints of one run: written atomically, the newest and the best kept, resumed exactly."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nano_llada.checkpoint.files import (
+    PROGRESS,
+    TRAINING,
+    find_checkpoint,
+    load_weights,
+    read_shape,
+    read_tensors,
+    write_atomically,
+)
+from nano_llada.core.errors import UserError
+from nano_llada.model.transformer import Transformer
+
+State = tuple[Mapping[str, Tensor], Mapping[str, Any]]
+
+
+@dataclass
+class RunCheckpoints:
+    """Folders `step-N` inside a run folder, and `best.json` that names the best of them."""
+
+    run: Path
+    keep_last: int
+    keep_best: int
+    losses: dict[str, float] = field(default_factory=dict)  # checkpoint -> validation loss, where measured
+
+    def save(self, step: int, write_model: Callable[[Path], None], state: State, loss: float | None) -> Path:
+        """Write a checkpoint and drop those that need not be kept.
+
+        Raises:
+            UserError: if it cannot be written; what was there before stays.
+        """
+        folder = self.run / f"step-{step:06d}"
+        tensors, plain = state
+
+        def fill(hidden: Path) -> None:
+            write_model(hidden)
+            save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, hidden / TRAINING)
+            losses = self.losses | ({folder.name: loss} if loss is not None else {})
+            progress = dict(plain) | {"validation_losses": losses}
+            (hidden / PROGRESS).write_text(json.dumps(progress, indent=2), encoding="utf-8")
+
+        write_atomically(folder, fill)
+        if loss is not None:
+            self.losses[folder.name] = loss
+        self._prune()
+        return folder
+
+    def _prune(self) -> None:
+        folders = sorted(self.run.glob("step-*"), key=lambda path: int(path.name.split("-")[1]))
+        present = {path.name for path in folders}
+        self.losses = {name: loss for name, loss in self.losses.items() if name in present}
+        best = sorted(self.losses, key=lambda name: (self.losses[name], name))[: self.keep_best]
+        if best:
+            text = json.dumps({"checkpoint": best[0], "validation_loss": self.losses[best[0]]}, indent=2)
+            hidden = self.run / ".best.json.writing"
+            hidden.write_text(text + "\n", encoding="utf-8")
+            hidden.replace(self.run / "best.json")
+        for path in folders[: -self.keep_last]:
+            if path.name not in best:
+                shutil.rmtree(path)
+                self.losses.pop(path.name, None)
+
+    def resume(self, model: Transformer) -> State:
+        """Load the newest checkpoint's weights into the model; gives the rest of the training state.
+
+        Raises:
+            UserError: if there is none, or it has no training state.
+        """
+        for leftover in self.run.glob(".step-*.writing"):  # a write that was killed
+            shutil.rmtree(leftover)
+        folder = find_checkpoint(self.run, "last")
+        read_shape(folder)
+        if not (folder / PROGRESS).is_file():
+            raise UserError(f"{folder} holds a model but no training state; start a new run with --init-from")
+        load_weights(model, folder / "model.safetensors")
+        plain = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        self.losses = dict(plain.pop("validation_losses"))
+        return read_tensors(folder / TRAINING), plain

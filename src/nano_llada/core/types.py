@@ -1,0 +1,111 @@
+"""The nouns every room shares: a batch of clean text, a loss, what an objective is told, what a model is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from nano_llada.core.pattern import AttentionPattern
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Token ids with a meaning. It travels with the tokenizer, never with a recipe."""
+
+    size: int
+    mask: int
+    eos: int  # <|endoftext|>: ends a document, pads a row and an answer
+    turn_start: int  # <|im_start|>
+    turn_end: int  # <|im_end|>
+    reserved: tuple[int, ...] = ()  # slots nothing was trained on
+
+    @property
+    def unwritable(self) -> tuple[int, ...]:
+        """Ids no sampler may ever write: the mask, an opening of a turn, and empty slots."""
+        return (self.mask, self.turn_start, *self.reserved)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Ids after which an answer is over."""
+        return (self.turn_end, self.eos)
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Rows of clean text x_0, all tensors (B, L)."""
+
+    tokens: Tensor  # int64
+    scored: Tensor  # bool: may be corrupted and bears loss (answer tokens, never the prompt)
+    doc_ids: Tensor  # int64: which packed document a position belongs to, counted per row; -1 is padding
+    positions: Tensor  # int64: place within the document, for rotary embeddings
+    rows: Tensor  # (B,) int64: index of each row in the global batch; the noise is a function of it
+
+    def to(self, device: torch.device | str) -> TokenBatch:
+        """The same batch on another device."""
+        move = (getattr(self, name) for name in ("tokens", "scored", "doc_ids", "positions", "rows"))
+        return TokenBatch(*(tensor.to(device, non_blocking=True) for tensor in move))
+
+    def select(self, rows: slice) -> TokenBatch:
+        """Some rows of the batch, which keep their global indices: a micro-batch."""
+        names = ("tokens", "scored", "doc_ids", "positions", "rows")
+        return TokenBatch(*(getattr(self, name)[rows] for name in names))
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """A sum and its count, never a mean: then accumulation and data parallelism are exact."""
+
+    total: Tensor  # () differentiable
+    count: Tensor  # () what to divide by once the whole global batch is summed
+    predicted: Tensor  # () positions whose logits were computed, for counting work
+    metrics: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # name -> (sum, count)
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a run knows and a recipe does not."""
+
+    vocab: Vocabulary
+    seed: int
+    step: int
+    total_steps: int
+    global_rows: int  # rows of the global batch, over all micro-batches and processes
+
+    @property
+    def progress(self) -> float:
+        """0 at the first step, towards 1 at the last."""
+        return self.step / max(self.total_steps, 1)
+
+
+class Cache(Protocol):
+    """Keys and values of text that will not change any more."""
+
+    @property
+    def length(self) -> int: ...
+
+
+class Model(Protocol):
+    """Anything that maps tokens (B, L) to logits, given who may attend to whom."""
+
+    def __call__(
+        self,
+        tokens: Tensor,
+        pattern: AttentionPattern,
+        *,
+        positions: Tensor | None = None,
+        select: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Logits (B, L, V); with `select` (B, L) bool only those positions, (N, V). A cache is continued."""
+        ...
+
+
+class Objective(Protocol):
+    """Everything the training loop knows about what is being trained."""
+
+    def loss(self, model: Model, batch: TokenBatch, ctx: StepContext) -> LossOutput: ...

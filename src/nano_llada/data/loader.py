@@ -1,0 +1,128 @@
+"""Batches as a function of the step: resuming at step n is asking for batch n."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from nano_llada.core.errors import UserError
+from nano_llada.core.random import derive_seed
+from nano_llada.core.types import TokenBatch, Vocabulary
+from nano_llada.data.config import DataConfig
+from nano_llada.data.packing import ContinuousPlan, Ints, Piece, WholePlan
+from nano_llada.data.store import TokenStore
+
+
+@dataclass(frozen=True)
+class _RowParts:
+    tokens: list[Ints]
+    scored: list[np.ndarray]
+
+
+class Batches:
+    """Rows of some documents of a store, for ever, reshuffled every epoch; or once, in order, for validation.
+
+    Raises:
+        UserError: if there is not one full row.
+    """
+
+    def __init__(
+        self, store: TokenStore, config: DataConfig, vocab: Vocabulary, *, rows: int, seed: int, documents: range
+    ) -> None:
+        self._store, self._config, self._vocab = store, config, vocab
+        self._documents = np.arange(documents.start, documents.stop, dtype=np.int64)
+        self.rows, self._seed = rows, seed
+        self._lengths = self._filled_lengths()
+        self._plan = lru_cache(maxsize=2)(self._make_plan)
+        self.rows_per_epoch = len(self._plan(0))
+        if not len(self._documents) or not self.rows_per_epoch:
+            raise UserError(
+                f"{len(self._documents)} documents do not fill one row of {config.sequence_length} tokens; "
+                "give more data or a smaller sequence_length"
+            )
+
+    def _filled_lengths(self) -> Ints:
+        """Length of every document of the store, filled with <|endoftext|> where the config says so."""
+        lengths = self._store.lengths
+        if self._config.format == "chat" and self._config.eos_fill:
+            lengths = lengths + np.maximum(0, self._config.eos_fill - self._store.scored_counts)
+        return lengths
+
+    def _make_plan(self, epoch: int) -> ContinuousPlan | WholePlan:
+        rng = np.random.Generator(np.random.Philox(derive_seed(self._seed, "order", epoch)))
+        order = rng.permutation(self._documents) if self._seed >= 0 else self._documents
+        length = self._config.sequence_length
+        if self._config.format == "text" and self._config.packing:
+            return ContinuousPlan(self._lengths, order, length)
+        return WholePlan(self._lengths, order, length, packing=self._config.packing)
+
+    def batch(self, step: int) -> TokenBatch:
+        """Global batch of an optimizer step: rows step*rows ... of the endless sequence of epochs."""
+        first = step * self.rows
+        return self._collate([self._pieces(index) for index in range(first, first + self.rows)])
+
+    def once(self, limit: int | None = None) -> Iterator[TokenBatch]:
+        """Epoch 0 in order, in batches; the last may be smaller."""
+        total = self.rows_per_epoch if limit is None else min(limit, self.rows_per_epoch)
+        for first in range(0, total, self.rows):
+            yield self._collate([self._pieces(index) for index in range(first, min(first + self.rows, total))])
+
+    def document_names(self, step: int) -> list[list[int]]:
+        """Numbers of the documents in each row of a batch, to find what broke a run."""
+        first = step * self.rows
+        return [[piece.document for piece in self._pieces(index)] for index in range(first, first + self.rows)]
+
+    def _pieces(self, index: int) -> list[Piece]:
+        epoch, row = self._locate(index)
+        return self._plan(epoch).row(row)
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        # best-fit plans may differ by a row between epochs; counting with epoch 0 keeps every index defined
+        epoch, row = divmod(index, self.rows_per_epoch)
+        return epoch, row % len(self._plan(epoch))
+
+    def _collate(self, rows: Sequence[Sequence[Piece]]) -> TokenBatch:
+        parts = [self._parts(row) for row in rows]
+        if self._config.format == "chat" and self._config.eos_fill is None:
+            parts = self._fill_to_longest(parts)
+        longest = max(sum(map(len, part.tokens)) for part in parts)
+        width = longest if not self._config.packing else self._config.sequence_length
+        shape = (len(parts), min(width, self._config.sequence_length))
+        tokens = torch.full(shape, self._vocab.eos, dtype=torch.int64)
+        scored = torch.zeros(shape, dtype=torch.bool)
+        doc_ids, positions = torch.full(shape, -1, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
+        for i, part in enumerate(parts):
+            left = 0
+            for name, (piece, flags) in enumerate(zip(part.tokens, part.scored, strict=True)):
+                right = min(left + len(piece), shape[1])
+                tokens[i, left:right] = torch.from_numpy(piece[: right - left])
+                scored[i, left:right] = torch.from_numpy(flags[: right - left])
+                doc_ids[i, left:right] = name
+                positions[i, left:right] = torch.arange(right - left)
+                left = right
+        return TokenBatch(tokens, scored, doc_ids, positions, torch.arange(len(parts)))
+
+    def _parts(self, pieces: Sequence[Piece]) -> _RowParts:
+        tokens, scored = [], []
+        for piece in pieces:
+            begin, end = int(self._store.starts[piece.document]), int(self._store.starts[piece.document + 1])
+            first = begin + piece.start
+            last = min(first + piece.length, end)
+            some, flags = self._store.slice(first, last)
+            missing = piece.length - (last - first)  # the fill, which is part of the answer
+            tokens.append(np.pad(some, (0, missing), constant_values=self._vocab.eos))
+            scored.append(np.pad(flags, (0, missing), constant_values=True))
+        return _RowParts(tokens, scored)
+
+    def _fill_to_longest(self, parts: list[_RowParts]) -> list[_RowParts]:
+        answers = [int(part.scored[0].sum()) for part in parts]
+        filled = []
+        for part, answer in zip(parts, answers, strict=True):
+            extra = max(answers) - answer
+            tokens = np.pad(part.tokens[0], (0, extra), constant_values=self._vocab.eos)
+            filled.append(_RowParts([tokens], [np.pad(part.scored[0], (0, extra), constant_values=True)]))
+        return filled

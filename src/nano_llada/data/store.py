@@ -1,0 +1,185 @@
+"""Tokenised documents on disk, memory-mapped: built once for each content and tokenizer, then shared by all runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from nano_llada.core.errors import UserError
+from nano_llada.data.chat import Turns, encode_conversation, score_last_turn, split_turns
+from nano_llada.data.read import BadRow, BadRows, Row, Source, read_rows
+from nano_llada.data.rows import find_special, to_messages, to_text
+from nano_llada.data.tokenizer import MASK, Tokenizer
+
+VERSION = 1  # raised when the same input gives other files
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How rows become documents."""
+
+    format: str  # "text" or "chat"
+    text_field: str = "text"
+    turns: Turns = "all"
+
+
+@dataclass(frozen=True)
+class Document:
+    """One training document."""
+
+    tokens: list[int]
+    scored: list[bool]
+    text_bytes: int  # UTF-8 length of the text that is scored: what bits per byte divide by
+
+
+class TokenStore:
+    """Random access to documents of any total size."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.meta: dict[str, object] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        self.starts: npt.NDArray[np.int64] = np.load(folder / "starts.npy", mmap_mode="r")
+        self.text_bytes: npt.NDArray[np.int64] = np.load(folder / "text_bytes.npy", mmap_mode="r")
+        self.scored_counts: npt.NDArray[np.int64] = np.load(folder / "scored_counts.npy", mmap_mode="r")
+        self._tokens = np.memmap(folder / "tokens.bin", dtype=str(self.meta["dtype"]), mode="r")
+        self._scored = np.memmap(folder / "scored.bin", dtype=np.bool_, mode="r")
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each document."""
+        return np.diff(self.starts)
+
+    def slice(self, start: int, stop: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Tokens and scored flags of a stretch of the whole file."""
+        return self._tokens[start:stop].astype(np.int64), np.asarray(self._scored[start:stop])
+
+
+def open_store(
+    sources: list[Source],
+    tokenizer: Tokenizer,
+    encoding: Encoding,
+    *,
+    cache: Path,
+    bad_rows: BadRows,
+    progress: Callable[[int], None] = lambda documents: None,
+) -> TokenStore:
+    """The store of these sources, built if it is not there yet.
+
+    Raises:
+        UserError: for a bad row under the policy `stop`, for no documents at all, or an unwritable cache.
+    """
+    key = {
+        "version": VERSION,
+        "sources": [source.fingerprint() for source in sources],
+        "tokenizer": tokenizer.hash,
+        "encoding": vars(encoding),
+        "bad_rows": bad_rows.policy,
+    }
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+    folder = cache / name
+    if not (folder / "meta.json").is_file():
+        _build(folder, key, sources, tokenizer, encoding, bad_rows, progress)
+    return TokenStore(folder)
+
+
+def documents(
+    sources: Iterable[Source], tokenizer: Tokenizer, encoding: Encoding, bad_rows: BadRows
+) -> Iterator[Document]:
+    """Documents of all sources in order; bad rows go to the policy."""
+    for source in sources:
+        for row in read_rows(source):
+            if isinstance(row, BadRow):
+                bad_rows.report(row.where, row.reason)
+                continue
+            try:
+                yield from _encode_row(row, tokenizer, encoding)
+            except ValueError as error:
+                bad_rows.report(row.where, str(error))
+
+
+def _encode_row(row: Row, tokenizer: Tokenizer, encoding: Encoding) -> Iterator[Document]:
+    if encoding.format == "text":
+        text = to_text(row.value, encoding.text_field)
+        _refuse_mask(text)
+        tokens = [*tokenizer.encode(text), tokenizer.vocab.eos]
+        yield Document(tokens, [True] * len(tokens), len(text.encode()))
+        return
+    messages = to_messages(row.value)
+    for message in messages:
+        _refuse_mask(message.content)
+    for part, last_only in split_turns(messages, encoding.turns):
+        tokens, scored = encode_conversation(tokenizer, part)
+        learnt = part[-1:] if last_only else part
+        size = sum(len(m.content.encode()) for m in learnt if m.role == "assistant")
+        yield Document(tokens, score_last_turn(scored) if last_only else scored, size)
+
+
+def _refuse_mask(text: str) -> None:
+    if find_special(text, (MASK,)):
+        raise ValueError(f"the text contains the literal mask token {MASK}")
+
+
+def _build(
+    folder: Path,
+    key: dict[str, object],
+    sources: list[Source],
+    tokenizer: Tokenizer,
+    encoding: Encoding,
+    bad_rows: BadRows,
+    progress: Callable[[int], None],
+) -> None:
+    dtype = "uint16" if tokenizer.vocab.size <= 1 << 16 else "uint32"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+    except OSError as error:
+        raise UserError(
+            f"cannot write the data cache {folder.parent}: {error.strerror}; choose another with --cache"
+        ) from error
+    try:
+        starts, sizes, counts = array("q", [0]), array("q"), array("q")
+        with (temporary / "tokens.bin").open("wb") as tokens_file, (temporary / "scored.bin").open("wb") as scored_file:
+            for document in documents(sources, tokenizer, encoding, bad_rows):
+                tokens_file.write(np.asarray(document.tokens, dtype=dtype).tobytes())
+                scored_file.write(np.asarray(document.scored, dtype=np.bool_).tobytes())
+                starts.append(starts[-1] + len(document.tokens))
+                sizes.append(document.text_bytes)
+                counts.append(sum(document.scored))
+                if len(sizes) % 1000 == 0:
+                    progress(len(sizes))
+        if not sizes:
+            names = ", ".join(source.name for source in sources)
+            raise UserError(f"no documents in {names}" + (f": {bad_rows.summary()}" if bad_rows.count else ""))
+        np.save(temporary / "starts.npy", np.asarray(starts, dtype=np.int64))
+        np.save(temporary / "text_bytes.npy", np.asarray(sizes, dtype=np.int64))
+        np.save(temporary / "scored_counts.npy", np.asarray(counts, dtype=np.int64))
+        meta = {
+            "key": key,
+            "dtype": dtype,
+            "documents": len(sizes),
+            "tokens": starts[-1],
+            "text_bytes": sum(sizes),
+            "skipped": bad_rows.summary(),
+            "sources": [source.name for source in sources],
+        }
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=2, ensure_ascii=False), encoding="utf-8")
+        if folder.exists():  # an earlier build that did not finish
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    except OSError as error:
+        raise UserError(f"cannot write the data cache {folder.parent}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

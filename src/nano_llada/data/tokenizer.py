@@ -1,0 +1,142 @@
+"""Text to token ids and back: trained here, or loaded from any folder with a `tokenizer.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nano_llada.core.errors import UserError
+from nano_llada.core.types import Vocabulary
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+EOS, TURN_START, TURN_END, MASK = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>"
+RESERVED = tuple(f"<|reserved_{i}|>" for i in range(12))
+SPECIALS = (EOS, TURN_START, TURN_END, MASK, *RESERVED)  # ids 0 to 15; the first three are minimind's
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+class Tokenizer:
+    """A `tokenizers` tokenizer with the ids of its special tokens.
+
+    Text is always text: a literal `<|im_end|>` in it is encoded as those characters, never as the token.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        backend.no_padding()
+        backend.no_truncation()
+        backend.encode_special_tokens = True
+        missing = [name for name in (EOS, TURN_START, TURN_END) if backend.token_to_id(name) is None]
+        if missing:
+            raise UserError(f"the tokenizer lacks {', '.join(missing)}; it needs {EOS}, {TURN_START} and {TURN_END}")
+        if backend.token_to_id(MASK) is None:  # a tokenizer made for autoregressive models
+            backend.add_special_tokens([MASK])
+        self._backend = backend
+        ids = {name: backend.token_to_id(name) for name in SPECIALS}
+        self.vocab = Vocabulary(
+            size=backend.get_vocab_size(with_added_tokens=True),
+            mask=ids[MASK],
+            eos=ids[EOS],
+            turn_start=ids[TURN_START],
+            turn_end=ids[TURN_END],
+            reserved=tuple(ids[name] for name in RESERVED if ids[name] is not None),
+        )
+        self.hash = hashlib.sha256(backend.to_str().encode()).hexdigest()[:16]
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer:
+        """From a folder that holds `tokenizer.json` (or that file itself). Raises UserError if it cannot be read."""
+        from tokenizers import Tokenizer as Backend
+
+        path = folder / "tokenizer.json" if folder.is_dir() else folder
+        if not path.is_file():
+            raise UserError(f"no tokenizer.json in {folder}")
+        try:
+            return cls(Backend.from_str(path.read_text(encoding="utf-8")))
+        except UserError:
+            raise
+        except Exception as error:  # the backend raises bare Exception
+            raise UserError(f"{path} is not a tokenizer: {error}") from error
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json` and a `tokenizer_config.json` that transformers understands."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tokenizer.json").write_text(self._backend.to_str(pretty=True), encoding="utf-8")
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": TURN_START,
+            "eos_token": TURN_END,
+            "pad_token": EOS,
+            "mask_token": MASK,
+            "clean_up_tokenization_spaces": False,
+            "chat_template": CHAT_TEMPLATE,
+        }
+        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+        (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text."""
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of several texts, on all cores."""
+        encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [item.ids for item in encoded]
+
+    def decode(self, ids: Sequence[int], *, specials: bool = True) -> str:
+        """Text of ids; special tokens are written out, or left out."""
+        text: str = self._backend.decode(list(ids), skip_special_tokens=not specials)
+        return text
+
+    def token(self, index: int) -> str:
+        """One token as it reads by itself, e.g. for a terminal view."""
+        return self.decode([index])
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int = 6400) -> Tokenizer:
+    """Byte-level BPE with the special tokens first. Round trips are exact for any text.
+
+    Raises:
+        UserError: if `vocab_size` has no room for the 256 bytes and the special tokens.
+    """
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    least = 256 + len(SPECIALS)
+    if vocab_size < least:
+        raise UserError(
+            f"vocabulary too small: {vocab_size}; 256 bytes and {len(SPECIALS)} special tokens need {least}"
+        )
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIALS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    return Tokenizer(backend)
+
+
+def train_characters(texts: Iterable[str]) -> Tokenizer:
+    """One token for each character of the corpus; others fall back to their bytes, so round trips stay exact."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models
+
+    characters = sorted({character for text in texts for character in text})
+    tokens = [*SPECIALS, *(f"<0x{byte:02X}>" for byte in range(256)), *characters]
+    backend = Backend(models.BPE({token: i for i, token in enumerate(tokens)}, [], byte_fallback=True))
+    backend.add_special_tokens(list(SPECIALS))
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return Tokenizer(backend)

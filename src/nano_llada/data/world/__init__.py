@@ -1,0 +1,27 @@
+"""A small made-up world in Chinese and English whose every question has an answer a program can check."""
+
+from __future__ import annotations
+
+from nano_llada.data.world.documents import DOCUMENT_KINDS, documents
+from nano_llada.data.world.generate import Example, chats, examples
+from nano_llada.data.world.skills import DEMO_SKILLS, SKILLS
+from nano_llada.data.world.splits import LANGUAGES, SPLITS, Key, Language, Split, split_of
+from nano_llada.data.world.verify import Verifier, verify
+
+__all__ = [
+    "DEMO_SKILLS",
+    "DOCUMENT_KINDS",
+    "LANGUAGES",
+    "SKILLS",
+    "SPLITS",
+    "Example",
+    "Key",
+    "Language",
+    "Split",
+    "Verifier",
+    "chats",
+    "documents",
+    "examples",
+    "split_of",
+    "verify",
+]

@@ -1,0 +1,171 @@
+"""Short texts about the small world for pretraining: facts, stories, sums, word lists and questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Any
+
+from nano_llada.data.world.generate import Example, item_stream
+from nano_llada.data.world.skills import SKILLS, skill_named
+from nano_llada.data.world.skills_family import families
+from nano_llada.data.world.skills_infill import INFILL, progression, story
+from nano_llada.data.world.skills_number import ADDITION, LARGEST, ORDERING, SUBTRACTION, in_order
+from nano_llada.data.world.skills_text import RECALL, fact
+from nano_llada.data.world.splits import LANGUAGES, Language, Split, check_request, split_of
+from nano_llada.data.world.vocabulary import (
+    CATEGORIES,
+    COLOURS,
+    DAYS,
+    DIRECTIONS,
+    MONTHS,
+    NOUNS,
+    PEOPLE,
+    PLACES,
+    row,
+)
+
+Both = tuple[str, str]
+Maker = Callable[[Random, Split], Both]
+
+
+def documents(split: Split, count: int, seed: int) -> Iterator[dict[str, Any]]:
+    """`count` pretraining rows, Chinese and English in turn: {"text", "language", "kind", "skill"}.
+
+    `kind` is one of DOCUMENT_KINDS; `skill` is the skill's name for the kind `questions`, else "". Training
+    documents state training combinations only, held-out ones those of their own split and, in passing,
+    training ones. The exception by design: training documents state all families, the parent first, and all
+    equally often (in each language once in every 96 documents of the kind `family`). Sequences of days,
+    months and counting numbers, categories and single-word glossaries are common knowledge and belong to
+    every split. Raises UserError for an unknown split or a negative count.
+    """
+    check_request(split, count)
+    return _rows(split, count, Random(f"{seed}/{split}/documents"))
+
+
+def _rows(split: Split, count: int, rng: Random) -> Iterator[dict[str, Any]]:
+    streams = {name: item_stream(skill_named(name), split, Random(rng.getrandbits(64))) for name in SKILLS}
+    told = {language: _families_told(rng, split, language) for language in LANGUAGES}
+    weights = tuple(WEIGHTS.values())
+    for index in range(count):
+        language = LANGUAGES[index % 2]
+        kind, skill = rng.choices(DOCUMENT_KINDS, weights)[0], ""
+        if kind == "questions":
+            skill = rng.choice(SKILLS)
+            text = _questions([next(streams[skill]) for _ in range(rng.randint(1, 3))], language)
+        elif kind == "family":
+            text = next(told[language])
+        else:
+            text = MAKERS[kind](rng, split)[LANGUAGES.index(language)]
+        yield {"text": text, "language": language, "kind": kind, "skill": skill}
+
+
+def _questions(pairs: list[tuple[Example, Example]], language: Language) -> str:
+    chosen = [pair[LANGUAGES.index(language)] for pair in pairs]
+    return "\n".join(f"{example.prompt}\n{example.answer}" for example in chosen)
+
+
+def _joined(sentences: list[Both]) -> Both:
+    return "".join(zh for zh, _ in sentences), " ".join(en for _, en in sentences)
+
+
+def _facts(rng: Random, split: Split) -> Both:
+    drawn = [RECALL.draw_key(rng, split) for _ in range(rng.randint(3, 5))]
+    # One fact a person, so that nobody is in two places.
+    return _joined([fact(key) for key in {key[1]: key for key in drawn}.values()])
+
+
+def _story(rng: Random, split: Split) -> Both:
+    while (key := INFILL.draw_key(rng, split))[1] not in ("give", "go"):
+        pass
+    zh, en = story(key)
+    while (opening := RECALL.draw_key(rng, split))[1] in key:
+        pass
+    opening_zh, opening_en = fact(opening)
+    return opening_zh + "".join(zh), " ".join((opening_en, *en))
+
+
+def _sums(rng: Random, split: Split) -> Both:
+    sums = []
+    for _ in range(rng.randint(3, 6)):
+        if rng.random() < 0.5:
+            first, second = rng.sample([int(operand) for operand in ADDITION.draw_key(rng, split)[1:]], 2)
+            sums.append(f"{first} + {second} = {first + second}")
+        else:
+            first, second = (int(operand) for operand in SUBTRACTION.draw_key(rng, split)[1:])
+            sums.append(f"{first} - {second} = {first - second}")
+    return "，".join(sums) + "。", ", ".join(sums) + "."
+
+
+def _sequence(rng: Random, split: Split) -> Both:
+    kind = rng.choice(("days", "months", "count", "steps"))
+    if kind in ("days", "months"):
+        cycle = DAYS if kind == "days" else MONTHS
+        start = rng.randrange(len(cycle))
+        words = [cycle[(start + place) % len(cycle)] for place in range(rng.randint(5, 8))]
+        return row(words, "zh") + "。", row(words, "en") + "."
+    if kind == "count":
+        start = rng.randint(0, LARGEST - 6)
+        numbers = [str(start + place) for place in range(7)][:: rng.choice((1, -1))]
+    else:
+        while (key := INFILL.draw_key(rng, split))[1] != "numbers":
+            pass
+        numbers = progression(key)
+    return " ".join(numbers) + "。", " ".join(numbers) + "."
+
+
+def _sorted(rng: Random, split: Split) -> Both:
+    key = ORDERING.draw_key(rng, split)
+    zh, en = in_order(key)
+    if key[1] == "numbers":
+        return f"从小到大：{zh}。", f"From small to large: {en}."
+    return f"从先到后：{zh}。", f"From first to last: {en}."
+
+
+def _glossary(rng: Random, split: Split) -> Both:
+    known = rng.sample(PEOPLE + COLOURS + NOUNS * 2 + PLACES + DAYS + MONTHS + DIRECTIONS, rng.randint(3, 6))
+    zh = "".join(f"{word.zh}的英语是{word.en}。" for word in known)
+    return zh, " ".join(f"{word.en} is {word.zh} in Chinese." for word in known)
+
+
+def _category(rng: Random, split: Split) -> Both:
+    category, words = rng.choice(CATEGORIES)
+    if rng.random() < 0.5:
+        return f"{category.zh}：{row(words, 'zh')}。", f"{category.plural}: {row(words, 'en')}."
+    article = "an" if category.en == "animal" else "a"
+    chosen = rng.sample(words, 3)
+    zh = "".join(f"{word.zh}是一种{category.zh}。" for word in chosen)
+    return zh, " ".join(f"{word.en} is {article} {category.en}." for word in chosen)
+
+
+def _families_told(rng: Random, split: Split, language: Language) -> Iterator[str]:
+    """Four statements at a time, going round so that every family is stated equally often."""
+    told = [family.statement() for family in families() if split in ("train", split_of(family.key))]
+    while True:
+        rng.shuffle(told)
+        for start in range(0, len(told), 4):
+            yield _joined(told[start : start + 4])[LANGUAGES.index(language)]
+
+
+MAKERS: dict[str, Maker] = {
+    "facts": _facts,
+    "story": _story,
+    "sums": _sums,
+    "sequence": _sequence,
+    "sorted": _sorted,
+    "glossary": _glossary,
+    "category": _category,
+}
+# In hundredths of all documents.
+WEIGHTS = {
+    "questions": 50,
+    "facts": 8,
+    "story": 8,
+    "sums": 6,
+    "sequence": 6,
+    "sorted": 4,
+    "glossary": 8,
+    "category": 2,
+    "family": 8,
+}
+DOCUMENT_KINDS: tuple[str, ...] = tuple(WEIGHTS)

@@ -1,0 +1,75 @@
+"""A fixed set of parents and children, stated one way round and asked the other: the backward relation."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from random import Random
+
+from nano_llada.data.world.item import Item, Skill, ask
+from nano_llada.data.world.splits import Admits, Key, split_of
+from nano_llada.data.world.vocabulary import FAMILY_NAMES, FATHERS, MOTHERS, Word
+
+PARENT_ZH = ("{child}的{role}是谁？", "请说出{child}的{role}是谁。")
+PARENT_EN = ("Who is {child}'s {role}?", "Tell me who {child}'s {role} is.")
+CHILD_ZH = ("{parent}的孩子是谁？", "请说出{parent}的孩子是谁。")
+CHILD_EN = ("Who is {parent}'s child?", "Tell me who {parent}'s child is.")
+
+
+@dataclass(frozen=True)
+class Family:
+    """One parent and one child; no person is in two families."""
+
+    parent: Word
+    child: Word
+    role: Word
+
+    @property
+    def key(self) -> Key:
+        """The combination that decides the split."""
+        return ("backward_relation", self.parent.en, self.child.en)
+
+    def statement(self) -> tuple[str, str]:
+        """The fact in Chinese and English, the parent always first: `A is B's mother.`"""
+        return (
+            f"{self.parent.zh}是{self.child.zh}的{self.role.zh}。",
+            f"{self.parent.en} is {self.child.en}'s {self.role.en}.",
+        )
+
+
+@cache
+def families() -> tuple[Family, ...]:
+    """All families of the world: the same 384 whatever the seed."""
+    mother, father = Word("mother", "妈妈"), Word("father", "爸爸")
+    people = [
+        (Word(f"{given.en} {family.en}", f"{given.zh}·{family.zh}"), mother if given in MOTHERS else father)
+        for given in MOTHERS + FATHERS
+        for family in FAMILY_NAMES
+    ]
+    # A hash mixes the people in the same way on every machine and version of Python.
+    people.sort(key=lambda person: hashlib.sha256(person[0].en.encode("utf-8")).digest())
+    parents, children = people[::2], people[1::2]
+    return tuple(Family(parent, child, role) for (parent, role), (child, _) in zip(parents, children, strict=True))
+
+
+@cache
+def _by_key() -> dict[Key, Family]:
+    return {family.key: family for family in families()}
+
+
+def _family_key(rng: Random) -> Key:
+    return rng.choice(families()).key
+
+
+def _backward(key: Key, rng: Random, admits: Admits) -> Item:
+    family = _by_key()[key]
+    zh = {"parent": family.parent.zh, "child": family.child.zh, "role": family.role.zh}
+    en = {"parent": family.parent.en, "child": family.child.en, "role": family.role.en}
+    # Held-out families are asked only against the direction in which documents state them.
+    if split_of(key) == "train" and rng.random() < 0.5:
+        return Item(key, ask(rng, CHILD_ZH, zh, family.child.zh), ask(rng, CHILD_EN, en, family.child.en))
+    return Item(key, ask(rng, PARENT_ZH, zh, family.parent.zh), ask(rng, PARENT_EN, en, family.parent.en))
+
+
+BACKWARD_RELATION = Skill("backward_relation", _family_key, _backward)

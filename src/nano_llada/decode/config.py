@@ -1,0 +1,86 @@
+"""How text is written with a trained model. One class a track, since they share hardly an option."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class _Common:
+    max_new_tokens: int = 128
+    """Most tokens to write."""
+    temperature: float = 0.0
+    """0 always takes the likeliest token; above, tokens are drawn, the more evenly the higher."""
+    top_k: int = 0
+    """Draw from the k likeliest tokens only; 0: off."""
+    top_p: float = 1.0
+    """Draw from the fewest tokens that together have this probability; 1: off."""
+    min_p: float = 0.0
+    """Drop tokens less likely than this share of the likeliest; 0: off."""
+    repetition_penalty: float = 1.0
+    """Above 1, tokens that stand in the text already become less likely."""
+    min_new_tokens: int = 0
+    """No end before this many tokens."""
+    seed: int = 0
+    """Seed of everything drawn."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}: there is nothing to write")
+        if self.temperature < 0:
+            raise ValueError(f"temperature must not be negative, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        if not 0 <= self.min_p < 1:
+            raise ValueError(f"min_p must be in [0, 1), got {self.min_p}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must not be negative, got {self.top_k}")
+        if self.repetition_penalty <= 0:
+            raise ValueError(f"repetition_penalty must be positive, got {self.repetition_penalty}")
+        if self.temperature == 0 and (self.top_k or self.top_p < 1 or self.min_p):
+            raise ValueError("top_k, top_p and min_p only matter when tokens are drawn: set a temperature above 0")
+
+
+@dataclass(frozen=True)
+class Autoregressive(_Common):
+    """Left to right, one token a forward pass, with a cache of keys and values."""
+
+
+@dataclass(frozen=True)
+class Diffusion(_Common):
+    """A canvas of masks, filled in over several forward passes."""
+
+    strategy: Literal["low_confidence", "random", "margin", "entropy"] = "low_confidence"
+    """Which masked positions are written first: where the chosen token is likeliest, where it leads the second by most,
+    where the distribution has least entropy, or at random."""
+    steps: int | None = None
+    """Forward passes for the whole canvas; default: one a token. Not together with `threshold`."""
+    threshold: float | None = None
+    """Write every position whose chosen token is likelier than this, and at least one; instead of `steps`."""
+    block_length: int | None = None
+    """Fill the canvas in blocks of this many positions, left to right; default: all at once."""
+    guidance: float = 0.0
+    """Classifier-free guidance against the prompt replaced by masks (LLaDA, eq. 16); doubles the cost; 0: off."""
+    end_confidence: float = 1.0
+    """Factor on the confidence of end tokens, so that a text is not closed before it is written; 1: off."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.steps is not None and self.threshold is not None:
+            raise ValueError("steps fixes how many tokens a pass writes, threshold leaves it open: give one of them")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold must be in [0, 1], got {self.threshold}")
+        if self.threshold is not None and self.strategy != "low_confidence":
+            raise ValueError(
+                f"threshold compares probabilities, so it needs strategy low_confidence, not {self.strategy}"
+            )
+        if self.block_length is not None and self.block_length < 1:
+            raise ValueError(f"block_length must be at least 1, got {self.block_length}")
+        if not 0 <= self.end_confidence <= 1:
+            raise ValueError(f"end_confidence must be in [0, 1], got {self.end_confidence}")
+
+
+Decoding = Autoregressive | Diffusion

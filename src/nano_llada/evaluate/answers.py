@@ -1,0 +1,48 @@
+"""Exact match on the small world: every answer is checked by its own verifier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from nano_llada.data.chat import encode_prompt
+from nano_llada.data.rows import Message
+from nano_llada.data.tokenizer import Tokenizer
+from nano_llada.data.world import Example, verify
+from nano_llada.decode.types import Completion, Request, Sampler, collect
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question, what the model wrote, and whether that is right."""
+
+    example: Example
+    text: str
+    right: bool
+    completion: Completion
+
+
+def answer_examples(
+    sampler: Sampler, tokenizer: Tokenizer, examples: Sequence[Example], batch_size: int = 64
+) -> list[Answer]:
+    """Answers in the order of the examples; similar lengths are written together, which changes no answer."""
+    prompts = [tuple(encode_prompt(tokenizer, [Message("user", e.prompt)])) for e in examples]
+    order = sorted(range(len(examples)), key=lambda i: len(prompts[i]))
+    answers: dict[int, Answer] = {}
+    for first in range(0, len(order), batch_size):
+        chunk = order[first : first + batch_size]
+        requests = [Request(prompts[i], seed=i) for i in chunk]
+        for i, completion in zip(chunk, collect(sampler.stream(requests), len(chunk), sampler.ends), strict=True):
+            text = tokenizer.decode(completion.tokens, specials=False)
+            answers[i] = Answer(examples[i], text, verify(examples[i].verifier, text), completion)
+    return [answers[i] for i in range(len(examples))]
+
+
+def exact_match(answers: Iterable[Answer], *, skill: str | None = None, language: str | None = None) -> float:
+    """Share of right answers, of one skill or language where given; nan of none."""
+    chosen = [
+        answer.right
+        for answer in answers
+        if skill in (None, answer.example.skill) and language in (None, answer.example.language)
+    ]
+    return sum(chosen) / len(chosen) if chosen else float("nan")

@@ -1,0 +1,1 @@
+"""The backbone that both tracks share."""

@@ -1,0 +1,171 @@
+"""The backbone of both tracks. Whether it is autoregressive or a denoiser is decided by the pattern it is given."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from nano_llada.core.pattern import AttentionPattern
+from nano_llada.model.cache import KVCache
+from nano_llada.model.config import ModelConfig, YarnScaling
+from nano_llada.model.functional import rms_norm, rotary, swiglu
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation with a learnt gain."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention; queries, keys and values come from one matrix product."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.config, self.layer = config, layer
+        width, heads, kv_heads = config.head_width, config.num_heads, config.kv_heads
+        self.qkv = nn.Linear(config.hidden_size, (heads + 2 * kv_heads) * width, bias=False)
+        self.out = nn.Linear(heads * width, config.hidden_size, bias=False)
+        self.q_norm = RMSNorm(width, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(width, config.norm_eps) if config.qk_norm else None
+
+    def forward(
+        self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool, cache: KVCache | None
+    ) -> Tensor:
+        batch, length, _ = x.shape
+        heads, kv_heads = self.config.num_heads, self.config.kv_heads
+        qkv = self.qkv(x).view(batch, length, heads + 2 * kv_heads, self.config.head_width)
+        qk, v = qkv.split([heads + kv_heads, kv_heads], dim=2)
+        if self.q_norm is not None and self.k_norm is not None:
+            # one pass over both: the gain differs by head, the arithmetic does not
+            gain = torch.cat([self.q_norm.weight.expand(heads, -1), self.k_norm.weight.expand(kv_heads, -1)])
+            qk = rms_norm(qk, gain, self.config.norm_eps)
+        qk = rotary(qk, *angles).transpose(1, 2)
+        q, k, v = qk[:, :heads], qk[:, heads:], v.transpose(1, 2)
+        if cache is not None:
+            k, v = cache.extend(self.layer, k, v)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=heads != kv_heads)
+        result: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, -1))
+        return result
+
+
+class Block(nn.Module):
+    """Attention, then SwiGLU, each after a norm and added to the residual stream."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.attention = Attention(config, layer)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.gate_up = nn.Linear(config.hidden_size, 2 * config.mlp_width, bias=False)
+        self.down = nn.Linear(config.mlp_width, config.hidden_size, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool, cache: KVCache | None
+    ) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), angles, mask, causal, cache))
+        result: Tensor = x + self.dropout(self.down(swiglu(self.gate_up(self.mlp_norm(x)))))
+        return result
+
+
+class Transformer(nn.Module):
+    """Tokens in, logits out. Implements `core.types.Model`."""
+
+    inverse_frequencies: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.gradient_checkpointing = False
+        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_embeddings:
+            self.head.weight = self.embed.weight
+        frequencies, self.rotary_scale = rotary_frequencies(config)
+        self.register_buffer("inverse_frequencies", frequencies, persistent=False)
+
+    def initialise(self, rng: torch.Generator) -> Transformer:
+        """Fresh weights: normal, deviation 0.02, smaller for what is added to the residual stream."""
+        residual = 0.02 / math.sqrt(2 * self.config.num_layers)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if parameter.dim() > 1:
+                    adds = name.endswith(("attention.out.weight", "down.weight"))
+                    parameter.normal_(0.0, residual if adds else 0.02, generator=rng)
+        return self
+
+    def new_cache(self, batch: int, capacity: int) -> KVCache:
+        """An empty cache for `batch` rows of at most `capacity` tokens."""
+        return KVCache(self.config, batch, capacity, self.embed.weight.device, self.embed.weight.dtype)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        pattern: AttentionPattern,
+        *,
+        positions: Tensor | None = None,
+        select: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Logits, see `core.types.Model`. With a cache the tokens continue what it holds, and are then held."""
+        held = cache.length if cache is not None else 0
+        length = tokens.shape[1]
+        if positions is None:
+            positions = torch.arange(held, held + length, device=tokens.device)[None]
+        causal = pattern.is_causal(length, held + length)
+        mask = None if causal else pattern.dense(length, held + length, tokens.device)
+        x = self.dropout(self.embed(tokens))
+        angles = self._angles(positions, x.dtype)
+        for block in self.blocks:
+            if self.gradient_checkpointing and self.training:
+                x = checkpoint(block, x, angles, mask, causal, cache, use_reentrant=False)
+            else:
+                x = block(x, angles, mask, causal, cache)
+        if cache is not None:
+            cache.advance(length)
+        if select is not None:
+            x = x[select]
+        logits: Tensor = self.head(self.norm(x))
+        return logits
+
+    def _angles(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        angles = (positions[..., None].float() * self.inverse_frequencies)[:, :, None]
+        return (angles.cos() * self.rotary_scale).to(dtype), (angles.sin() * self.rotary_scale).to(dtype)
+
+
+def rotary_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
+    """(D/2,) angle per position of each pair of dimensions, and YaRN's factor on the rotated vectors."""
+    width = config.head_width
+    exponents = torch.arange(0, width, 2, dtype=torch.float64) / width
+    frequencies = config.rope_theta**-exponents
+    if config.yarn is None:
+        return frequencies.float(), 1.0
+    share = _yarn_share(config.yarn, width, config.rope_theta)
+    scaled = frequencies / config.yarn.factor * (1 - share) + frequencies * share
+    return scaled.float(), 0.1 * math.log(config.yarn.factor) + 1.0
+
+
+def _yarn_share(yarn: YarnScaling, width: int, theta: float) -> Tensor:
+    """(D/2,) share of each frequency that is kept: 1 for fast dimensions, 0 for slow ones, a ramp between."""
+
+    def dimension(turns: float) -> float:
+        return width * math.log(yarn.original_length / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    low = max(math.floor(dimension(yarn.beta_fast)), 0)
+    high = min(math.ceil(dimension(yarn.beta_slow)), width - 1)
+    ramp = (torch.arange(width // 2, dtype=torch.float64) - low) / max(high - low, 1e-3)
+    return 1 - ramp.clamp(0, 1)

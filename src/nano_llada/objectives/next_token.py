@@ -1,0 +1,37 @@
+"""The autoregressive objective: predict each token from those before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nano_llada.core.types import LossOutput, Model, StepContext, TokenBatch
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """Mean over scored tokens of -log p(x_i | x_<i), within each document."""
+
+    def loss(self, model: Model, batch: TokenBatch, ctx: StepContext) -> LossOutput:
+        """Sum of the scored tokens' cross-entropy, and their number."""
+        from nano_llada.core.pattern import AttentionPattern
+        from nano_llada.core.types import LossOutput
+        from nano_llada.objectives.cross_entropy import cross_entropy
+
+        select, targets = next_token_targets(batch)
+        pattern = AttentionPattern.packed("causal", batch.doc_ids)
+        logits = model(batch.tokens, pattern, positions=batch.positions, select=select)
+        nll = cross_entropy(logits, targets)
+        return LossOutput(nll.sum(), select.sum(), predicted=select.sum())
+
+
+def next_token_targets(batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    """Where a scored next token of the same document follows, (B, L) bool, and those tokens, (N,)."""
+    import torch
+
+    follows = batch.scored[:, 1:] & (batch.doc_ids[:, 1:] == batch.doc_ids[:, :-1])
+    select = torch.nn.functional.pad(follows, (0, 1))
+    return select, batch.tokens[:, 1:][follows]

@@ -1,0 +1,94 @@
+"""Everything about a run that is neither the model, the data nor the objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how fast, on what, and what is kept.
+
+    Raises:
+        ValueError: for values that contradict each other.
+    """
+
+    steps: int | None = None
+    """Optimizer steps; default: as many as `epochs` need."""
+    epochs: float = 1.0
+    """Passes over the training data, when `steps` is not given."""
+    batch_size: int = 32
+    """Rows in the global batch of one optimizer step."""
+    micro_batch_size: int | None = None
+    """Rows computed at once; the gradients of a step add up over micro-batches. Default: the whole batch."""
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    schedule: Literal["wsd", "cosine", "constant"] = "wsd"
+    """Warm-up, stable, decay; or cosine; or constant after warm-up."""
+    warmup_steps: int = 50
+    """Steps of linear warm-up; at most a tenth of a shorter run."""
+    decay_share: float = 0.3
+    """wsd: share of all steps in which the learning rate falls."""
+    min_lr_ratio: float = 0.05
+    """The last step's learning rate as a share of the peak."""
+    weight_decay: float = 0.05
+    """AdamW's decay of matrices; gains are not decayed."""
+    beta1: float = 0.9
+    """AdamW's memory of the gradient."""
+    beta2: float = 0.95
+    """AdamW's memory of its square."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient; 0: off."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of matrix products; auto: bf16 on CUDA, fp32 elsewhere."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps, or auto."""
+    threads: int | None = None
+    """CPU threads; default: PyTorch's choice."""
+    compile: bool = False
+    """Compile the model with torch.compile (slow to start; pays on long runs)."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more time."""
+    ema_decay: float = 0.0
+    """Keep an exponential moving average of the weights and save that for use; 0: off."""
+    seed: int = 0
+    """Everything random in a run follows from it."""
+    eval_every: int = 200
+    """Steps between measurements on the validation data; 0: only at the end."""
+    eval_rows: int = 256
+    """Validation rows used, the same ones with the same noise each time."""
+    patience: int = 0
+    """Stop after this many measurements without improvement; 0: never."""
+    min_delta: float = 0.0
+    """What counts as an improvement of the validation loss."""
+    save_every: int = 500
+    """Steps between checkpoints; 0: only at the end."""
+    keep_last: int = 2
+    """Newest checkpoints that are kept."""
+    keep_best: int = 1
+    """Checkpoints of lowest validation loss that are kept besides."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    sample_every: int = 0
+    """Steps between samples written during training; 0: only at the end."""
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+    """Where metrics go besides metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise ValueError(f"micro_batch_size must be at least 1, got {self.micro_batch_size}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
+        if self.keep_last < 1:
+            raise ValueError("keep_last must be at least 1, or a run could not be resumed")
+        if self.patience and not self.eval_every:
+            raise ValueError("patience counts measurements, so it needs eval_every above 0")
+        if self.log_every < 1:
+            raise ValueError(f"log_every must be at least 1, got {self.log_every}")

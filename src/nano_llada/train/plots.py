@@ -1,0 +1,30 @@
+"""The loss curve of a run, as a picture where people look for one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+def plot_losses(metrics: Sequence[Mapping[str, float]], path: Path, title: str) -> None:
+    """Training and validation loss (nats) over steps, with the learning rate behind them."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    train = [(m["step"], m["loss"]) for m in metrics if "loss" in m]
+    valid = [(m["step"], m["validation_loss"]) for m in metrics if "validation_loss" in m]
+    rates = [(m["step"], m["learning_rate"]) for m in metrics if "learning_rate" in m]
+    if train:
+        axes.plot(*zip(*train, strict=True), color="tab:blue", alpha=0.5, linewidth=1, label="training")
+    if valid:
+        axes.plot(*zip(*valid, strict=True), color="tab:red", marker="o", markersize=3, label="validation")
+    axes.set(xlabel="optimizer step", ylabel="loss (nats per token)", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper right")
+    if rates:
+        right = axes.twinx()
+        right.plot(*zip(*rates, strict=True), color="0.7", linewidth=1)
+        right.set_ylabel("learning rate", color="0.5")
+        right.tick_params(colors="0.5")
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,260 @@
+"""The only training loop. It has never heard of diffusion."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from nano_llada.core.errors import UserError
+from nano_llada.core.hardware import Machine
+from nano_llada.core.random import derive_seed
+from nano_llada.core.schedule import learning_rate_scale
+from nano_llada.core.types import Objective, StepContext, TokenBatch, Vocabulary
+from nano_llada.train.config import TrainConfig
+from nano_llada.train.optim import AdamW
+
+Outcome = Literal["finished", "stopped early", "interrupted"]
+VALIDATION_SEED = derive_seed("validation")  # the same noise at every measurement of every run
+
+
+class StepBatches(Protocol):
+    """Training data as a function of the step."""
+
+    def batch(self, step: int) -> TokenBatch: ...
+    def document_names(self, step: int) -> list[list[int]]: ...
+
+
+class Observer(Protocol):
+    """Whoever watches a run: writes its log, draws its bar, saves it, asks it to stop."""
+
+    def on_step(self, report: StepReport) -> None: ...
+    def on_validation(self, step: int, metrics: Mapping[str, float], improved: bool) -> None: ...
+    def save(self, step: int) -> None: ...
+    def wants_stop(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimizer step."""
+
+    step: int  # steps done, this one included
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int  # positions that are not padding
+    positions: int  # positions computed, padding included
+    predicted: int  # positions whose logits were computed
+    seconds: float
+    metrics: Mapping[str, float]
+
+
+class Trainer:
+    """Gradient steps until the end, a lack of improvement, or an interruption."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: nn.Module,
+        vocab: Vocabulary,
+        objective: Objective,
+        batches: StepBatches,
+        machine: Machine,
+        *,
+        total_steps: int,
+        validation: Sequence[TokenBatch],
+        observer: Observer,
+    ) -> None:
+        self.config, self.model, self.vocab, self.objective = config, model, vocab, objective
+        self.batches, self.machine, self.observer = batches, machine, observer
+        self.total_steps, self.validation = total_steps, validation
+        self.optimizer = AdamW(model, config)
+        self.ema = {n: p.detach().clone() for n, p in model.named_parameters()} if config.ema_decay else {}
+        self.has_dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+        self.step = 0
+        self.tokens = 0
+        self.best_loss = math.inf
+        self.without_improvement = 0
+
+    def run(self) -> Outcome:
+        """Train from where the state stands.
+
+        Raises:
+            UserError: when the loss is not a number; what was saved before stays as it is.
+        """
+        config = self.config
+        while self.step < self.total_steps:
+            self.observer.on_step(self._train_step())
+            last = self.step == self.total_steps
+            evaluated = bool(config.eval_every) and self.step % config.eval_every == 0
+            improved = self._validate() if (evaluated or last) and self.validation else False
+            stop_early = bool(config.patience) and self.without_improvement >= config.patience
+            interrupted = self.observer.wants_stop()
+            due = bool(config.save_every) and self.step % config.save_every == 0
+            if due or last or improved or stop_early or interrupted:
+                self.observer.save(self.step)
+            if stop_early and not last:
+                return "stopped early"
+            if interrupted and not last:
+                return "interrupted"
+        return "finished"
+
+    def learning_rate(self) -> float:
+        """Of the step about to be taken."""
+        config = self.config
+        return config.learning_rate * learning_rate_scale(
+            config.schedule,
+            self.step,
+            total=self.total_steps,
+            warmup=min(config.warmup_steps, max(1, self.total_steps // 10)),
+            decay_share=config.decay_share,
+            floor=config.min_lr_ratio,
+        )
+
+    def _train_step(self) -> StepReport:
+        begin, config = time.perf_counter(), self.config
+        batch = self.batches.batch(self.step)
+        if self.has_dropout:
+            torch.manual_seed(derive_seed(config.seed, "dropout", self.step))
+        self.model.train()
+        loss, count, predicted, metrics = self._accumulate(batch)
+        norm = self._clip(count)
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise self._broken(loss, norm)
+        learning_rate = self.learning_rate()
+        self.optimizer.step(learning_rate)
+        self._update_ema()
+        tokens = int((batch.doc_ids >= 0).sum())
+        self.step, self.tokens = self.step + 1, self.tokens + tokens
+        positions, seconds = batch.tokens.numel(), time.perf_counter() - begin
+        return StepReport(self.step, loss, learning_rate, norm, tokens, positions, predicted, seconds, metrics)
+
+    def _accumulate(self, batch: TokenBatch) -> tuple[float, float, int, dict[str, float]]:
+        """Gradients of the batch's summed loss; its mean, the global count, positions predicted, and metrics."""
+        rows, size = len(batch.tokens), self.config.micro_batch_size or len(batch.tokens)
+        ctx = StepContext(self.vocab, self.config.seed, self.step, self.total_steps, rows)
+        totals: list[tuple[Tensor, Tensor]] = []
+        predicted: list[Tensor] = []
+        sums: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        for first in range(0, rows, size):
+            part = batch.select(slice(first, first + size)).to(self.machine.device)
+            with self._autocast():
+                out = self.objective.loss(self.model, part, ctx)  # type: ignore[arg-type]
+            out.total.backward()
+            totals.append((out.total.detach(), out.count))
+            predicted.append(out.predicted)
+            for name, pair in out.metrics.items():
+                sums.setdefault(name, []).append(pair)
+        total, count = _add(totals)
+        metrics = {name: _ratio(pairs) for name, pairs in sums.items()}
+        return total / max(count, 1.0), count, int(torch.stack(predicted).sum()), metrics
+
+    def _clip(self, count: float) -> float:
+        """Turn the summed gradients into the mean's, clipped; gives the norm before clipping."""
+        grads = [p.grad for p in self.optimizer.parameters if p.grad is not None]
+        norm = float(nn.utils.get_total_norm(grads)) / max(count, 1.0)
+        limit = self.config.clip_norm
+        scale = min(1.0, limit / (norm + 1e-6)) if limit and math.isfinite(norm) else 1.0
+        torch._foreach_mul_(grads, scale / max(count, 1.0))
+        return norm
+
+    def _broken(self, loss: float, norm: float) -> UserError:
+        self.optimizer.parameters[0].grad = None
+        names = self.batches.document_names(self.step)
+        shown = "; ".join(f"row {i}: {', '.join(map(str, row))}" for i, row in enumerate(names[:8]))
+        return UserError(
+            f"the loss is not a number at step {self.step + 1} (loss {loss}, gradient norm {norm}); "
+            f"documents of that batch: {shown}{' ...' if len(names) > 8 else ''}. "
+            "Nothing was saved after the last good checkpoint; resume from it with a lower learning rate"
+        )
+
+    def _update_ema(self) -> None:
+        if self.ema:
+            decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+            current = [p.detach() for _, p in self.model.named_parameters()]
+            torch._foreach_lerp_(list(self.ema.values()), current, 1 - decay)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The weights that are meant for use: the moving average, where there is one, while the block runs."""
+        if not self.ema:
+            yield
+            return
+        raw = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        self._assign(self.ema)
+        try:
+            yield
+        finally:
+            self._assign(raw)
+
+    @torch.no_grad()
+    def _assign(self, weights: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.model.named_parameters():
+            parameter.copy_(weights[name])
+
+    @torch.no_grad()
+    def _validate(self) -> bool:
+        self.model.eval()
+        pairs: list[tuple[Tensor, Tensor]] = []
+        sums: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        with self.averaged():
+            for index, batch in enumerate(self.validation):
+                ctx = StepContext(self.vocab, VALIDATION_SEED, index, len(self.validation), len(batch.tokens))
+                with self._autocast():
+                    out = self.objective.loss(self.model, batch.to(self.machine.device), ctx)  # type: ignore[arg-type]
+                pairs.append((out.total, out.count))
+                for name, pair in out.metrics.items():
+                    sums.setdefault(name, []).append(pair)
+        total, count = _add(pairs)
+        loss = total / max(count, 1.0)
+        improved = loss < self.best_loss - self.config.min_delta
+        self.best_loss = min(self.best_loss, loss) if improved else self.best_loss
+        self.without_improvement = 0 if improved else self.without_improvement + 1
+        metrics = {"validation_loss": loss} | {f"validation_{n}": _ratio(p) for n, p in sums.items()}
+        self.observer.on_validation(self.step, metrics, improved)
+        return improved
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if not self.machine.autocast:
+            return contextlib.nullcontext()
+        return torch.autocast(self.machine.device.type, self.machine.dtype)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything a resumed run needs besides the weights: tensors, and plain values."""
+        tensors = self.optimizer.state()
+        if self.ema:  # the model file then holds the average, so the raw weights stand here
+            tensors |= {f"raw.{name}": p.detach() for name, p in self.model.named_parameters()}
+        best = None if math.isinf(self.best_loss) else self.best_loss
+        return tensors, {
+            "step": self.step,
+            "tokens": self.tokens,
+            "best_loss": best,
+            "without_improvement": self.without_improvement,
+            "total_steps": self.total_steps,
+        }
+
+    def load(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+        """The inverse of `state`; the model holds the saved weights already."""
+        if self.ema:
+            self.ema = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+            self._assign({name[4:]: value for name, value in tensors.items() if name.startswith("raw.")})
+        self.optimizer.load(tensors)
+        self.step, self.tokens = int(plain["step"]), int(plain["tokens"])
+        self.best_loss = math.inf if plain["best_loss"] is None else float(plain["best_loss"])
+        self.without_improvement = int(plain["without_improvement"])
+
+
+def _add(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    totals, counts = zip(*pairs, strict=True)
+    return float(torch.stack(totals).sum()), float(torch.stack(counts).sum())
+
+
+def _ratio(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
+    total, count = (float(sum(float(part) for part in side)) for side in zip(*pairs, strict=True))
+    return total / count if count else 0.0

@@ -1,0 +1,111 @@
+"""Tests that nothing kept back for validation or test is given away by the small world's training text."""
+
+from __future__ import annotations
+
+import re
+from itertools import product
+
+import pytest
+
+from nano_llada.data.world import DOCUMENT_KINDS, SKILLS, SPLITS, documents, examples, split_of
+from nano_llada.data.world.skills_family import families
+from nano_llada.data.world.vocabulary import COLOURS, OBJECTS, PEOPLE, PLACES, Word
+
+HELD_OUT = ("validation", "test")
+
+
+def test_the_splits_are_the_same_for_ever() -> None:
+    keys = [("recall", person.en, "red", "ball") for person in PEOPLE]
+    assert " ".join(split_of(key)[:2] for key in keys) == "tr te tr tr tr tr tr tr tr tr tr te te te tr tr"
+    shares = [split_of(("addition", str(a), str(b))) for a, b in product(range(200), repeat=2)]
+    assert [round(shares.count(split) / len(shares), 2) for split in SPLITS] == [0.8, 0.1, 0.1]
+
+
+@pytest.mark.parametrize("skill", SKILLS)
+def test_splits_share_neither_keys_nor_prompts(skill: str) -> None:
+    seen = {split: list(examples(skill, split, 300, 0)) for split in SPLITS}
+    for split, found in seen.items():
+        assert found
+        assert all(split_of(example.key) == split == example.split for example in found)
+        for other in SPLITS:
+            if other != split:
+                assert not {e.key for e in found} & {e.key for e in seen[other]}
+                assert not {e.prompt for e in found} & {e.prompt for e in seen[other]}
+
+
+def stated_in(text: str) -> set[tuple[str, ...]]:
+    """The recall combinations that a text states, in either language, in whatever tense."""
+    found: set[tuple[str, ...]] = set()
+    names = {word.zh: word.en for word in PEOPLE + COLOURS + OBJECTS + PLACES}
+
+    def one_of(words: tuple[Word, ...]) -> str:
+        return "(" + "|".join(word.en for word in words) + "|" + "|".join(word.zh for word in words) + ")"
+
+    who, colour, thing, place = map(one_of, (PEOPLE, COLOURS, OBJECTS, PLACES))
+    for pattern in (
+        rf"{who} ha[sd] (?:a|the) {colour} {thing}\b",
+        rf"{who}有(?:一.)?{colour}的{thing}",
+        rf"{who} (?:is|was) at the {place}\b",
+        rf"{who}(?:刚才)?在{place}",
+    ):
+        found |= {("recall", *(names.get(part, part) for part in match)) for match in re.findall(pattern, text)}
+    return found
+
+
+def test_training_text_states_no_held_out_fact() -> None:
+    texts = [row["text"] for row in documents("train", 6000, 0)]
+    texts += [e.prompt for skill in ("recall", "infill") for e in examples(skill, "train", 600, 0)]
+    stated = set().union(*map(stated_in, texts))
+    assert len(stated) > 1000
+    assert {split_of(key) for key in stated} == {"train"}
+
+
+def test_held_out_text_states_only_its_own_split_and_training_facts() -> None:
+    for split, other in (("test", "validation"), ("validation", "test")):
+        texts = [e.prompt for skill in ("recall", "infill") for e in examples(skill, split, 200, 0)]
+        texts += [row["text"] for row in documents(split, 300, 0)]
+        splits = {split_of(key) for text in texts for key in stated_in(text)}
+        assert split in splits
+        assert other not in splits
+
+
+def test_documents_are_half_and_half_and_of_every_kind() -> None:
+    rows = list(documents("train", 2000, 0))
+    assert [row["language"] for row in rows[:4]] == ["zh", "en", "zh", "en"]
+    assert {row["kind"] for row in rows} == set(DOCUMENT_KINDS)
+    assert {row["skill"] for row in rows} == {"", *SKILLS}
+    assert all(set(row) == {"text", "language", "kind", "skill"} and row["text"] for row in rows)
+    assert all((row["kind"] == "questions") == bool(row["skill"]) for row in rows)
+    half = [row["text"] for row in rows if row["language"] == "zh"]
+    assert all(re.search(r"[\u4e00-\u9fff]", text) for text in half if re.search(r"[A-Za-z]{2}", text))
+
+
+def test_training_documents_hold_no_held_out_prompt() -> None:
+    text = "\n".join(row["text"] for row in documents("train", 4000, 0))
+    for skill, split in product(SKILLS, HELD_OUT):
+        for example in examples(skill, split, 40, 0):
+            assert example.prompt not in text, example
+
+
+def test_training_documents_state_every_family_parent_first_only() -> None:
+    rows = list(documents("train", 4000, 0))
+    told = "\n".join(row["text"] for row in rows if row["kind"] == "family")
+    asked = "\n".join(row["text"] for row in rows if row["kind"] != "family")
+    held = [family for family in families() if split_of(family.key) != "train"]
+    assert len(families()) == 384
+    assert len(held) > 50
+    assert all(set(map(bool, map(told.count, family.statement()))) == {True} for family in families())
+    for person in (person for family in held for person in (family.parent, family.child)):
+        assert person.en not in asked
+        assert person.zh not in asked
+    assert not re.search(r"'s (mother|father) is|[妈爸]{2}是", told)
+
+
+def test_families_are_asked_backwards_only_when_held_out() -> None:
+    asked = {split: [e.prompt for e in examples("backward_relation", split, 60, 0)] for split in SPLITS}
+    assert any("child" in prompt for prompt in asked["train"])
+    assert any("mother" in prompt for prompt in asked["train"])
+    for split in HELD_OUT:
+        assert not any("child" in prompt for prompt in asked[split])
+    people = [person.en for family in families() for person in (family.parent, family.child)]
+    assert len(people) == len(set(people))

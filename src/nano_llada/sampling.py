@@ -30,6 +30,11 @@ def default_decoding(track: str, max_new_tokens: int = 64) -> Decoding:
     return Diffusion(max_new_tokens=max_new_tokens)
 
 
+def encode_start(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The beginning of a document, as pretraining saw beginnings."""
+    return [tokenizer.vocab.eos, *tokenizer.encode(text)]
+
+
 def stop_at(tokenizer: Tokenizer, texts: Sequence[str]) -> StopTest | None:
     """A test that ends a request as soon as one of `texts` stands in what it wrote from the start without a gap."""
     if not texts:
@@ -58,7 +63,7 @@ def sample_texts(model: Transformer, tokenizer: Tokenizer, config: RunConfig) ->
     if config.data.format == "chat":
         prompts = [encode_prompt(tokenizer, [Message("user", text)]) for text in config.sample_prompts]
     else:
-        prompts = [tokenizer.encode(text) for text in config.sample_prompts]
+        prompts = [encode_start(tokenizer, text) for text in config.sample_prompts]
     room = max(1, min(64, model.config.max_length - max(map(len, prompts))))
     sampler = make_sampler(model, tokenizer.vocab, default_decoding(config.track, room))
     requests = [Request(tuple(prompt), seed=i) for i, prompt in enumerate(prompts)]

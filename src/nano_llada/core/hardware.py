@@ -77,8 +77,8 @@ def keep_freed_memory() -> bool:
         return False
     try:
         libc = ctypes.CDLL("libc.so.6")
-        trim, mmap = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-        return bool(libc.mallopt(trim, 2**31 - 1)) and bool(libc.mallopt(mmap, 2**31 - 1))
+        trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX: no allocation is mapped by itself
+        return bool(libc.mallopt(trim_threshold, 2**31 - 1)) and bool(libc.mallopt(mmap_max, 0))
     except OSError:
         return False
 

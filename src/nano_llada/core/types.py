@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from nano_llada.core.pattern import AttentionPattern
 
@@ -91,6 +91,22 @@ class Cache(Protocol):
 
 class Model(Protocol):
     """Anything that maps tokens (B, L) to logits, given who may attend to whom."""
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last layer: logits are ``head(features(...))``."""
+        ...
+
+    def features(
+        self,
+        tokens: Tensor,
+        pattern: AttentionPattern,
+        *,
+        positions: Tensor | None = None,
+        select: Tensor | None = None,
+    ) -> Tensor:
+        """What the head is applied to, (B, L, H); with `select` (N, H). Training needs no more than this."""
+        ...
 
     def __call__(
         self,

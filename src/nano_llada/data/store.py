@@ -114,8 +114,9 @@ def _encode_row(row: Row, tokenizer: Tokenizer, encoding: Encoding) -> Iterator[
     if encoding.format == "text":
         text = to_text(row.value, encoding.text_field)
         _refuse_mask(text)
-        tokens = [*tokenizer.encode(text), tokenizer.vocab.eos]
-        yield Document(tokens, [True] * len(tokens), len(text.encode()))
+        eos = tokenizer.vocab.eos
+        tokens = [eos, *tokenizer.encode(text), eos]  # the first gives an AR model something to begin from
+        yield Document(tokens, [False] + [True] * (len(tokens) - 1), len(text.encode()))
         return
     messages = to_messages(row.value)
     for message in messages:

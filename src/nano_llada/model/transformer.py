@@ -122,6 +122,19 @@ class Transformer(nn.Module):
         cache: KVCache | None = None,
     ) -> Tensor:
         """Logits, see `core.types.Model`. With a cache the tokens continue what it holds, and are then held."""
+        logits: Tensor = self.head(self.features(tokens, pattern, positions=positions, select=select, cache=cache))
+        return logits
+
+    def features(
+        self,
+        tokens: Tensor,
+        pattern: AttentionPattern,
+        *,
+        positions: Tensor | None = None,
+        select: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """What the head is applied to, (B, L, H) or (N, H): see `core.types.Model`."""
         held = cache.length if cache is not None else 0
         length = tokens.shape[1]
         if positions is None:
@@ -139,8 +152,8 @@ class Transformer(nn.Module):
             cache.advance(length)
         if select is not None:
             x = x[select]
-        logits: Tensor = self.head(self.norm(x))
-        return logits
+        normed: Tensor = self.norm(x)
+        return normed
 
     def _angles(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         angles = (positions[..., None].float() * self.inverse_frequencies)[:, :, None]

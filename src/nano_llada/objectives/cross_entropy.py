@@ -1,32 +1,63 @@
-"""Cross-entropy at chosen positions, in float32, with one pass less and half the memory of the composed form."""
+"""Cross-entropy in float32: from logits, or straight from features without ever holding all logits."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-
-class _CrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        log_probs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-        ctx.save_for_backward(log_probs, targets)
-        ctx.dtype = logits.dtype
-        return -log_probs.gather(1, targets[:, None]).squeeze(1)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (grad,) = grads
-        log_probs, targets = ctx.saved_tensors
-        scale = grad[:, None]
-        out = log_probs.exp().mul_(scale)  # softmax minus one-hot, scaled
-        out.scatter_add_(1, targets[:, None], -scale)
-        return out.to(ctx.dtype), None
+CHUNK_BYTES = 8 * 2**20  # of float32 logits at once on a CPU: they stay in its cache
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """(N,) nats of `targets` (N,) under `logits` (N, V)."""
-    result: Tensor = _CrossEntropy.apply(logits, targets)
-    return result
+    return F.cross_entropy(logits.float(), targets, reduction="none")
+
+
+class _HeadCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        nll = torch.empty(len(targets), device=features.device)
+        grad_features, grad_head = torch.empty_like(features), torch.zeros_like(head)
+        rows = max(1, CHUNK_BYTES // (4 * head.shape[0]))
+        for first in range(0, len(targets), rows):
+            chunk = slice(first, first + rows)
+            target, weight = targets[chunk, None], weights[chunk, None]
+            logits = (features[chunk] @ head.T).float()
+            log_probs = torch.log_softmax(logits, dim=-1, out=logits) if logits.is_cpu else logits.log_softmax(-1)
+            nll[chunk] = -log_probs.gather(1, target).squeeze(1)
+            # the gradient of a weighted sum is known at once: weight * (softmax - one-hot)
+            grad = log_probs.exp_().mul_(weight).scatter_add_(1, target, -weight).to(features.dtype)
+            torch.mm(grad, head, out=grad_features[chunk])
+            grad_head.addmm_(grad.T, features[chunk])
+        ctx.save_for_backward(grad_features, grad_head)
+        ctx.mark_non_differentiable(nll)
+        return (nll * weights).sum(), nll
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad_features, grad_head = ctx.saved_tensors
+        return grad_features * grads[0], grad_head * grads[0], None, None
+
+
+def head_cross_entropy(features: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The weighted sum of cross-entropies under ``features @ head.T``, and each one, (N,), without gradient.
+
+    Logits are made, used and forgotten a few rows at a time, forward and backward at once: at 30M parameters this is
+    a fifth of the memory of a step.
+
+    Args:
+        features: (N, H), normalised.
+        head: (V, H).
+        targets: (N,) int64.
+        weights: (N,) float32; the sum weighs each position by it.
+    """
+    if not torch.is_grad_enabled():
+        nll = cross_entropy(features @ head.T, targets)
+        return (nll * weights).sum(), nll
+    if torch.is_autocast_enabled(features.device.type):
+        head = head.to(features.dtype)
+    total, nll = _HeadCrossEntropy.apply(features, head, targets, weights)
+    return total, nll

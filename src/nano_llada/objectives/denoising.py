@@ -41,23 +41,22 @@ class Denoising:
         """Sum of weighted cross-entropies, and what it is divided by over the global batch."""
         from nano_llada.core.pattern import AttentionPattern
         from nano_llada.core.types import LossOutput
-        from nano_llada.objectives.cross_entropy import cross_entropy
+        from nano_llada.objectives.cross_entropy import head_cross_entropy
 
         if self.random_length:
             batch = cut_to_random_length(batch, self.random_length, ctx)
         noisy = self.corruption.corrupt(batch, ctx)
         pattern = AttentionPattern.packed("full", batch.doc_ids)
-        logits = model(noisy.tokens, pattern, positions=batch.positions, select=noisy.masked)
+        features = model.features(noisy.tokens, pattern, positions=batch.positions, select=noisy.masked)
         targets = batch.tokens[noisy.masked]
-        nll = cross_entropy(logits, targets)
         weights, count = self._weights(noisy.masked, noisy.weights, batch)
+        total, nll = head_cross_entropy(features, model.head.weight, targets, weights[noisy.masked])
         end = targets == ctx.vocab.eos
-        detached = nll.detach()
         metrics = {
-            "masked_text_loss": (detached[~end].sum(), (~end).sum()),
-            "masked_eos_loss": (detached[end].sum(), end.sum()),
+            "masked_text_loss": (nll[~end].sum(), (~end).sum()),
+            "masked_eos_loss": (nll[end].sum(), end.sum()),
         }
-        return LossOutput((nll * weights[noisy.masked]).sum(), count, noisy.masked.sum(), metrics)
+        return LossOutput(total, count, noisy.masked.sum(), metrics)
 
     def _weights(self, masked: Tensor, elbo: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """(B, L) weights and the count they are normalised by."""

@@ -17,15 +17,18 @@ class NextToken:
 
     def loss(self, model: Model, batch: TokenBatch, ctx: StepContext) -> LossOutput:
         """Sum of the scored tokens' cross-entropy, and their number."""
+        import torch
+
         from nano_llada.core.pattern import AttentionPattern
         from nano_llada.core.types import LossOutput
-        from nano_llada.objectives.cross_entropy import cross_entropy
+        from nano_llada.objectives.cross_entropy import head_cross_entropy
 
         select, targets = next_token_targets(batch)
         pattern = AttentionPattern.packed("causal", batch.doc_ids)
-        logits = model(batch.tokens, pattern, positions=batch.positions, select=select)
-        nll = cross_entropy(logits, targets)
-        return LossOutput(nll.sum(), select.sum(), predicted=select.sum())
+        features = model.features(batch.tokens, pattern, positions=batch.positions, select=select)
+        weights = torch.ones(len(targets), device=targets.device)
+        total, _ = head_cross_entropy(features, model.head.weight, targets, weights)
+        return LossOutput(total, select.sum(), predicted=select.sum())
 
 
 def next_token_targets(batch: TokenBatch) -> tuple[Tensor, Tensor]:

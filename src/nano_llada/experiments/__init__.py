@@ -1,0 +1,1 @@
+"""Experiments that are recorded: grids of runs that can be interrupted and go on."""

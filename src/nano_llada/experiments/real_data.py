@@ -1,0 +1,199 @@
+"""The whole pipeline on real Chinese and English text: AR, diffusion from it, and diffusion from scratch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nano_llada.checkpoint.files import load_checkpoint
+from nano_llada.config import RunConfig
+from nano_llada.data.config import DataConfig
+from nano_llada.data.read import resolve
+from nano_llada.data.rows import to_text
+from nano_llada.data.read import Row, read_rows
+from nano_llada.evaluate.likelihood import text_likelihood
+from nano_llada.experiments.grid import Cell, Result, markdown_table, run_grid
+from nano_llada.model.config import ModelConfig
+from nano_llada.objectives.denoising import Denoising
+from nano_llada.objectives.next_token import NextToken
+from nano_llada.run import count_parameters, execute
+from nano_llada.train.config import TrainConfig
+from nano_llada.train.log import read_metrics
+
+NAME = "real-data"
+PROMPTS = ("从前有一个小女孩，", "北京是", "Once upon a time there was a little", "The old man looked at")
+QUESTIONS = ("你好，你是谁？", "请写三种水果。", "What is the capital of France?", "Give three tips for staying healthy.")
+
+
+@dataclass(frozen=True)
+class RealData:
+    """Options of the experiment; the defaults are an 8M-parameter model that two cores train in about two hours."""
+
+    data: Path
+    """Folder with pretrain_{zh,en}.jsonl.gz, sft_{zh,en}.jsonl.gz, eval/val_{zh,en}.jsonl and tokenizers/."""
+    tokenizer: Path
+    """Folder with the tokenizer.json to use."""
+    runs: Path = Path("runs/real-data")
+    """Folder for the runs."""
+    docs: Path = Path("docs/experiments")
+    """Folder that results are recorded in."""
+    hidden_size: int = 256
+    """Width of the model."""
+    num_layers: int = 8
+    """Depth of the model."""
+    steps: int = 750
+    """Optimizer steps of each pretraining run."""
+    sft_steps: int = 250
+    """Optimizer steps of each SFT run."""
+    batch_size: int = 16
+    """Rows of 256 tokens in a step."""
+    draws: int = 8
+    """Monte-Carlo draws a window for the diffusion bound."""
+    threads: int | None = None
+    """CPU threads; default: all."""
+    seed: int = 0
+    """Seed of all runs."""
+
+
+def run(options: RealData) -> bool:
+    """Make or go on with the experiment; True when it is complete. Raises UserError for missing files."""
+    cells = [
+        Cell(variant, options.seed, lambda variant=variant: _variant(options, variant))  # type: ignore[misc]
+        for variant in ("ar", "diffusion", "diffusion-scratch")
+    ]
+    folder = options.docs / NAME
+    command = (
+        f"nano-llada experiment real-data --data DATA --tokenizer TOKENIZER --steps {options.steps} --sft-steps "
+        f"{options.sft_steps} --batch-size {options.batch_size} --hidden-size {options.hidden_size} "
+        f"--num-layers {options.num_layers} --draws {options.draws}"
+    )
+    results = run_grid(NAME, cells, folder, command)
+    if results is None:
+        return False
+    _report(options, results, folder)
+    return True
+
+
+def _variant(options: RealData, variant: str) -> dict[str, Any] | None:
+    config = _pretraining(options, variant)
+    stages = [config]
+    if variant != "diffusion-scratch":
+        stages.append(_sft(options, config))
+    for stage in stages:
+        if not _finished(stage) and execute(stage, resume=(stage.folder / "config.json").is_file()) == "interrupted":
+            return None
+    checkpoint = load_checkpoint(config.folder)
+    metrics: dict[str, Any] = {
+        "parameters": count_parameters(checkpoint.model),
+        "train_tokens": _tokens(config),
+        "init": "ar" if variant == "diffusion" else "scratch",
+    }
+    for language in ("zh", "en"):
+        found = text_likelihood(
+            checkpoint, _texts(options.data / "eval" / f"val_{language}.jsonl"), window=256, draws=options.draws
+        )
+        metrics[f"bits_per_byte_{language}"] = found.bits_per_byte
+        metrics[f"standard_error_{language}"] = found.standard_error
+        metrics[f"nats_per_token_{language}"] = found.nats_per_token
+    return metrics
+
+
+def _tokens(config: RunConfig) -> int:
+    return max(int(line.get("tokens", 0)) for line in read_metrics(config.folder))
+
+
+def _texts(path: Path) -> list[str]:
+    return [to_text(row.value) for source in resolve([str(path)]) for row in read_rows(source) if isinstance(row, Row)]
+
+
+def _finished(config: RunConfig) -> bool:
+    log = config.folder / "log.txt"
+    return log.is_file() and f"{config.name}: finished" in log.read_text(encoding="utf-8")
+
+
+def _pretraining(options: RealData, variant: str) -> RunConfig:
+    data = tuple((options.data / f"pretrain_{language}.jsonl.gz").as_posix() for language in ("zh", "en"))
+    held_out = tuple((options.data / "eval" / f"val_{language}.jsonl").as_posix() for language in ("zh", "en"))
+    return RunConfig(
+        name=variant,
+        runs=options.runs,
+        init_from=options.runs / "ar" if variant == "diffusion" else None,
+        tokenizer=None if variant == "diffusion" else options.tokenizer,
+        sample_prompts=PROMPTS,
+        objective=NextToken() if variant == "ar" else Denoising(random_length=0.01),
+        model=ModelConfig(
+            hidden_size=options.hidden_size, num_layers=options.num_layers, tie_embeddings=True, max_length=512
+        ),
+        data=DataConfig(data=data, validation=held_out),
+        train=_training(options, options.steps, 2e-3),
+    )
+
+
+def _sft(options: RealData, start: RunConfig) -> RunConfig:
+    diffusion = start.track == "diffusion"
+    data = tuple((options.data / f"sft_{language}.jsonl.gz").as_posix() for language in ("zh", "en"))
+    held_out = tuple((options.data / "eval" / f"sft_val_{language}.jsonl").as_posix() for language in ("zh", "en"))
+    shape = (
+        DataConfig(data=data, validation=held_out, format="chat", turns="each", eos_fill=64)
+        if diffusion
+        else DataConfig(data=data, validation=held_out, format="chat")
+    )
+    return RunConfig(
+        name=f"{start.name}-sft",
+        runs=options.runs,
+        init_from=start.folder,
+        sample_prompts=QUESTIONS,
+        objective=Denoising(normalise_by="document") if diffusion else NextToken(),
+        data=shape,
+        train=_training(options, options.sft_steps, 1e-3),
+    )
+
+
+def _training(options: RealData, steps: int, learning_rate: float) -> TrainConfig:
+    return TrainConfig(
+        steps=steps,
+        batch_size=options.batch_size,
+        learning_rate=learning_rate,
+        threads=options.threads,
+        seed=options.seed,
+        eval_every=125,
+        eval_rows=128,
+        save_every=125,
+        keep_last=1,
+        keep_best=0,
+    )
+
+
+def _report(options: RealData, results: Sequence[Result], folder: Path) -> None:
+    """The table, the curves, and samples as they came."""
+    columns = ("variant", "parameters", "train_tokens", "bits_per_byte_zh", "bits_per_byte_en")
+    rows = [[r.variant, *(r.metrics[name] for name in columns[1:])] for r in results]
+    rows.append(["count bigram (interpolated)", "", "all", 2.469, 2.107])
+    _plot(options, folder / "curves.png")
+    text = ["# Real data: AR, diffusion from AR, diffusion from scratch\n", markdown_table(columns, rows)]
+    text.append("\n![validation loss](curves.png)\n\n## Samples, greedy, as they came\n")
+    for name in ("ar", "diffusion", "diffusion-scratch", "ar-sft", "diffusion-sft"):
+        lines = (options.runs / name / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+        text.append(f"\n### {name}\n")
+        for line in lines[-4:]:
+            row = json.loads(line)
+            text.append(f"- **{row['prompt']}** {row['text']!r}")
+    (folder / "README.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+
+
+def _plot(options: RealData, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for variant in ("ar", "diffusion", "diffusion-scratch"):
+        lines = [m for m in read_metrics(options.runs / variant) if "validation_loss" in m]
+        tokens = options.batch_size * 256 / 1e6
+        axes.plot([m["step"] * tokens for m in lines], [m["validation_loss"] for m in lines], marker="o", label=variant)
+    axes.set(xlabel="training tokens (millions)", ylabel="validation loss or bound (nats per token)", title=NAME)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=110)

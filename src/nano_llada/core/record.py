@@ -81,7 +81,7 @@ def _convert_union(args: tuple[Any, ...], value: Any, base: Any, where: str) -> 
         return None
     options = [arg for arg in args if arg is not type(None)]
     if isinstance(value, dict):
-        classes = {arg.__name__: arg for arg in options if dataclasses.is_dataclass(arg)}
+        classes = {arg.__name__: arg for arg in options if isinstance(arg, type) and dataclasses.is_dataclass(arg)}
         name = value.get("type", type(base).__name__ if base is not None else "")
         if name not in classes:
             raise UserError(f"{where}.type: {name!r} is not one of {', '.join(classes)}")

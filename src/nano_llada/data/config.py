@@ -18,7 +18,7 @@ class DataConfig:
     """Files, their shape, and rows of a fixed length."""
 
     data: tuple[str, ...] = ()
-    """Training data: files (.jsonl, .json, .txt, .parquet, also .gz and .zst), folders, globs, or hf:NAME[:CONFIG][@SPLIT]."""
+    """Training data: .jsonl, .json, .txt, .parquet files (or .gz, .zst), folders, globs, hf:NAME[:CONFIG][@SPLIT]."""
     validation: tuple[str, ...] = ()
     """Validation data; none: the last `validation_share` of the training documents are held out."""
     validation_share: float = 0.01
@@ -34,8 +34,8 @@ class DataConfig:
     turns: Literal["all", "each", "last"] = "all"
     """Chat: `all` answers of a conversation in one document, a document for `each`, or only the `last`."""
     eos_fill: int | None = 0
-    """Chat: fill shorter answers with <|endoftext|> to this many tokens, which a diffusion model learns its length from;
-    none: to the batch's longest answer (without packing). 0: off."""
+    """Chat: fill shorter answers with <|endoftext|> to this many tokens: a diffusion model learns its length from them.
+    None: to the batch's longest answer (without packing). 0: off."""
     on_bad_row: Literal["stop", "skip"] = "stop"
     """What to do about a row that cannot be used: stop with its place and the reason, or skip, count and report."""
     cache: Path = default_cache()

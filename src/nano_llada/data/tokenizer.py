@@ -40,14 +40,15 @@ class Tokenizer:
         if backend.token_to_id(MASK) is None:  # a tokenizer made for autoregressive models
             backend.add_special_tokens([MASK])
         self._backend = backend
-        ids = {name: backend.token_to_id(name) for name in SPECIALS}
+        found = {name: backend.token_to_id(name) for name in SPECIALS}
+        ids: dict[str, int] = {name: index for name, index in found.items() if index is not None}
         self.vocab = Vocabulary(
             size=backend.get_vocab_size(with_added_tokens=True),
             mask=ids[MASK],
             eos=ids[EOS],
             turn_start=ids[TURN_START],
             turn_end=ids[TURN_END],
-            reserved=tuple(ids[name] for name in RESERVED if ids[name] is not None),
+            reserved=tuple(ids[name] for name in RESERVED if name in ids),
         )
         self.hash = hashlib.sha256(backend.to_str().encode()).hexdigest()[:16]
 
@@ -102,14 +103,17 @@ class Tokenizer:
         return self.decode([index])
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int = 6400) -> Tokenizer:
+def train_bpe(texts: Iterable[str], vocab_size: int = 6400, *, split_chinese: bool = False) -> Tokenizer:
     """Byte-level BPE with the special tokens first. Round trips are exact for any text.
+
+    With `split_chinese` no token spans two Chinese characters: texts get longer, but a word is cut the same way
+    wherever it stands, which very small models need to find it again.
 
     Raises:
         UserError: if `vocab_size` has no room for the 256 bytes and the special tokens.
     """
+    from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
     from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, pre_tokenizers, trainers
 
     least = 256 + len(SPECIALS)
     if vocab_size < least:
@@ -117,7 +121,12 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 6400) -> Tokenizer:
             f"vocabulary too small: {vocab_size}; 256 bytes and {len(SPECIALS)} special tokens need {least}"
         )
     backend = Backend(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if split_chinese:
+        single = pre_tokenizers.Split(Regex(r"\p{Han}"), "isolated")
+        backend.pre_tokenizer = pre_tokenizers.Sequence([single, byte_level])
+    else:
+        backend.pre_tokenizer = byte_level
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,

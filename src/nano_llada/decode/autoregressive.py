@@ -31,7 +31,7 @@ class AutoregressiveSampler:
             UserError: for an empty prompt, a suffix, or a prompt that leaves no room in the context.
         """
         limits = [check_room(r, self.model.config.max_length, self.config.max_new_tokens) for r in requests]
-        if any(request.suffix for request in requests):
+        if any(request.suffix or request.given or request.fill for request in requests):
             raise UserError(
                 "an autoregressive model cannot see what follows the gap: infilling needs a diffusion model"
             )

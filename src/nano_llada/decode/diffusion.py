@@ -23,12 +23,14 @@ class _Row:
     def __init__(self, number: int, request: Request, count: int, vocab: Vocabulary, config: Diffusion) -> None:
         self.number, self.count, self.config, self.vocab = number, count, config, vocab
         self.canvas = [*request.prompt, *[vocab.mask] * count, *request.suffix]
-        self.first = len(request.prompt)
+        self.first, self.fill = len(request.prompt), request.fill
+        for place, token in request.given:
+            self.canvas[self.first + place] = token
         self.rng = generator(config.seed, "decode", request.seed)
-        self.stops = not request.suffix  # an infilled gap is filled to its end
-        size = config.block_length or count
-        self.blocks = [range(left, min(left + size, count)) for left in range(0, count, size)]
-        self.quota = spread(config.steps or count, [len(block) for block in self.blocks])
+        hidden = [place for place in range(count) if self.canvas[self.first + place] == vocab.mask]
+        size = config.block_length or max(len(hidden), 1)
+        self.blocks = [hidden[left : left + size] for left in range(0, len(hidden), size)]
+        self.quota = spread(config.steps or len(hidden), [len(block) for block in self.blocks])
         self.block, self.step = 0, 0
 
     @property
@@ -62,7 +64,7 @@ class _Row:
             self.canvas[self.first + place] = token
         self.step += 1
         answer = self.written
-        if self.stops and self._ended(answer):
+        if not self.fill and self._ended(answer):
             return True
         while self.block < len(self.blocks) and not self.masked():
             self.block, self.step = self.block + 1, 0
@@ -144,7 +146,8 @@ class DiffusionSampler:
             logits = blind + (1 + self.config.guidance) * (logits - blind)
         owner = select.nonzero()[:, 0]
         place = torch.tensor([place for places in hidden for place in places], device=device)
-        logits = forbid(logits, self.vocab, no_end=place < self.config.min_new_tokens)
+        fill = torch.tensor([row.fill for row in rows], device=device)[owner]
+        logits = forbid(logits, self.vocab, no_end=fill | (place < self.config.min_new_tokens))
         if self.config.repetition_penalty != 1.0:
             seen = torch.zeros(len(rows), self.vocab.size, dtype=torch.bool, device=device)
             seen.scatter_(1, tokens, True)

@@ -12,14 +12,17 @@ from typing import Protocol
 class Request:
     """A text with something left to write.
 
-    `prompt` comes before what is written and `suffix` after it (infilling). What is drawn for a request depends on its
-    own `seed`, never on the other requests of a batch.
+    `prompt` comes before what is written and `suffix` after it; `given` are tokens that stand in between already, as
+    (place, token), places counted from the first token after the prompt. What is drawn for a request depends on its own
+    `seed`, never on the other requests of a batch.
     """
 
     prompt: tuple[int, ...]
     suffix: tuple[int, ...] = ()
     seed: int = 0
     max_new_tokens: int | None = None  # of this request; default: the sampler's
+    given: tuple[tuple[int, int], ...] = ()
+    fill: bool = False  # infilling: every hidden place is written, and end tokens end nothing and are not written
 
 
 @dataclass(frozen=True)

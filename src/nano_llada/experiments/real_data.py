@@ -11,9 +11,8 @@ from typing import Any
 from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.config import RunConfig
 from nano_llada.data.config import DataConfig
-from nano_llada.data.read import resolve
-from nano_llada.data.rows import to_text
-from nano_llada.data.read import Row, read_rows
+from nano_llada.data.read import BadRows
+from nano_llada.data.texts import read_texts
 from nano_llada.evaluate.likelihood import text_likelihood
 from nano_llada.experiments.grid import Cell, Result, markdown_table, run_grid
 from nano_llada.model.config import ModelConfig
@@ -25,7 +24,12 @@ from nano_llada.train.log import read_metrics
 
 NAME = "real-data"
 PROMPTS = ("从前有一个小女孩，", "北京是", "Once upon a time there was a little", "The old man looked at")
-QUESTIONS = ("你好，你是谁？", "请写三种水果。", "What is the capital of France?", "Give three tips for staying healthy.")
+QUESTIONS = (
+    "你好，你是谁？",
+    "请写三种水果。",
+    "What is the capital of France?",
+    "Give three tips for staying healthy.",
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ def _tokens(config: RunConfig) -> int:
 
 
 def _texts(path: Path) -> list[str]:
-    return [to_text(row.value) for source in resolve([str(path)]) for row in read_rows(source) if isinstance(row, Row)]
+    return list(read_texts([str(path)], "text", BadRows("stop")))
 
 
 def _finished(config: RunConfig) -> bool:

@@ -39,6 +39,11 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(width, config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(width, config.norm_eps) if config.qk_norm else None
 
+    def stacked(self) -> dict[Tensor, tuple[int, ...]]:
+        """Rows of the matrices that one parameter holds: queries, keys, values."""
+        width, heads, kv_heads = self.config.head_width, self.config.num_heads, self.config.kv_heads
+        return {self.qkv.weight: (heads * width, kv_heads * width, kv_heads * width)}
+
     def forward(
         self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool, cache: KVCache | None
     ) -> Tensor:
@@ -70,6 +75,10 @@ class Block(nn.Module):
         self.gate_up = nn.Linear(config.hidden_size, 2 * config.mlp_width, bias=False)
         self.down = nn.Linear(config.mlp_width, config.hidden_size, bias=False)
         self.dropout = nn.Dropout(config.dropout)
+
+    def stacked(self) -> dict[Tensor, tuple[int, ...]]:
+        """Rows of the matrices that one parameter holds: gate, up."""
+        return {self.gate_up.weight: (self.gate_up.weight.shape[0] // 2,) * 2}
 
     def forward(
         self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool, cache: KVCache | None

@@ -40,7 +40,7 @@ def bound_nll(model: Model, batch: TokenBatch, vocab: Vocabulary, *, draws: int,
     """Monte-Carlo estimate of the diffusion bound (LLaDA, eq. 6), unbiased for any number of draws.
 
     Each draw hides l ~ U{1..L'} of a row's L' scored tokens and adds L'/l times their cross-entropy; l is stratified
-    over the draws. A row of one scored token has nothing to draw, so its estimate is exact. Rows hold one document each.
+    over the draws. A row of one scored token has nothing to draw, so its estimate is exact. A row holds one document.
     """
     estimates = torch.zeros(draws, len(batch.tokens), dtype=torch.float64)
     counts = batch.scored.sum(1)

@@ -24,6 +24,8 @@ class TrainConfig:
     """Rows computed at once; the gradients of a step add up over micro-batches. Default: the whole batch."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon` orthogonalises the updates of the blocks' matrices: fewer steps on small models; AdamW does the rest."""
     schedule: Literal["wsd", "cosine", "constant"] = "wsd"
     """Warm-up, stable, decay; or cosine; or constant after warm-up."""
     warmup_steps: int = 50

@@ -1,8 +1,8 @@
-"""AdamW over named parameters, with a state that can be written without pickle."""
+"""AdamW, and Muon for the matrices inside blocks; their state is written by parameter name, without pickle."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,25 +10,80 @@ from torch import Tensor, nn
 from nano_llada.core.errors import UserError
 from nano_llada.train.config import TrainConfig
 
+# Newton-Schulz polynomial of Muon (Jordan et al., 2024): five rounds bring all singular values near 1
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
-class AdamW:
-    """`torch.optim.AdamW`, fused where the device has it; matrices decay, gains do not."""
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is replaced by the nearest semi-orthogonal matrix, in float32.
+
+    Learning a matrix's every direction at the same pace takes about half the steps of AdamW on small models. Matrices
+    that are several stacked on top of each other (queries, keys and values; gate and up) are treated each for itself,
+    as `parts` says: parameter -> rows of each part.
+    """
+
+    def __init__(
+        self, params: Sequence[nn.Parameter], parts: Mapping[Tensor, Sequence[int]], lr: float, momentum: float
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
+        self._parts = dict(parts)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
+                ahead = parameter.grad.lerp(state["momentum"], group["momentum"])  # Nesterov
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                rows = self._parts.get(parameter, (parameter.shape[0],))
+                for weight, update in zip(parameter.split(list(rows)), ahead.split(list(rows)), strict=True):
+                    # scaled so that an update has the size of an AdamW one (Moonlight, arXiv:2502.16982)
+                    weight.add_(orthogonalise(update), alpha=-0.2 * group["lr"] * max(weight.shape) ** 0.5)
+
+
+def orthogonalise(matrix: Tensor, rounds: int = 5) -> Tensor:
+    """(m, n) with the singular vectors of `matrix` and singular values near 1."""
+    a, b, c = NEWTON_SCHULZ
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(rounds):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if tall else x
+
+
+class Optimizer:
+    """The optimizers of a run, as one. Matrices decay, gains do not."""
 
     def __init__(self, model: nn.Module, config: TrainConfig) -> None:
         self._named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        matrices = [p for p in self._named.values() if p.dim() > 1]
-        gains = [p for p in self._named.values() if p.dim() <= 1]
+        inner = [p for name, p in self._named.items() if p.dim() > 1 and name.startswith("blocks.")]
+        muon = inner if config.optimizer == "muon" else []
+        chosen = {id(p) for p in muon}
+        rest = [p for p in self._named.values() if id(p) not in chosen]
         groups = [
-            {"params": matrices, "weight_decay": config.weight_decay},
-            {"params": gains, "weight_decay": 0.0},
+            {"params": [p for p in rest if p.dim() > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0},
         ]
         device = next(iter(self._named.values())).device
-        self._optimizer = torch.optim.AdamW(
+        adamw = torch.optim.AdamW(
             [group for group in groups if group["params"]],
             lr=config.learning_rate,
             betas=(config.beta1, config.beta2),
             fused=device.type in ("cpu", "cuda"),
         )
+        self._optimizers: list[torch.optim.Optimizer] = [adamw]
+        if muon:
+            parts = {p: rows for module in model.modules() for p, rows in getattr(module, "stacked", dict)().items()}
+            self._optimizers.append(Muon(muon, parts, config.learning_rate, momentum=0.95))
+            self._optimizers[-1].param_groups[0]["weight_decay"] = config.weight_decay
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -37,25 +92,33 @@ class AdamW:
 
     def step(self, learning_rate: float) -> None:
         """One update from the gradients as they stand; they are then dropped."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """Moments and step counts by parameter name."""
+        """Moments and step counts, as `optimizer.KEY.PARAMETER`."""
         out: dict[str, Tensor] = {}
         for name, parameter in self._named.items():
-            for key, value in self._optimizer.state[parameter].items():
-                out[f"adamw.{key}.{name}"] = value
+            for optimizer in self._optimizers:
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    out[f"optimizer.{key}.{name}"] = value
         return out
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state`. Raises UserError if a parameter's moments are missing."""
-        for name, parameter in self._named.items():
-            try:
-                self._optimizer.state[parameter] = {
-                    key: state[f"adamw.{key}.{name}"].to(parameter.device) for key in ("step", "exp_avg", "exp_avg_sq")
+        for optimizer in self._optimizers:
+            keys = ("momentum",) if isinstance(optimizer, Muon) else ("step", "exp_avg", "exp_avg_sq")
+            mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            for name, parameter in self._named.items():
+                if id(parameter) not in mine:
+                    continue
+                try:
+                    moments = {key: state[f"optimizer.{key}.{name}"] for key in keys}
+                except KeyError as error:
+                    raise UserError(f"the training state lacks {error}; it cannot be resumed") from error
+                optimizer.state[parameter] = {
+                    key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()
                 }
-            except KeyError as error:
-                raise UserError(f"the training state lacks {error}; it cannot be resumed") from error

@@ -18,7 +18,7 @@ from nano_llada.core.random import derive_seed
 from nano_llada.core.schedule import learning_rate_scale
 from nano_llada.core.types import Objective, StepContext, TokenBatch, Vocabulary
 from nano_llada.train.config import TrainConfig
-from nano_llada.train.optim import AdamW
+from nano_llada.train.optim import Optimizer
 
 Outcome = Literal["finished", "stopped early", "interrupted"]
 VALIDATION_SEED = derive_seed("validation")  # the same noise at every measurement of every run
@@ -58,7 +58,7 @@ class StepReport:
 class Trainer:
     """Gradient steps until the end, a lack of improvement, or an interruption."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a run is made of; each part has one user
         self,
         config: TrainConfig,
         model: nn.Module,
@@ -74,7 +74,7 @@ class Trainer:
         self.config, self.model, self.vocab, self.objective = config, model, vocab, objective
         self.batches, self.machine, self.observer = batches, machine, observer
         self.total_steps, self.validation = total_steps, validation
-        self.optimizer = AdamW(model, config)
+        self.optimizer = Optimizer(model, config)
         self.ema = {n: p.detach().clone() for n, p in model.named_parameters()} if config.ema_decay else {}
         self.has_dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
         self.step = 0

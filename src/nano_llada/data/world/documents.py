@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
 from nano_llada.data.world.generate import Example, item_stream
+from nano_llada.data.world.item import Skill
 from nano_llada.data.world.skills import SKILLS, skill_named
 from nano_llada.data.world.skills_family import families
 from nano_llada.data.world.skills_infill import INFILL, progression, story
@@ -29,9 +30,10 @@ Both = tuple[str, str]
 Maker = Callable[[Random, Split], Both]
 
 
-def documents(split: Split, count: int, seed: int) -> Iterator[dict[str, Any]]:
+def documents(split: Split, count: int, seed: int, skills: Sequence[str] = SKILLS) -> Iterator[dict[str, Any]]:
     """`count` pretraining rows, Chinese and English in turn: {"text", "language", "kind", "skill"}.
 
+    Questions are about `skills` only, and kinds of text that serve other skills alone are left out.
     `kind` is one of DOCUMENT_KINDS; `skill` is the skill's name for the kind `questions`, else "". Training
     documents state training combinations only, held-out ones those of their own split and, in passing,
     training ones. The exception by design: training documents state all families, the parent first, and all
@@ -40,18 +42,19 @@ def documents(split: Split, count: int, seed: int) -> Iterator[dict[str, Any]]:
     every split. Raises UserError for an unknown split or a negative count.
     """
     check_request(split, count)
-    return _rows(split, count, Random(f"{seed}/{split}/documents"))
+    streams = {name: skill_named(name) for name in skills}
+    return _rows(split, count, Random(f"{seed}/{split}/documents"), streams)
 
 
-def _rows(split: Split, count: int, rng: Random) -> Iterator[dict[str, Any]]:
-    streams = {name: item_stream(skill_named(name), split, Random(rng.getrandbits(64))) for name in SKILLS}
+def _rows(split: Split, count: int, rng: Random, skills: Mapping[str, Skill]) -> Iterator[dict[str, Any]]:
+    streams = {name: item_stream(skill, split, Random(rng.getrandbits(64))) for name, skill in skills.items()}
     told = {language: _families_told(rng, split, language) for language in LANGUAGES}
-    weights = tuple(WEIGHTS.values())
+    kinds = {kind: weight for kind, weight in WEIGHTS.items() if not SERVES.get(kind) or SERVES[kind] & set(skills)}
     for index in range(count):
         language = LANGUAGES[index % 2]
-        kind, skill = rng.choices(DOCUMENT_KINDS, weights)[0], ""
+        kind, skill = rng.choices(list(kinds), list(kinds.values()))[0], ""
         if kind == "questions":
-            skill = rng.choice(SKILLS)
+            skill = rng.choice(list(streams))
             text = _questions([next(streams[skill]) for _ in range(rng.randint(1, 3))], language)
         elif kind == "family":
             text = next(told[language])
@@ -167,5 +170,12 @@ WEIGHTS = {
     "glossary": 8,
     "category": 2,
     "family": 8,
+}
+# Kinds of text that only matter to some skills.
+SERVES: dict[str, set[str]] = {
+    "sums": {"addition", "subtraction"},
+    "sequence": {"infill", "time", "ordering"},
+    "sorted": {"ordering"},
+    "family": {"backward_relation"},
 }
 DOCUMENT_KINDS: tuple[str, ...] = tuple(WEIGHTS)

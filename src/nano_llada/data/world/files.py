@@ -7,14 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from nano_llada.core.errors import UserError
-from nano_llada.data.world.generate import chats
 from nano_llada.data.world.documents import documents
+from nano_llada.data.world.generate import chats
 from nano_llada.data.world.splits import SPLITS
 
 HELD_OUT = 10  # validation and test hold a tenth of the training rows each
 
 
-def write_world(folder: Path, *, documents_count: int, chats_count: int, skills: Sequence[str], seed: int) -> list[Path]:
+def write_world(
+    folder: Path, *, documents_count: int, chats_count: int, skills: Sequence[str], seed: int
+) -> list[Path]:
     """Write `pretrain-SPLIT.jsonl` and `chat-SPLIT.jsonl` for the three splits.
 
     Raises:
@@ -26,7 +28,8 @@ def write_world(folder: Path, *, documents_count: int, chats_count: int, skills:
         for split in SPLITS:
             share = 1 if split == "train" else HELD_OUT
             rows = (example.to_row() for example in chats(skills, split, chats_count // share, seed))
-            paths.append(_write(folder / f"pretrain-{split}.jsonl", documents(split, documents_count // share, seed)))
+            texts = documents(split, documents_count // share, seed, skills)
+            paths.append(_write(folder / f"pretrain-{split}.jsonl", texts))
             paths.append(_write(folder / f"chat-{split}.jsonl", rows))
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}") from error
@@ -38,6 +41,3 @@ def _write(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     return path
-
-
-

@@ -36,9 +36,9 @@ MINUS_EN = (
     "{who} has {some} and eats {b} of them. How many {things} does {who} have now?",
 )
 MORE_ZH = ("{facts}谁的{thing}多？", "{facts}问题：谁的{thing}更多？")
-MORE_EN = ("{facts} Who has more {things}?", "{facts} Question: who has more?")
+MORE_EN = ("Read: {facts} Who has more {things}?", "Read: {facts} Question: who has more?")
 LARGER_ZH = ("{facts}哪个数字大？", "{facts}问题：哪个数字更大？")
-LARGER_EN = ("{facts} Which number is larger?", "{facts} Question: which number is larger?")
+LARGER_EN = ("Read: {facts} Which number is larger?", "Read: {facts} Question: which number is larger?")
 SORT = {
     "numbers": (
         ("从小到大排列：{words}。", "按大小排好：{words}。"),

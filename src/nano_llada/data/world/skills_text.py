@@ -90,17 +90,17 @@ def _recall(key: Key, rng: Random, admits: Admits) -> Item:
 
 WHAT_ZH = ("{facts}问题：{who}有什么？", "{facts}{who}有什么？", "{facts}请说出{who}有什么。")
 WHAT_EN = (
-    "{facts} Question: what does {who} have?",
-    "{facts} What does {who} have?",
-    "{facts} Tell me what {who} has.",
+    "Read: {facts} Question: what does {who} have?",
+    "Read: {facts} What does {who} have?",
+    "Read: {facts} Tell me what {who} has.",
 )
 WHO_ZH = ("{facts}问题：谁有{thing}？", "{facts}谁有{thing}？")
-WHO_EN = ("{facts} Question: who has the {thing}?", "{facts} Who has the {thing}?")
+WHO_EN = ("Read: {facts} Question: who has the {thing}?", "Read: {facts} Who has the {thing}?")
 WHERE_ZH = ("{facts}问题：{who}在哪里？", "{facts}{who}在哪里？", "{facts}请说出{who}在哪里。")
 WHERE_EN = (
-    "{facts} Question: where is {who}?",
-    "{facts} Where is {who}?",
-    "{facts} Tell me where {who} is.",
+    "Read: {facts} Question: where is {who}?",
+    "Read: {facts} Where is {who}?",
+    "Read: {facts} Tell me where {who} is.",
 )
 
 

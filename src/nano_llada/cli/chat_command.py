@@ -1,0 +1,60 @@
+"""`nano-llada chat`: talk to a model in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nano_llada.cli.options import DecodingOptions, decoding_for, parse
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the command."""
+
+    checkpoint: Path
+    """Run folder or checkpoint folder of a fine-tuned model."""
+    system: str = ""
+    """What the model is told before the conversation."""
+    history: bool = True
+    """Let the model see earlier turns."""
+    device: str = "auto"
+    """cpu, cuda, mps, or auto."""
+    decoding: DecodingOptions = field(default_factory=DecodingOptions)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command until the input ends; gives the exit status."""
+    options = parse(Options, arguments, command="chat", about="Talk to a fine-tuned model. Ctrl-D ends.")
+    from rich.console import Console
+
+    from nano_llada.cli.view import watch
+    from nano_llada.core.hardware import choose_machine
+    from nano_llada.data.rows import Message
+    from nano_llada.decode.types import collect
+    from nano_llada.sampling import Writer
+
+    writer = Writer.load(options.checkpoint, choose_machine(options.device).device)
+    tokenizer = writer.checkpoint.tokenizer
+    decoding = decoding_for(writer.checkpoint.track, options.decoding, default_length=64)
+    start = [Message("system", options.system)] if options.system else []
+    console, messages = Console(), list(start)
+    while True:
+        try:
+            question = console.input("[bold]> [/]") if console.is_terminal else input()
+        except EOFError:
+            return 0
+        if not question.strip():
+            continue
+        messages = [*(messages if options.history else start), Message("user", question)]
+        steps = writer.stream(messages, decoding, chat=True)
+        if console.is_terminal:
+            steps = watch(steps, tokenizer, console)
+        (done,) = collect(steps, 1, tokenizer.vocab.ends)
+        answer = tokenizer.decode(done.tokens, specials=False)
+        messages.append(Message("assistant", answer))
+        console.print(answer, highlight=False, markup=False)
+        if console.is_terminal:
+            rate = len(done.tokens) / max(done.seconds, 1e-9)
+            console.print(f"{len(done.tokens)} tokens, {done.forwards} forwards, {rate:.0f} tokens/s", style="dim")

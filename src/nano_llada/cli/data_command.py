@@ -1,0 +1,112 @@
+"""`nano-llada data world|show`: make the small world's files, or look at any data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nano_llada.cli.options import choose_word, parse
+from nano_llada.data.config import default_cache
+
+WORDS = {
+    "world": "write the small bilingual world as JSONL files",
+    "show": "read files, report bad rows, lengths and how they pack",
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """Options of `data world`."""
+
+    out: Path
+    """Folder to write to."""
+    documents: int = 40_000
+    """Training documents for pretraining; the other splits hold a tenth."""
+    chats: int = 60_000
+    """Training conversations; the other splits hold a tenth."""
+    skills: tuple[str, ...] = ()
+    """Skills to cover; default: all."""
+    seed: int = 0
+    """Seed of the world."""
+
+
+@dataclass(frozen=True)
+class Show:
+    """Options of `data show`."""
+
+    data: tuple[str, ...]
+    """Files, folders, globs, or hf:NAME."""
+    format: Literal["text", "chat"] = "text"
+    """What rows hold."""
+    text_field: str = "text"
+    """The field of a text row."""
+    turns: Literal["all", "each", "last"] = "all"
+    """Chat: documents made of a conversation."""
+    tokenizer: Path | None = None
+    """Folder with tokenizer.json; default: the bundled one."""
+    sequence_length: int = 256
+    """Row length to try packing with."""
+    on_bad_row: Literal["stop", "skip"] = "skip"
+    """Stop at the first bad row, or count them all."""
+    first: int = 2
+    """Documents to print."""
+    cache: Path = default_cache()
+    """Folder for tokenised data."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; gives the exit status."""
+    word, rest = choose_word(arguments, WORDS, "data")
+    if word == "world":
+        options = parse(World, rest, command="data world", about="Write the small bilingual world as JSONL files.")
+        from nano_llada.data.world import SKILLS
+        from nano_llada.data.world.files import write_world
+
+        paths = write_world(
+            options.out,
+            documents_count=options.documents,
+            chats_count=options.chats,
+            skills=options.skills or SKILLS,
+            seed=options.seed,
+        )
+        for path in paths:
+            print(path)
+        return 0
+    show(parse(Show, rest, command="data show", about="Read data, report bad rows, lengths and how it packs."))
+    return 0
+
+
+def show(options: Show) -> None:
+    """Print what the data is like."""
+    import numpy as np
+
+    from nano_llada.data.packing import ContinuousPlan, WholePlan
+    from nano_llada.data.read import BadRows, resolve
+    from nano_llada.data.store import Encoding, open_store
+    from nano_llada.data.tokenizer import Tokenizer
+    from nano_llada.run import BUNDLED_TOKENIZER
+
+    tokenizer = Tokenizer.load(options.tokenizer or BUNDLED_TOKENIZER)
+    encoding = Encoding(options.format, options.text_field, options.turns)
+    store = open_store(
+        resolve(options.data), tokenizer, encoding, cache=options.cache, bad_rows=BadRows(options.on_bad_row)
+    )
+    lengths = np.asarray(store.lengths)
+    tokens, scored = int(lengths.sum()), int(np.asarray(store.scored_counts).sum())
+    order = np.arange(len(store))
+    plan: ContinuousPlan | WholePlan
+    if options.format == "text":
+        plan = ContinuousPlan(lengths, order, options.sequence_length)
+    else:
+        plan = WholePlan(lengths, order, options.sequence_length, packing=True)
+    print(f"documents        {len(store):,}")
+    print(f"tokens           {tokens:,} ({scored:,} learnt), {int(np.asarray(store.text_bytes).sum()):,} bytes of text")
+    print("document length  " + ", ".join(f"{p}%: {int(np.percentile(lengths, p))}" for p in (5, 50, 95, 100)))
+    print(f"rows of {options.sequence_length:<8} {len(plan):,} packed, against {len(store):,} unpacked")
+    if store.meta["skipped"]:
+        print(f"bad rows         {store.meta['skipped']}")
+    for number in range(min(options.first, len(store))):
+        ids, _ = store.slice(int(store.starts[number]), int(store.starts[number + 1]))
+        print(f"--- document {number}\n{tokenizer.decode(ids.tolist())}")

@@ -1,0 +1,68 @@
+"""`nano-llada generate`: continue texts, or answer questions."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from nano_llada.cli.options import DecodingOptions, decoding_for, parse
+from nano_llada.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the command."""
+
+    checkpoint: Path
+    """Run folder or checkpoint folder."""
+    prompt: tuple[str, ...] = ()
+    """Prompts; default: one a line of standard input."""
+    mode: Literal["auto", "chat", "text"] = "auto"
+    """`chat` answers the prompt, `text` continues it; auto: chat for a fine-tuned model."""
+    samples: int = 1
+    """Texts for each prompt (they differ only when the temperature is above 0)."""
+    stop: tuple[str, ...] = ()
+    """End a text before any of these."""
+    batch_size: int = 16
+    """Texts written at once; changes no text."""
+    device: str = "auto"
+    """cpu, cuda, mps, or auto."""
+    show_steps: bool = False
+    """Show every forward pass of the first prompt."""
+    json_lines: bool = False
+    """One JSON object a text, with its statistics."""
+    decoding: DecodingOptions = field(default_factory=DecodingOptions)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; gives the exit status."""
+    options = parse(Options, arguments, command="generate", about="Continue texts or answer questions with a model.")
+    prompts = options.prompt or tuple(line.rstrip("\n") for line in sys.stdin if line.strip())
+    if not prompts:
+        raise UserError("no prompt: give one with --prompt, or lines on standard input")
+    from rich.console import Console
+
+    from nano_llada.cli.view import watch
+    from nano_llada.core.hardware import choose_machine
+    from nano_llada.sampling import Writer
+
+    writer = Writer.load(options.checkpoint, choose_machine(options.device).device)
+    decoding = decoding_for(writer.checkpoint.track, options.decoding)
+    chat = options.mode == "chat" or (options.mode == "auto" and writer.checkpoint.info.get("stage") == "sft")
+    if options.show_steps:
+        console = Console()
+        steps = writer.stream(prompts[0], decoding, chat=chat, stop=options.stop)
+        for _ in watch(steps, writer.checkpoint.tokenizer, console):
+            pass
+    for text in writer.write(
+        prompts, decoding, chat=chat, samples=options.samples, stop=options.stop, batch_size=options.batch_size
+    ):
+        if options.json_lines:
+            print(json.dumps(vars(text), ensure_ascii=False))
+        else:
+            print(text.text if len(prompts) == 1 else f"{text.prompt} -> {text.text}")
+    return 0

@@ -1,0 +1,34 @@
+"""`nano-llada import`: a transformers folder becomes a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nano_llada.cli.options import parse
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the command."""
+
+    source: Path
+    """Local transformers folder of a Llama- or Qwen3-family model."""
+    out: Path
+    """Checkpoint folder to write; start either track from it with --init-from."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; gives the exit status."""
+    options = parse(Options, arguments, command="import", about="Turn a local transformers folder into a checkpoint.")
+    from nano_llada.checkpoint.files import model_weights, save_model, write_atomically
+    from nano_llada.checkpoint.hugging_face import import_model
+
+    model, tokenizer = import_model(options.source)
+    info = {"stage": "pretrain", "run": options.source.name, "step": 0}
+    write_atomically(
+        options.out, lambda folder: save_model(folder, model_weights(model), model.config, tokenizer, "ar", info)
+    )
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {tokenizer.vocab.size} tokens, in {options.out}")
+    return 0

@@ -1,0 +1,74 @@
+"""`nano-llada tokenizer train|show`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nano_llada.cli.options import choose_word, parse
+from nano_llada.core.errors import UserError
+
+WORDS = {"train": "train a tokenizer on files", "show": "print a tokenizer's specials, and how it cuts a text"}
+
+
+@dataclass(frozen=True)
+class Train:
+    """Options of `tokenizer train`."""
+
+    data: tuple[str, ...]
+    """Files, folders, globs, or hf:NAME; text or conversations."""
+    out: Path
+    """Folder for tokenizer.json."""
+    kind: Literal["bpe", "characters"] = "bpe"
+    """Byte-level BPE, or a token for each character."""
+    vocab_size: int = 6400
+    """BPE: entries, special tokens included."""
+    text_field: str = "text"
+    """The field of a text row."""
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """Stop at a row that cannot be used, or skip, count and report it."""
+
+
+@dataclass(frozen=True)
+class Show:
+    """Options of `tokenizer show`."""
+
+    tokenizer: Path
+    """Folder with tokenizer.json."""
+    text: str = "Tom has a red ball. 汤姆有一个红色的球。"
+    """The text to cut."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; gives the exit status."""
+    word, rest = choose_word(arguments, WORDS, "tokenizer")
+    from nano_llada.data.read import BadRows
+    from nano_llada.data.texts import read_texts
+    from nano_llada.data.tokenizer import Tokenizer, train_bpe, train_characters
+
+    if word == "train":
+        options = parse(Train, rest, command="tokenizer train", about="Train a tokenizer on files.")
+        bad = BadRows(options.on_bad_row)
+        texts = read_texts(options.data, options.text_field, bad)
+        tokenizer = train_bpe(texts, options.vocab_size) if options.kind == "bpe" else train_characters(texts)
+        try:
+            tokenizer.save(options.out)
+        except OSError as error:
+            raise UserError(f"cannot write {options.out}: {error.strerror}") from error
+        if bad.count:
+            print(f"skipped rows: {bad.summary()}")
+        print(f"{tokenizer.vocab.size} tokens, hash {tokenizer.hash}, in {options.out}")
+        return 0
+    shown = parse(Show, rest, command="tokenizer show", about="Look at a tokenizer.")
+    tokenizer = Tokenizer.load(shown.tokenizer)
+    print(f"tokens    {tokenizer.vocab.size}\nhash      {tokenizer.hash}")
+    for name in ("eos", "turn_start", "turn_end", "mask"):
+        index = getattr(tokenizer.vocab, name)
+        print(f"{name:<10}{index} {tokenizer.token(index)}")
+    ids = tokenizer.encode(shown.text)
+    size = len(shown.text.encode())
+    print(f"{len(ids)} tokens for {size} bytes ({size / max(len(ids), 1):.2f} bytes a token)")
+    print(" | ".join(tokenizer.token(index) for index in ids))
+    return 0

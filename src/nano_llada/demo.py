@@ -1,0 +1,165 @@
+"""The main job on the small world: AR, diffusion from it, both fine-tuned, and compared. Resumable at every stage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nano_llada.checkpoint.files import load_checkpoint
+from nano_llada.config import Objective, RunConfig
+from nano_llada.data.config import DataConfig, default_cache
+from nano_llada.data.world import DEMO_SKILLS, Example, examples
+from nano_llada.data.world.files import write_world
+from nano_llada.decode.config import Autoregressive, Diffusion
+from nano_llada.evaluate.compare import Comparison, Entry, compare
+from nano_llada.model.config import ModelConfig
+from nano_llada.objectives.denoising import Denoising
+from nano_llada.objectives.next_token import NextToken
+from nano_llada.run import execute
+from nano_llada.train.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """The defaults take under ten minutes on two cores."""
+
+    folder: Path = Path("runs/demo")
+    """Everything the demo writes."""
+    skills: tuple[str, ...] = DEMO_SKILLS
+    """Small-world skills to train and test."""
+    documents: int = 40_000
+    """Documents to pretrain on."""
+    chats: int = 60_000
+    """Conversations to fine-tune on."""
+    ar_steps: int = 400
+    """Steps of AR pretraining."""
+    ar_sft_steps: int = 600
+    """Steps of AR fine-tuning."""
+    diffusion_steps: int = 400
+    """Steps of diffusion pretraining, from the AR weights."""
+    diffusion_sft_steps: int = 1200
+    """Steps of diffusion fine-tuning."""
+    answer_length: int = 16
+    """Tokens of the diffusion model's canvas; the longest answer of the skills fits."""
+    items: int = 40
+    """Test questions a skill and language."""
+    seed: int = 0
+    """Seed of data and training."""
+    threads: int | None = None
+    """CPU threads; default: all."""
+    cache: Path = default_cache()
+    """Folder for tokenised data."""
+    model: ModelConfig = field(
+        default_factory=lambda: ModelConfig(
+            hidden_size=128, num_layers=4, num_heads=4, tie_embeddings=True, max_length=256
+        )
+    )
+
+
+def stages(config: DemoConfig) -> list[RunConfig]:
+    """The four runs, in order."""
+    ar, diffusion = config.folder / "ar", config.folder / "diffusion"
+    text = ("汤姆有", "Tom has")
+    asked = tuple(e.prompt for skill in config.skills[:2] for e in examples(skill, "validation", 1, config.seed))
+    answer_loss = Denoising(normalise_by="document")
+    return [
+        _stage(config, "ar", NextToken(), config.ar_steps, 4e-3, None, text),
+        _stage(config, "ar-sft", NextToken(), config.ar_sft_steps, 3e-3, ar, asked),
+        _stage(config, "diffusion", Denoising(random_length=0.01), config.diffusion_steps, 4e-3, ar, text),
+        _stage(config, "diffusion-sft", answer_loss, config.diffusion_sft_steps, 3e-3, diffusion, asked),
+    ]
+
+
+def _stage(
+    config: DemoConfig,
+    name: str,
+    objective: Objective,
+    steps: int,
+    learning_rate: float,
+    init_from: Path | None,
+    sample_prompts: tuple[str, ...],
+) -> RunConfig:
+    chat = name.endswith("-sft")
+    kind = "chat" if chat else "pretrain"
+    world = config.folder / "world"
+    return RunConfig(
+        name=name,
+        runs=config.folder,
+        init_from=init_from,
+        sample_prompts=sample_prompts,
+        objective=objective,
+        model=ModelConfig() if init_from else config.model,
+        data=DataConfig(
+            data=((world / f"{kind}-train.jsonl").as_posix(),),
+            validation=((world / f"{kind}-validation.jsonl").as_posix(),),
+            format="chat" if chat else "text",
+            sequence_length=128,
+            turns="each" if name == "diffusion-sft" else "all",
+            eos_fill=config.answer_length if name == "diffusion-sft" else 0,
+            cache=config.cache,
+        ),
+        train=TrainConfig(
+            steps=steps,
+            batch_size=16,
+            learning_rate=learning_rate,
+            optimizer="muon",
+            eval_every=200,
+            eval_rows=64,
+            save_every=200,
+            keep_last=1,
+            keep_best=0,
+            seed=config.seed,
+            threads=config.threads,
+        ),
+    )
+
+
+def run_demo(config: DemoConfig) -> Comparison | None:
+    """Train what is not trained yet, then compare; None if it was interrupted (run it again to go on).
+
+    Raises:
+        UserError: as `run.execute` does.
+    """
+    world = config.folder / "world"
+    if not (world / "chat-test.jsonl").is_file():
+        write_world(
+            world,
+            documents_count=config.documents,
+            chats_count=config.chats,
+            skills=config.skills,
+            seed=config.seed,
+        )
+    for stage in stages(config):
+        if stage_finished(stage):
+            continue
+        begin = time.monotonic()
+        if execute(stage, resume=(stage.folder / "config.json").is_file()) == "interrupted":
+            return None
+        print(f"{stage.name}: {time.monotonic() - begin:.0f} s\n")
+    return compare_models(config.folder, held_out_questions(config.skills, config.items), config.answer_length)
+
+
+def stage_finished(stage: RunConfig) -> bool:
+    """Whether a run came to its end (and was not only interrupted)."""
+    log = stage.folder / "log.txt"
+    return log.is_file() and f"{stage.name}: finished" in log.read_text(encoding="utf-8")
+
+
+def held_out_questions(skills: Sequence[str], items: int, seed: int = 0) -> list[Example]:
+    """`items` questions of each skill in each language, about combinations no training text contains."""
+    return [example for skill in skills for example in examples(skill, "test", items, seed)]
+
+
+def compare_models(folder: Path, questions: Sequence[Example], answer: int) -> Comparison:
+    """The AR model, and the diffusion model written one token a pass and several a pass."""
+    ar, diffusion = load_checkpoint(folder / "ar-sft"), load_checkpoint(folder / "diffusion-sft")
+    return compare(
+        [
+            Entry("AR", ar, Autoregressive(max_new_tokens=2 * answer)),
+            Entry("diffusion", diffusion, Diffusion(max_new_tokens=answer)),
+            Entry("diffusion, threshold 0.9", diffusion, Diffusion(max_new_tokens=answer, threshold=0.9)),
+        ],
+        questions,
+    )

@@ -1,0 +1,151 @@
+"""What several tests need: a small vocabulary, small models, a maker of batches, a model that does as it is told."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from math import comb
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nano_llada.core.pattern import AttentionPattern
+from nano_llada.core.types import StepContext, TokenBatch, Vocabulary
+from nano_llada.model.config import ModelConfig
+from nano_llada.model.transformer import Transformer
+
+
+def pytest_configure(config):
+    torch.set_num_threads(1)  # many threads on a busy machine make the suite ten times slower
+
+
+class TableModel(nn.Module):
+    """Logits that depend on the position alone: `table` (positions, V), or a function of (tokens, positions)."""
+
+    def __init__(self, table, max_length: int = 64) -> None:
+        super().__init__()
+        self.rule = table if callable(table) else lambda tokens, positions: table[positions]
+        size = self.rule(torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.int64)).shape[-1]
+        self.config = ModelConfig(vocab_size=size, hidden_size=2, num_layers=1, num_heads=1, max_length=max_length)
+        self.embed = nn.Embedding(1, 1)
+        self.head = nn.Linear(size, size, bias=False)
+        nn.init.eye_(self.head.weight)
+
+    def features(self, tokens, pattern, *, positions=None, select=None) -> Tensor:
+        if positions is None:
+            positions = torch.arange(tokens.shape[1])[None]
+        rows = self.rule(tokens, positions.expand_as(tokens))
+        return rows if select is None else rows[select]
+
+    def forward(self, tokens, pattern, *, positions=None, select=None, cache=None) -> Tensor:
+        return self.head(self.features(tokens, pattern, positions=positions, select=select))
+
+    def new_cache(self, batch: int, capacity: int):
+        return SimpleNamespace(keep_rows=lambda rows: None)
+
+
+@pytest.fixture(scope="session")
+def vocab() -> Vocabulary:
+    return Vocabulary(size=24, mask=0, eos=1, turn_start=2, turn_end=3, reserved=(4, 5))
+
+
+@pytest.fixture(scope="session")
+def make_model(vocab):
+    """A random model in which context matters; `peak` multiplies the head, so that it is sure of some tokens."""
+
+    def make(seed: int = 0, peak: float = 1.0, **shape) -> Transformer:
+        default = {"vocab_size": vocab.size, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_length": 64}
+        model = Transformer(ModelConfig(**(default | {"intermediate_size": 64} | shape)))
+        model.initialise(torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if weight.dim() > 1:
+                    weight.mul_(peak if name.startswith("head") else 10.0)
+                elif name.endswith("q_norm.weight"):
+                    weight.mul_(3.0)  # attention that picks, so that places differ
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def model(make_model) -> Transformer:
+    return make_model(num_kv_heads=2)
+
+
+@pytest.fixture(scope="session")
+def peaky(make_model) -> Transformer:
+    return make_model(seed=11, peak=16.0, num_kv_heads=2)
+
+
+@pytest.fixture(scope="session")
+def table_model():
+    return TableModel
+
+
+@pytest.fixture(scope="session")
+def watch():
+    """Records every call of a model: `tokens` holds its inputs, (rows, length) each."""
+
+    def start(model: nn.Module) -> SimpleNamespace:
+        seen = SimpleNamespace(tokens=[])
+        record = lambda _, args, kwargs: seen.tokens.append(args[0].clone())  # noqa: E731
+        hook = model.register_forward_pre_hook(record, with_kwargs=True)
+        seen.stop = hook.remove
+        return seen
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def make_batch(vocab):
+    """Rows of packed documents, e.g. ``[[3, 5], [8]]``; a position is scored with probability `scored`."""
+
+    def make(rows, *, width: int | None = None, scored: float = 1.0, seed: int = 0) -> TokenBatch:
+        rng = torch.Generator().manual_seed(seed)
+        shape = (len(rows), width or max(map(sum, rows)))
+        tokens = torch.randint(6, vocab.size, shape, generator=rng)
+        doc_ids, positions = torch.full(shape, -1), torch.zeros(shape, dtype=torch.int64)
+        for i, lengths in enumerate(rows):
+            left = 0
+            for number, length in enumerate(lengths):
+                doc_ids[i, left : left + length] = number
+                positions[i, left : left + length] = torch.arange(length)
+                left += length
+        flags = (torch.rand(shape, generator=rng) < scored) & (doc_ids >= 0)
+        return TokenBatch(
+            tokens.masked_fill(doc_ids < 0, vocab.eos), flags, doc_ids, positions, torch.arange(len(rows))
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def context(vocab):
+    """A StepContext for `rows` rows."""
+
+    def make(rows: int, *, step: int = 0, seed: int = 0, vocab: Vocabulary = vocab) -> StepContext:
+        return StepContext(vocab, seed, step, total_steps=100, global_rows=rows)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def enumerate_bound(vocab):
+    """The diffusion bound of one row in nats, by a forward pass over every set of masks (ALGORITHMS, section 3)."""
+
+    @torch.no_grad()
+    def bound(model, tokens: Tensor, scored: Tensor) -> float:
+        places = scored.nonzero()[:, 0].tolist()
+        subsets = [chosen for count in range(1, len(places) + 1) for chosen in combinations(places, count)]
+        masked = torch.zeros(len(subsets), len(tokens), dtype=torch.bool)
+        for i, chosen in enumerate(subsets):
+            masked[i, list(chosen)] = True
+        logits = model(tokens.masked_fill(masked, vocab.mask), AttentionPattern("full")).double()
+        nll = -logits.log_softmax(-1)[:, range(len(tokens)), tokens]
+        # k ~ U{1..n}, each of the (n choose k) sets alike, weight n / k: the n cancels
+        weights = torch.tensor([1 / (len(chosen) * comb(len(places), len(chosen))) for chosen in subsets])
+        return float(((nll * masked).sum(1) * weights).sum())
+
+    return bound

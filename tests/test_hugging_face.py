@@ -1,0 +1,380 @@
+"""Models to and from `transformers`: the same logits, the same bits after a round trip, and every complaint."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer as Backend
+
+from nano_llada.checkpoint.files import load_checkpoint, model_weights, save_model
+from nano_llada.checkpoint.hugging_face import export_model, import_model
+from nano_llada.core.errors import UserError
+from nano_llada.core.pattern import AttentionPattern
+from nano_llada.data.chat import encode_prompt
+from nano_llada.data.rows import Message
+from nano_llada.data.tokenizer import EOS, MASK, TURN_END, TURN_START, Tokenizer, train_bpe
+from nano_llada.model.config import ModelConfig, YarnScaling
+from nano_llada.model.transformer import Transformer
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+transformers = pytest.importorskip("transformers")
+
+FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen3": "Qwen3"}
+TEXTS = ["user assistant system hello there, how are you?\n你好，世界！"] * 3
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+SHAPE = {
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500.0,  # transformers 5 takes these and writes rope_parameters, 4 writes what it was given
+    "rope_scaling": None,
+    "tie_word_embeddings": False,
+    "head_dim": 6,
+}
+OURS = ModelConfig(
+    vocab_size=300, hidden_size=24, num_layers=2, num_heads=4, num_kv_heads=2, max_length=64, intermediate_size=40
+)
+STRETCHED = YarnScaling(factor=3.0, original_length=16, beta_fast=2.5, beta_slow=0.5)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_bpe(TEXTS, vocab_size=300)
+
+
+def scramble(model: torch.nn.Module) -> None:
+    """Weights large enough to tell errors from rounding, and gains that differ from one."""
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.5 if parameter.dim() == 1 else 0.0, 0.2, generator=rng)
+
+
+def foreign(folder: Path, tokenizer: Tokenizer, family: str = "llama", *, shard: str = "1GB", **changes):
+    """A tiny model made and saved by transformers."""
+    extra = {"sliding_window": None} if family == "mistral" else {}
+    values = {"vocab_size": tokenizer.vocab.size} | SHAPE | extra | changes
+    config = getattr(transformers, f"{FAMILIES[family]}Config")(**values)
+    model = getattr(transformers, f"{FAMILIES[family]}ForCausalLM")(config).eval()
+    scramble(model)
+    model.save_pretrained(folder, max_shard_size=shard)
+    tokenizer.save(folder)
+    return model
+
+
+def own(folder: Path, tokenizer: Tokenizer, config: ModelConfig, track: str = "ar") -> Transformer:
+    """A tiny checkpoint of ours."""
+    model = Transformer(config).eval()
+    scramble(model)
+    folder.mkdir()
+    save_model(folder, model_weights(model), config, tokenizer, track, {})
+    return model
+
+
+def largest_difference(ours: Transformer, theirs, size: int = 300) -> float:
+    tokens = torch.randint(size, (2, 64), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        difference = ours(tokens, AttentionPattern("causal")) - theirs(tokens).logits
+    return float(difference.abs().max())
+
+
+def edit(path: Path, changes: dict) -> None:
+    """Change entries of a JSON file; those set to ... are taken out."""
+    plain = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(json.dumps({key: value for key, value in plain.items() if value is not ...}), encoding="utf-8")
+
+
+def complaint(call, *arguments) -> str:
+    with pytest.raises(UserError) as caught:
+        call(*arguments)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"tie_word_embeddings": True, "num_key_value_heads": 4},
+        {"head_dim": 10, "rope_scaling": YARN | {"beta_fast": 3.0, "beta_slow": 0.5}},
+        {"tie_word_embeddings": True, "rope_scaling": YARN | {"factor": None}, "vocab_size": 320},
+    ],
+    ids=["gqa", "tied", "wide-yarn", "padded"],
+)
+def test_imported_logits(tmp_path, tokenizer, family, changes):
+    theirs = foreign(tmp_path, tokenizer, family, **changes)
+    ours, _ = import_model(tmp_path)
+    assert ours.config.qk_norm == (family == "qwen3")
+    assert ours.config.vocab_size == changes.get("vocab_size", 300)
+    assert not ours.training
+    assert largest_difference(ours, theirs) < 1e-5
+
+
+@pytest.mark.parametrize("qk_norm", [True, False], ids=["qwen3", "llama"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"norm_eps": 1e-5, "rope_theta": 5e5},
+        {"tie_embeddings": True, "num_kv_heads": None},
+        {"head_size": 10, "yarn": STRETCHED, "max_length": 48},
+        {"num_kv_heads": 1, "intermediate_size": None, "vocab_size": 310},
+        {"yarn": replace(STRETCHED, factor=1.5)},  # transformers 4.51 would make it max_length / original_length
+    ],
+    ids=["gqa", "tied", "wide-yarn", "padded", "factor"],
+)
+def test_export_and_back(tmp_path, tokenizer, monkeypatch, qk_norm, changes):
+    config = replace(OURS, qk_norm=qk_norm, **changes)
+    ours = own(tmp_path / "ours", tokenizer, config)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "transformers", None)  # neither direction may need it
+        export_model(tmp_path / "ours", tmp_path / "out")
+        back, back_tokenizer = import_model(tmp_path / "out")
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}  # transformers 4 reads no file without it
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert type(theirs).__name__ == ("Qwen3ForCausalLM" if qk_norm else "LlamaForCausalLM")
+    assert theirs.dtype == torch.float32
+    assert largest_difference(ours, theirs) < 1e-5
+    assert back_tokenizer.hash == tokenizer.hash
+    resolved = {"num_kv_heads": config.kv_heads, "head_size": config.head_width, "intermediate_size": config.mlp_width}
+    assert back.config == replace(config, **resolved)
+    assert all(torch.equal(tensor, back.state_dict()[name]) for name, tensor in ours.state_dict().items())
+    assert back.state_dict().keys() == ours.state_dict().keys()
+
+
+def test_import_of_a_shared_head_keeps_it_shared(tmp_path, tokenizer):
+    foreign(tmp_path, tokenizer, tie_word_embeddings=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(3)
+    save_file(weights, tmp_path / "model.safetensors")
+    model, _ = import_model(tmp_path)
+    assert model.head.weight is model.embed.weight
+    weights["lm_head.weight"] += 1
+    save_file(weights, tmp_path / "model.safetensors")
+    message = f"{tmp_path}: tie_word_embeddings is true, but lm_head.weight is not the embedding"
+    assert complaint(import_model, tmp_path) == message
+
+
+def test_sharded_and_half_precision(tmp_path, tokenizer):
+    theirs = foreign(tmp_path, tokenizer, shard="20KB")
+    assert not (tmp_path / "model.safetensors").exists()
+    assert largest_difference(import_model(tmp_path)[0], theirs) < 1e-5
+    theirs.bfloat16().save_pretrained(tmp_path)
+    model, _ = import_model(tmp_path)
+    assert model.embed.weight.dtype == torch.float32
+    assert torch.equal(model.embed.weight, theirs.model.embed_tokens.weight.float())
+
+
+@pytest.mark.parametrize("kind", [{"type": "yarn"}, {"rope_type": "yarn"}])
+@pytest.mark.parametrize("names", [4, 5])
+def test_names_of_transformers_4_and_5(tmp_path, tokenizer, kind, names):
+    foreign(tmp_path, tokenizer, rope_scaling=YARN)
+    wanted, _ = import_model(tmp_path)
+    scaling = kind | {"factor": 4.0, "original_max_position_embeddings": 16}
+    old = {"rope_parameters": ..., "rope_theta": 500, "rope_scaling": scaling}
+    new = {"rope_parameters": scaling | {"rope_theta": 500}, "rope_theta": ..., "rope_scaling": ...}
+    edit(tmp_path / "config.json", old if names == 4 else new)
+    assert import_model(tmp_path)[0].config == wanted.config
+    assert wanted.config.yarn == YarnScaling(factor=4.0, original_length=16)
+
+
+def test_defaults_of_absent_fields(tmp_path, tokenizer):
+    foreign(tmp_path, tokenizer, num_key_value_heads=4)
+    absent = ("num_key_value_heads", "head_dim", "rms_norm_eps", "rope_parameters", "rope_theta", "tie_word_embeddings")
+    edit(tmp_path / "config.json", dict.fromkeys(absent, ...))
+    config = import_model(tmp_path)[0].config
+    assert (config.kv_heads, config.head_width, config.norm_eps, config.rope_theta) == (4, 6, 1e-6, 10_000.0)
+    assert not config.tie_embeddings
+    foreign(tmp_path, tokenizer, "qwen3", head_dim=128)
+    edit(tmp_path / "config.json", {"head_dim": ...})
+    assert import_model(tmp_path)[0].config.head_width == 128
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("padding", [0, 9])
+def test_new_mask_starts_at_the_mean(tmp_path, tokenizer, tied, padding):
+    theirs = foreign(tmp_path, tokenizer, tie_word_embeddings=tied, vocab_size=260 + padding)
+    bytewise = Backend.from_str((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    plain = json.loads(bytewise.to_str())
+    letters = [token for token in plain["model"]["vocab"] if not token.startswith("<|")][:257]
+    names = [EOS, TURN_START, TURN_END]
+    plain["model"] |= {"vocab": {token: i for i, token in enumerate(names + letters)}, "merges": []}
+    plain["added_tokens"] = [plain["added_tokens"][i] | {"id": i, "content": name} for i, name in enumerate(names)]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(plain), encoding="utf-8")
+    ours, found = import_model(tmp_path)
+    assert found.vocab.mask == 260
+    assert ours.config.vocab_size == 260 + max(padding, 1)
+    for mine, matrix in (ours.embed, theirs.model.embed_tokens), (ours.head, theirs.lm_head):
+        assert torch.allclose(mine.weight[260], matrix.weight[:260].mean(0), atol=1e-7)
+        kept = [i for i in range(260 + padding) if i != 260]
+        assert torch.equal(mine.weight[kept], matrix.weight[kept])
+    assert (ours.head.weight is ours.embed.weight) == tied
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+def test_exported_chat(tmp_path, tokenizer, family):
+    own(tmp_path / "ours", tokenizer, replace(OURS, qk_norm=family == "qwen3"))
+    export_model(tmp_path / "ours", tmp_path / "out")
+    loaded = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    turns = [
+        ("system", "Be kind."),
+        ("user", "hello there"),
+        ("assistant", ""),
+        ("user", "你好， 世界！ ñ\n\n def f():\t1 "),
+    ]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    wanted = encode_prompt(tokenizer, [Message(role, content) for role, content in turns])
+    options = {"add_generation_prompt": True, "return_dict": False}
+    assert list(loaded.apply_chat_template(messages, tokenize=True, **options)) == wanted
+    text = loaded.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text == tokenizer.decode(wanted)
+    assert loaded(text).input_ids == wanted
+    assert (loaded.eos_token, loaded.pad_token, loaded.mask_token) == (TURN_END, EOS, MASK)
+    vocab = tokenizer.vocab
+    settings = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").generation_config
+    assert settings.eos_token_id == [vocab.turn_end, vocab.eos]
+    assert (settings.pad_token_id, settings.bos_token_id) == (vocab.eos, vocab.turn_start)
+
+
+ONLY = "this backbone can only take"
+KIND = "this backbone can be default, yarn"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "qwen3_moe"}, "model_type is 'qwen3_moe'; this backbone can be llama, mistral, qwen3"),
+        ({"model_type": ...}, "model_type is None; this backbone can be llama, mistral, qwen3"),
+        ({"attention_bias": True}, f"attention_bias is True; {ONLY} False"),
+        ({"mlp_bias": True}, f"mlp_bias is True; {ONLY} False"),
+        ({"hidden_act": "gelu"}, f"hidden_act is 'gelu'; {ONLY} 'silu'"),
+        ({"use_sliding_window": True}, f"use_sliding_window is True; {ONLY} False"),
+        ({"partial_rotary_factor": 0.5}, f"partial_rotary_factor is 0.5; {ONLY} 1.0"),
+        ({"quantization_config": {"bits": 4}}, f"quantization_config is {{'bits': 4}}; {ONLY} None"),
+        ({"layer_types": ["sliding_attention"]}, f"layer_types has 'sliding_attention'; {ONLY} 'full_attention'"),
+        ({"model_type": "mistral", "sliding_window": 9}, f"sliding_window is 9; {ONLY} None"),
+        ({"model_type": "mistral"}, f"sliding_window is 4096; {ONLY} None"),
+        ({"hidden_size": "24"}, "hidden_size is '24'; it must be a positive whole number"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0; it must be a positive whole number"),
+        ({"rms_norm_eps": True}, "rms_norm_eps is True; it must be a positive number"),
+        ({"num_key_value_heads": 3}, "num_heads 4 is not a multiple of num_kv_heads 3"),
+        ({"rope_parameters": 3}, "rope_parameters is 3; it must be an object"),
+        ({"rope_scaling": {"type": "linear"}}, f"rope_scaling: rope_type is 'linear'; {KIND}"),
+    ],
+)
+def test_refused_fields(tmp_path, tokenizer, changes, message):
+    tokenizer.save(tmp_path)
+    base = {"model_type": "llama", "vocab_size": 300, **SHAPE}
+    (tmp_path / "config.json").write_text(json.dumps(base), encoding="utf-8")
+    edit(tmp_path / "config.json", changes)
+    assert complaint(import_model, tmp_path) == f"{tmp_path / 'config.json'}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rope_type": "llama3"}, f"rope_type is 'llama3'; {KIND}"),
+        ({"full_attention": {}}, "full_attention is {}; this backbone has nothing like it"),
+        ({"partial_rotary_factor": 0.25}, f"partial_rotary_factor is 0.25; {ONLY} 1.0"),
+        ({"mscale": 1.0}, f"mscale is 1.0; {ONLY} None"),
+        ({"mscale_all_dim": 1.0}, f"mscale_all_dim is 1.0; {ONLY} None"),
+        ({"truncate": False}, f"truncate is False; {ONLY} True"),
+        ({"factor": 0.5}, "factor is 0.5; YaRN stretches a context, so it must be at least 1"),
+        ({"attention_factor": 2.0, "factor": 1}, f"attention_factor is 2.0; {ONLY} 1.0"),
+        ({"rope_theta": -1}, "rope_theta is -1; it must be a positive number"),
+    ],
+)
+def test_refused_rope(tmp_path, changes, message):
+    base = {"model_type": "qwen3", "vocab_size": 300, **SHAPE, "rope_parameters": YARN | changes}
+    (tmp_path / "config.json").write_text(json.dumps(base), encoding="utf-8")
+    assert complaint(import_model, tmp_path) == f"{tmp_path / 'config.json'}: rope_parameters: {message}"
+
+
+def test_refused_folders(tmp_path, tokenizer):
+    def now() -> str:
+        return complaint(import_model, tmp_path).replace(str(tmp_path), "F")
+
+    assert now() == "no config.json in F; give a local folder with a model of transformers"
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"model_type": "llama", **SHAPE}), encoding="utf-8")
+    assert now() == "F/config.json lacks vocab_size"
+    edit(config, {"vocab_size": 299})
+    assert now() == "no tokenizer.json in F"
+    names = {EOS: 0, "<s>": 1}
+    foreign_names = json.dumps({"version": "1.0", "model": {"type": "WordLevel", "vocab": names, "unk_token": EOS}})
+    (tmp_path / "tokenizer.json").write_text(foreign_names, encoding="utf-8")
+    assert now() == f"the tokenizer lacks {TURN_START}, {TURN_END}; it needs {EOS}, {TURN_START} and {TURN_END}"
+    tokenizer.save(tmp_path)
+    assert now() == (
+        "F: tokenizer.json has ids up to 299, but config.json a vocab_size of 299; they are not of the same model"
+    )
+    edit(config, {"vocab_size": 300})
+    assert now() == "no weights in F: neither model.safetensors nor model.safetensors.index.json"
+    (tmp_path / "pytorch_model.bin").write_bytes(b"never read")
+    assert now() == (
+        "F/pytorch_model.bin is a pickle file, and unpickling can run anything; save the model with transformers as "
+        "model.safetensors and import that"
+    )
+    index = tmp_path / "model.safetensors.index.json"
+    for places in ["x", {"a": "../a.safetensors"}, {"a": 1}]:
+        index.write_text(json.dumps({"weight_map": places}), encoding="utf-8")
+        assert now() == f"F/{index.name}: weight_map must name a file of the same folder for each tensor"
+    index.write_text(json.dumps({"weight_map": {"a": "a.safetensors"}}), encoding="utf-8")
+    assert now() == "F/a.safetensors is missing"
+
+
+def test_refused_tensors(tmp_path, tokenizer):
+    foreign(tmp_path, tokenizer)
+    path = tmp_path / "model.safetensors"
+    good = load_file(path)
+    gone = ("model.layers.1.mlp.up_proj.weight", "model.norm.weight")
+    save_file({name: tensor for name, tensor in good.items() if name not in gone}, path)
+    assert complaint(import_model, tmp_path) == f"the weights in {tmp_path} lack {', '.join(gone)}"
+    save_file(good | {"model.b": torch.ones(1), "model.a": torch.ones(1)}, path)
+    message = f"the weights in {tmp_path} have model.a, model.b, which this backbone does not"
+    assert complaint(import_model, tmp_path) == message
+    save_file(good | {"model.layers.0.self_attn.k_proj.weight": torch.ones(24, 24)}, path)
+    message = f"{tmp_path}: model.layers.0.self_attn.k_proj.weight is (24, 24), config.json makes it (12, 24)"
+    assert complaint(import_model, tmp_path) == message
+    path.write_bytes(b"not tensors")
+    assert re.match(f"{re.escape(str(path))} is corrupt or not a safetensors file: ", complaint(import_model, tmp_path))
+
+
+def test_refused_exports(tmp_path, tokenizer):
+    out = tmp_path / "out"
+    own(tmp_path / "denoiser", tokenizer, OURS, "diffusion")
+    assert complaint(export_model, tmp_path / "denoiser", out) == (
+        f"{tmp_path / 'denoiser'} is a diffusion checkpoint, and transformers has no bidirectional class that could "
+        "run it; only the weights of ar checkpoints are exported"
+    )
+    own(tmp_path / "odd", tokenizer, replace(OURS, hidden_size=22, head_size=6, qk_norm=False))
+    assert complaint(export_model, tmp_path / "odd", out) == (
+        f"{tmp_path / 'odd'}: LlamaForCausalLM needs a hidden_size (22) that is a multiple of num_heads (4), whatever "
+        "the head_size; only models with qk_norm may differ"
+    )
+    assert complaint(export_model, tmp_path / "nowhere", out) == (
+        f"no checkpoint at {tmp_path / 'nowhere'}: there is no such file or folder"
+    )
+    assert not out.exists()
+    own(tmp_path / "fine", tokenizer, replace(OURS, hidden_size=22, head_size=6, dropout=0.1))
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    message = complaint(export_model, tmp_path / "fine", tmp_path / "file" / "out")
+    assert message.startswith(f"cannot write the checkpoint {tmp_path / 'file' / 'out'}: ")
+    export_model(tmp_path / "fine", out)
+    assert complaint(export_model, tmp_path / "fine", out) == f"{out} exists already; give the name of a new folder"
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(out)
+    assert largest_difference(load_checkpoint(tmp_path / "fine").model, theirs) < 1e-5

@@ -350,7 +350,7 @@ def test_requests_that_cannot_be_written_are_refused(table_model, run, track, wr
 def test_infilling_needs_a_diffusion_model_and_room(table_model, run):
     for request in (Request((6,), suffix=(7,)), Request((6,), fill=True), Request((6,), given=((1, 7),))):
         with pytest.raises(UserError, match="infilling needs a diffusion model"):
-            run(table_model(one_hot([])), Autoregressive(), [request])
+            run(table_model(one_hot([])), Autoregressive(max_new_tokens=4), [request])
     with pytest.raises(UserError, match="need 68 tokens, the model's context is 64"):  # never a gap cut short
         run(table_model(one_hot([])), Diffusion(), [Request((6,) * 60, max_new_tokens=8, fill=True)])
 

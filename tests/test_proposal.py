@@ -1,4 +1,4 @@
-"""The parts of writing that need no model: filters, draws, the plan of passes, and the gathering of what was written."""
+"""The parts of writing that need no model: filters, draws, the plan of passes, and gathering what was written."""
 
 from __future__ import annotations
 

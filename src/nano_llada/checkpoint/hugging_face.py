@@ -62,7 +62,7 @@ def import_model(folder: Path) -> tuple[Transformer, Tokenizer]:
     """A model in float32 and evaluation mode, and its tokenizer, from a local `transformers` folder.
 
     A tokenizer without a mask token gets one; its embedding, and its row of an untied head, start at the mean of
-    the rows before it. The vocabulary may be larger than the tokenizer, as padded ones are.
+    the rows before it. Rows that only pad a vocabulary, which no token has, are left out.
 
     Raises:
         UserError: for missing or broken files, pickles, and anything that this backbone does not compute.
@@ -71,10 +71,11 @@ def import_model(folder: Path) -> tuple[Transformer, Tokenizer]:
     tokenizer = Tokenizer.load(folder)
     mask_is_new = _check_tokenizer(folder, config)
     weights = _fuse(_read_weights(folder), config, folder)
-    if mask_is_new:
-        for name in {"embed.weight", "head.weight"} & set(weights):
+    for name in {"embed.weight", "head.weight"} & set(weights):
+        if mask_is_new:
             weights[name] = _start_row(weights[name], tokenizer.vocab.mask)
-    model = Transformer(replace(config, vocab_size=len(weights["embed.weight"])))
+        weights[name] = weights[name][: tokenizer.vocab.size]
+    model = Transformer(replace(config, vocab_size=tokenizer.vocab.size))
     if config.tie_embeddings:
         weights["head.weight"] = weights["embed.weight"]
     model.load_state_dict(weights)

@@ -31,7 +31,7 @@ def parse(cls: type[T], arguments: Sequence[str], *, command: str, about: str, d
         default = from_plain(cls, read_config(Path(path)), base=default)
     about += " --config FILE reads options from a JSON or TOML file; those given on the command line win."
     try:
-        value: T = tyro.cli(  # type: ignore[call-overload]
+        value: T = tyro.cli(  # type: ignore[call-overload,assignment]
             cls,
             args=rest,
             prog=f"nano-llada {command}",

@@ -25,6 +25,8 @@ class Train:
     """Byte-level BPE, or a token for each character."""
     vocab_size: int = 6400
     """BPE: entries, special tokens included."""
+    split_chinese: bool = False
+    """BPE: no token spans two Chinese characters, which helps very small models."""
     text_field: str = "text"
     """The field of a text row."""
     on_bad_row: Literal["stop", "skip"] = "stop"
@@ -52,7 +54,10 @@ def main(arguments: Sequence[str]) -> int:
         options = parse(Train, rest, command="tokenizer train", about="Train a tokenizer on files.")
         bad = BadRows(options.on_bad_row)
         texts = read_texts(options.data, options.text_field, bad)
-        tokenizer = train_bpe(texts, options.vocab_size) if options.kind == "bpe" else train_characters(texts)
+        if options.kind == "bpe":
+            tokenizer = train_bpe(texts, options.vocab_size, split_chinese=options.split_chinese)
+        else:
+            tokenizer = train_characters(texts)
         try:
             tokenizer.save(options.out)
         except OSError as error:

@@ -43,7 +43,7 @@ class Tokenizer:
         found = {name: backend.token_to_id(name) for name in SPECIALS}
         ids: dict[str, int] = {name: index for name, index in found.items() if index is not None}
         self.vocab = Vocabulary(
-            size=backend.get_vocab_size(with_added_tokens=True),
+            size=max(backend.get_vocab(with_added_tokens=True).values()) + 1,
             mask=ids[MASK],
             eos=ids[EOS],
             turn_start=ids[TURN_START],

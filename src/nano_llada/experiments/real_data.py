@@ -48,11 +48,11 @@ class RealData:
     """Width of the model."""
     num_layers: int = 8
     """Depth of the model."""
-    steps: int = 750
+    steps: int = 800
     """Optimizer steps of each pretraining run."""
     sft_steps: int = 250
     """Optimizer steps of each SFT run."""
-    batch_size: int = 16
+    batch_size: int = 8
     """Rows of 256 tokens in a step."""
     draws: int = 8
     """Monte-Carlo draws a window for the diffusion bound."""
@@ -132,7 +132,7 @@ def _pretraining(options: RealData, variant: str) -> RunConfig:
             hidden_size=options.hidden_size, num_layers=options.num_layers, tie_embeddings=True, max_length=512
         ),
         data=DataConfig(data=data, validation=held_out),
-        train=_training(options, options.steps, 2e-3),
+        train=_training(options, options.steps, 3e-3),
     )
 
 
@@ -152,7 +152,7 @@ def _sft(options: RealData, start: RunConfig) -> RunConfig:
         sample_prompts=QUESTIONS,
         objective=Denoising(normalise_by="document") if diffusion else NextToken(),
         data=shape,
-        train=_training(options, options.sft_steps, 1e-3),
+        train=_training(options, options.sft_steps, 1.5e-3),
     )
 
 
@@ -161,11 +161,12 @@ def _training(options: RealData, steps: int, learning_rate: float) -> TrainConfi
         steps=steps,
         batch_size=options.batch_size,
         learning_rate=learning_rate,
+        optimizer="muon",
         threads=options.threads,
         seed=options.seed,
-        eval_every=125,
-        eval_rows=128,
-        save_every=125,
+        eval_every=100,
+        eval_rows=64,
+        save_every=100,
         keep_last=1,
         keep_best=0,
     )

@@ -11,9 +11,9 @@ from nano_llada.data.world.item import Skill
 from nano_llada.data.world.skills import SKILLS, skill_named
 from nano_llada.data.world.skills_family import families
 from nano_llada.data.world.skills_infill import INFILL, progression, story
-from nano_llada.data.world.skills_number import ADDITION, LARGEST, ORDERING, SUBTRACTION, in_order
+from nano_llada.data.world.skills_number import ADDITION, COUNTING, LARGEST, ORDERING, SUBTRACTION, in_order
 from nano_llada.data.world.skills_text import RECALL, fact
-from nano_llada.data.world.splits import LANGUAGES, Language, Split, check_request, split_of
+from nano_llada.data.world.splits import LANGUAGES, Key, Language, Split, check_request, split_of
 from nano_llada.data.world.vocabulary import (
     CATEGORIES,
     COLOURS,
@@ -23,6 +23,7 @@ from nano_llada.data.world.vocabulary import (
     NOUNS,
     PEOPLE,
     PLACES,
+    find,
     row,
 )
 
@@ -76,6 +77,51 @@ def _facts(rng: Random, split: Split) -> Both:
     drawn = [RECALL.draw_key(rng, split) for _ in range(rng.randint(3, 5))]
     # One fact a person, so that nobody is in two places.
     return _joined([fact(key) for key in {key[1]: key for key in drawn}.values()])
+
+
+def _retold(rng: Random, split: Split) -> Both:
+    """Facts, each of which is then told again or asked about: what recall needs, many times in one text."""
+    known: dict[str, Key] = {}
+    while len(known) < 3:
+        key = RECALL.draw_key(rng, split)
+        if key[1] not in known and all(key[-1] != other[-1] for other in known.values()):
+            known[key[1]] = key
+    again = rng.sample(list(known.values()), 3)
+    return _joined([fact(key) for key in known.values()] + [_told_again(key, rng) for key in again])
+
+
+def _told_again(key: Key, rng: Random) -> Both:
+    way, person = rng.choice(("told", "what", "who")), find(key[1])
+    if way == "told":
+        return fact(key)
+    if len(key) == 3:
+        place = find(key[2])
+        return f"{person.zh}在哪里？在{place.zh}。", f"Where is {person.en}? at the {place.en}."
+    colour, thing = find(key[2]), find(key[3])
+    owned_zh, owned_en = f"{colour.zh}的{thing.zh}", f"{colour.en} {thing.en}"
+    if way == "who":
+        return f"谁有{owned_zh}？{person.zh}。", f"Who has the {owned_en}? {person.en}."
+    return f"{person.zh}有什么？一{thing.measure}{owned_zh}。", f"What does {person.en} have? a {owned_en}."
+
+
+def _tally(rng: Random, split: Split) -> Both:
+    """A list of words, and how many there are of each kind."""
+    key = COUNTING.draw_key(rng, split)
+    names = key[2:]
+    words = [find(name) for name in names]
+    asked = [name for name in dict.fromkeys(names) if split_of(("counting", name, *names)) in ("train", split)]
+    rng.shuffle(asked)
+    counts = [(find(name), names.count(name)) for name in asked]
+    zh = "".join(f"有几{word.measure}{word.zh}？{count}。" for word, count in counts)
+    en = " ".join(f"How many times do you see {word.en}? {count}." for word, count in counts)
+    return f"看：{row(words, 'zh')}。{zh}", f"Look: {row(words, 'en')}. {en}"
+
+
+def _larger(rng: Random, split: Split) -> Both:
+    """Which of two numbers is larger, several times."""
+    pairs = [rng.sample(range(1, LARGEST + 1), 2) for _ in range(6)]
+    zh = "".join(f"{a}和{b}，哪个数字大？{max(a, b)}。" for a, b in pairs)
+    return zh, " ".join(f"{a} and {b}: which number is larger? {max(a, b)}." for a, b in pairs)
 
 
 def _story(rng: Random, split: Split) -> Both:
@@ -152,6 +198,9 @@ def _families_told(rng: Random, split: Split, language: Language) -> Iterator[st
 
 MAKERS: dict[str, Maker] = {
     "facts": _facts,
+    "retold": _retold,
+    "tally": _tally,
+    "larger": _larger,
     "story": _story,
     "sums": _sums,
     "sequence": _sequence,
@@ -161,18 +210,24 @@ MAKERS: dict[str, Maker] = {
 }
 # In hundredths of all documents.
 WEIGHTS = {
-    "questions": 50,
-    "facts": 8,
-    "story": 8,
+    "questions": 36,
+    "facts": 2,
+    "retold": 16,
+    "tally": 10,
+    "larger": 6,
+    "story": 4,
     "sums": 6,
-    "sequence": 6,
-    "sorted": 4,
-    "glossary": 8,
-    "category": 2,
+    "sequence": 4,
+    "sorted": 3,
+    "glossary": 4,
+    "category": 1,
     "family": 8,
 }
 # Kinds of text that only matter to some skills.
 SERVES: dict[str, set[str]] = {
+    "retold": {"recall"},
+    "tally": {"counting"},
+    "larger": {"comparison"},
     "sums": {"addition", "subtraction"},
     "sequence": {"infill", "time", "ordering"},
     "sorted": {"ordering"},

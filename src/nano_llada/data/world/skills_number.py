@@ -57,7 +57,7 @@ SORT = {
 
 def _counting_key(rng: Random) -> Key:
     asked, other = rng.sample(ANIMALS + FRUITS, 2)
-    length = rng.randint(3, 8)
+    length = rng.randint(3, 6)
     number = rng.randint(1, length - 1)
     words = [asked.en] * number + [other.en] * (length - number)
     rng.shuffle(words)

@@ -217,6 +217,7 @@ def test_random_length_cuts_the_asked_share_to_uniform_lengths(make_batch, conte
     batch = make_batch([[20]] * 4000)
     cut = cut_to_random_length(batch, 0.3, context(4000))
     lengths = (cut.doc_ids >= 0).sum(1)
+    assert int(lengths.min()) == 1
     assert float((lengths < 20).float().mean()) == pytest.approx(0.3 * 19 / 20, abs=0.03)
     assert looks_uniform(lengths.bincount(minlength=21)[1:20])
     assert torch.equal(cut.doc_ids >= 0, torch.arange(20) < lengths[:, None])  # the tail goes, not the middle

@@ -22,6 +22,7 @@ def copies(batch: TokenBatch, count: int) -> TokenBatch:
     return TokenBatch(*same, torch.arange(count))
 
 
+@torch.no_grad()
 def test_exact_nll_equals_brute_force(peaky, make_batch):
     batch = make_batch([[9], [6], [7]], width=10, scored=0.7)
     result = exact_nll(peaky, batch)

@@ -7,7 +7,7 @@ import torch
 
 from nano_llada.core.pattern import AttentionPattern
 
-DOCS = torch.tensor([[0, 0, 1, 1, 1, -1], [-1, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 0]])
+DOCS = torch.tensor([[0, 0, 1, 1, -1, -1], [-1, -1, 0, 0, 1, 1], [0, 0, 0, 0, 0, 0]])
 CPU = torch.device("cpu")
 
 

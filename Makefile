@@ -1,0 +1,50 @@
+# make demo and make test need nothing but Python 3.11 or newer; everything lands in .venv and runs/.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# INSTALLER=uv uses `uv pip` over the same files
+INSTALLER ?= pip
+ifeq ($(INSTALLER),uv)
+INSTALL := uv pip install --python $(BIN)/python
+else
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+endif
+
+.PHONY: demo test check format bench clean
+
+demo: $(VENV)/.installed
+	$(BIN)/nano-llada demo
+
+test: check
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=85 -q
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.generation
+
+# PyTorch comes first and pinned: an unpinned one may bring gigabytes of CUDA packages
+$(VENV)/.torch: constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) -c constraints.txt torch
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+	$(INSTALL) -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml
+	$(INSTALL) -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage*

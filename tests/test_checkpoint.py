@@ -96,7 +96,10 @@ def change_weights(folder: Path, change) -> None:
     ("change", "message"),
     [
         (lambda w: w.pop("norm.weight"), "model.safetensors lacks norm.weight"),
-        (lambda w: [w.pop(n) for n in [*w] if n.endswith("_norm.weight")], "lacks blocks.0.attention.k_norm.weight and"),
+        (
+            lambda w: [w.pop(n) for n in [*w] if n.endswith("_norm.weight")],
+            "lacks blocks.0.attention.k_norm.weight and",
+        ),
         (lambda w: w.update(extra=torch.zeros(2)), "model.safetensors has extra, which the model does not"),
         (lambda w: w.update({"norm.weight": torch.ones(31)}), "norm.weight is (31,), the model's is (32,)"),
     ],
@@ -178,9 +181,10 @@ def test_a_shape_that_cannot_be_is_named(saved, changes, message):
 
 
 def test_the_wrong_tokenizer_is_noticed_by_its_hash(saved, tokenizer):
+    right = tokenizer.hash
     other = train_characters(["something else"])
     other.save(saved)
-    with pytest.raises(UserError, match=rf"hash {other.hash}.* not the one the model was trained with.*{tokenizer.hash}"):
+    with pytest.raises(UserError, match=rf"hash {other.hash}.* not the one the model was trained with.*{right}"):
         load_checkpoint(saved)
 
 
@@ -200,7 +204,9 @@ def test_a_missing_file_is_named(saved, name, message):
 
 def test_a_path_means_itself_its_file_or_the_best_or_last_of_a_run(tmp_path, tokenizer):
     run = tmp_path / "run"
-    folders = [save(run / f"step-{step:06d}", small_model(tokenizer, seed=step), tokenizer) for step in (9, 10, 1000000)]
+    folders = [
+        save(run / f"step-{step:06d}", small_model(tokenizer, seed=step), tokenizer) for step in (9, 10, 1000000)
+    ]
     assert find_checkpoint(folders[0]) == folders[0]
     assert find_checkpoint(folders[0] / "model.safetensors") == folders[0]
     assert find_checkpoint(run) == find_checkpoint(run, "last") == folders[2]  # by number, not by name
@@ -214,13 +220,11 @@ def test_a_path_means_itself_its_file_or_the_best_or_last_of_a_run(tmp_path, tok
 
 
 @pytest.mark.parametrize("best", ["", "{}", "[1]"])
-def test_a_broken_best_json_is_no_traceback(tmp_path, tokenizer, best):
-    folder = save(tmp_path / "run" / "step-000001", small_model(tokenizer), tokenizer)
+def test_a_broken_best_json_is_named(tmp_path, tokenizer, best):
+    save(tmp_path / "run" / "step-000001", small_model(tokenizer), tokenizer)
     (tmp_path / "run" / "best.json").write_text(best)
-    try:
-        assert find_checkpoint(tmp_path / "run") == folder
-    except UserError as error:
-        assert "best.json" in str(error)
+    with pytest.raises(UserError, match=r"best\.json"):
+        find_checkpoint(tmp_path / "run")
 
 
 def test_a_folder_that_only_looks_like_a_checkpoint_is_passed_over(tmp_path, tokenizer):

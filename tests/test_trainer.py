@@ -208,7 +208,7 @@ def test_moving_average_by_hand_is_validated_and_leaves_the_weights_alone(make, 
         assert not equal(weights(trainer), raw)
         out = NextToken().loss(trainer.model.eval(), held_out, context(8))
     assert equal(weights(trainer), raw)
-    assert watcher.measured[-1][1] == pytest.approx(float(out.total / out.count), rel=1e-6)
+    assert watcher.measured[-1][1] == pytest.approx((out.total / out.count).item(), rel=1e-6)
 
 
 def test_early_stopping_waits_for_patience_and_ignores_less_than_min_delta(make):

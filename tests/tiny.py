@@ -1,4 +1,4 @@
-"""Tiny files, tokenizers and runs for the tests that train: a few thousand weights, a few steps, a folder of their own."""
+"""Tiny files, tokenizers and runs for the tests that train: few weights, few steps, a folder of their own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nano_llada.run import execute
 
 NAMES, COLOURS, THINGS = ("Tom", "Amy", "Bob", "Eve"), ("red", "blue", "green"), ("ball", "cat", "hat", "kite")
 TOLD = ("汤姆有一个红色的球。", "艾米有一只蓝色的猫。", "鲍勃有一顶绿色的帽子。")
-SHAPE = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 64, "max_length": 64}
+SHAPE = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 64, "max_length": 256}
 PARTS = ("objective", "model", "data", "train")
 OPTIONS: dict[str, Any] = {
     "sequence_length": 64,

@@ -18,12 +18,10 @@ class AttentionPattern:
     Attributes:
         kind: which keys a query may see within its own document.
         key_docs: (B, K) document of each key, -1 for padding; None: one document, no padding.
-        query_docs: (B, Q) document of each query; None: the last Q keys, which is every key without a cache.
     """
 
     kind: Kind
     key_docs: Tensor | None = None
-    query_docs: Tensor | None = None
 
     @classmethod
     def packed(cls, kind: Kind, doc_ids: Tensor) -> AttentionPattern:
@@ -43,7 +41,7 @@ class AttentionPattern:
         k = torch.arange(keys, device=device)[None, :]
         allowed = (q >= k)[None] if self.kind == "causal" else torch.ones(1, 1, 1, dtype=torch.bool, device=device)
         if self.key_docs is not None:
-            query_docs = self.key_docs[:, keys - queries :] if self.query_docs is None else self.query_docs
+            query_docs = self.key_docs[:, keys - queries :]  # queries are the last keys
             same = (query_docs[:, :, None] == self.key_docs[:, None, :]) & (self.key_docs >= 0)[:, None, :]
             # a padded query must still see itself, or its softmax has nothing to sum
             allowed = (allowed & same) | (q == k)[None]

@@ -30,11 +30,11 @@ class AutoregressiveSampler:
         Raises:
             UserError: for an empty prompt, a suffix, or a prompt that leaves no room in the context.
         """
-        limits = [check_room(r, self.model.config.max_length, self.config.max_new_tokens) for r in requests]
         if any(request.suffix or request.given or request.fill for request in requests):
             raise UserError(
                 "an autoregressive model cannot see what follows the gap: infilling needs a diffusion model"
             )
+        limits = [check_room(r, self.model.config.max_length, self.config.max_new_tokens) for r in requests]
         if requests:
             yield from self._run(requests, limits, stop)
 
@@ -63,8 +63,9 @@ class AutoregressiveSampler:
             for i, token in enumerate(chosen.tolist()):
                 text = written[rows[i]]
                 text.append(token)
-                done = token in self.ends or len(text) == limits[rows[i]] or bool(stop and stop(rows[i], text))
-                events.append(Write(rows[i], (len(text) - 1,), (token,), done))
+                stopped = bool(stop and stop(rows[i], text))
+                done = stopped or token in self.ends or len(text) == limits[rows[i]]
+                events.append(Write(rows[i], (len(text) - 1,), (token,), done, stopped))
                 if not done:
                     keep.append(i)
             yield events
@@ -106,6 +107,6 @@ def check_room(request: Request, context: int, default: int) -> int:
         raise UserError(
             f"the prompt has {held} tokens, the model's context is {context}: nothing can be written after it"
         )
-    if request.suffix and held + wanted > context:
+    if (request.suffix or request.fill) and held + wanted > context:
         raise UserError(f"prompt, gap and suffix need {held + wanted} tokens, the model's context is {context}")
     return min(wanted, context - held)

@@ -79,6 +79,8 @@ class Diffusion(_Common):
             )
         if self.block_length is not None and self.block_length < 1:
             raise ValueError(f"block_length must be at least 1, got {self.block_length}")
+        if self.end_confidence < 1 and self.strategy == "random":
+            raise ValueError("end_confidence has no effect with strategy random, which asks for no confidence")
         if not 0 <= self.end_confidence <= 1:
             raise ValueError(f"end_confidence must be in [0, 1], got {self.end_confidence}")
 

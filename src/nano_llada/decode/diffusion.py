@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.core.random import generator
 from nano_llada.core.types import Vocabulary
@@ -90,17 +91,23 @@ class DiffusionSampler:
         """One event list a forward pass, with what it wrote in each row.
 
         Raises:
-            UserError: for an empty prompt, or one that leaves no room in the context.
+            UserError: for an empty prompt, one that leaves no room in the context, or given tokens outside the gap.
         """
         rows = []
         for number, request in enumerate(requests):
             count = check_room(request, self.model.config.max_length, self.config.max_new_tokens)
-            rows.append(_Row(number, request, count, self.vocab, self.config))
+            if any(not 0 <= place < count for place, _ in request.given):
+                raise UserError(f"given tokens must stand in the {count} places between prompt and suffix")
+            row = _Row(number, request, count, self.vocab, self.config)
+            if row.blocks:
+                rows.append(row)
         while rows:
             events, left = [], []
             for row, (places, tokens) in zip(rows, self._step(rows), strict=True):
-                done = row.write(places, tokens) or bool(stop and stop(row.number, row.written))
-                events.append(Write(row.number, tuple(places), tuple(tokens), done))
+                complete = row.write(places, tokens)
+                stopped = bool(stop and stop(row.number, row.written))
+                done = complete or stopped
+                events.append(Write(row.number, tuple(places), tuple(tokens), done, stopped))
                 if not done:
                     left.append(row)
             rows = left
@@ -162,10 +169,12 @@ def spread(steps: int, sizes: Sequence[int]) -> list[list[int]]:
     tokens; within a block every pass writes ``size // passes`` and the first ``size % passes`` one more. Nothing has to
     divide anything.
     """
-    total, done, used, plan = sum(sizes), 0, 0, []
+    total, done, used = sum(sizes), 0, 0
+    plan: list[list[int]] = []
     for size in sizes:
         done += size
-        passes = min(size, max(1, round(steps * done / total) - used))
+        later = len(sizes) - len(plan) - 1  # each of which needs a pass
+        passes = min(size, max(1, min(round(steps * done / total), steps - later) - used))
         used += passes
         plan.append([size // passes + (step < size % passes) for step in range(passes)])
     return plan

@@ -62,13 +62,13 @@ def choose(logits: Tensor, config: Autoregressive | Diffusion, streams: Sequence
 def confidence(logits: Tensor, tokens: Tensor, strategy: str) -> Tensor:
     """(N,) how sure the model is, always at temperature 1 and over all tokens that may be written.
 
-    `low_confidence`: probability of the chosen token; `margin`: lead of the first over the second; `entropy`: minus
-    the entropy of the distribution.
+    `low_confidence`: probability of the chosen token; `margin`: lead of the first over the second; `entropy`: one over
+    the number of equally likely tokens that would have the distribution's entropy. All lie in [0, 1].
     """
     if strategy == "margin":
         first, second = logits.softmax(-1).topk(2, dim=-1).values.unbind(-1)
         return first - second
     if strategy == "entropy":
         log_probs = logits.log_softmax(-1)
-        return (log_probs.exp() * log_probs.clamp(min=-1e4)).sum(-1)
+        return (log_probs.exp() * log_probs.clamp(min=-1e4)).sum(-1).exp()
     return logits.softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)

@@ -33,6 +33,7 @@ class Write:
     places: tuple[int, ...]
     tokens: tuple[int, ...]
     finished: bool
+    stopped: bool = False  # by the stop test
 
 
 # called with a request's number and its tokens so far (None where nothing stands yet); True ends it
@@ -82,12 +83,15 @@ def collect(
                 result.first_seconds = now
             if write.finished:
                 result.seconds = now
+                result.finish = "stop" if write.stopped else "length"
     for result, canvas in zip(done, canvases, strict=True):
-        for place in sorted(canvas):
+        for index, place in enumerate(sorted(canvas)):
             token, forward = canvas[place]
             if token in ends:
                 result.finish = "stop"
                 break
+            if result.finish == "stop" and place != index:
+                break  # stopped with holes: what stands behind one is no text yet
             result.tokens.append(token)
             result.order.append(forward)
     return done

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # consecutive documents of a row step by this share of [0, 1): the additive recurrence with the lowest discrepancy
 GOLDEN = 0.6180339887498949
-EPSILON = 1e-3  # Bernoulli times stay this far from 0 and 1, where the weight or the text vanishes
+EPSILON = 1e-3  # linear Bernoulli times stay this far from 0 and 1
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class Masking:
             )
             weight = scored_counts / hidden.clamp(min=1)
         else:
-            t = EPSILON + (1 - 2 * EPSILON) * times
+            # linear weights grow without bound at 0 and are cut off there; cosine ones are tame in the mean
+            t = EPSILON + (1 - 2 * EPSILON) * times if self.noise == "linear" else times
             masked = batch.scored & (uniforms < mask_rate(self.noise, t).gather(1, doc))
             weight = elbo_weight(self.noise, t)
         weights = weight.gather(1, doc).float().masked_fill_(~masked, 0.0)

@@ -55,9 +55,13 @@ def head_cross_entropy(features: Tensor, head: Tensor, targets: Tensor, weights:
         weights: (N,) float32; the sum weighs each position by it.
     """
     if not torch.is_grad_enabled():
-        nll = cross_entropy(features @ head.T, targets)
+        rows = max(1, CHUNK_BYTES // (4 * head.shape[0]))
+        chunks = zip(features.split(rows), targets.split(rows), strict=True)
+        nll = torch.cat([cross_entropy(some @ head.T, target) for some, target in chunks])
         return (nll * weights).sum(), nll
     if torch.is_autocast_enabled(features.device.type):
-        head = head.to(features.dtype)
+        # inside a custom function autocast does not act: the products below take the types they are given
+        dtype = torch.get_autocast_dtype(features.device.type)
+        features, head = features.to(dtype), head.to(dtype)
     total, nll = _HeadCrossEntropy.apply(features, head, targets, weights)
     return total, nll

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from nano_llada.core.checks import at_least, below_one, positive, share
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -78,19 +80,12 @@ class TrainConfig:
     """Where metrics go besides metrics.jsonl."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
-        if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise ValueError(f"micro_batch_size must be at least 1, got {self.micro_batch_size}")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
+        at_least(self, 1, "batch_size", "micro_batch_size", "steps", "log_every")
+        at_least(self, 0, "clip_norm", "warmup_steps", "weight_decay", "patience", "min_delta", "keep_best")
+        positive(self, "learning_rate", "epochs")
+        below_one(self, "ema_decay", "beta1", "beta2")
+        share(self, "decay_share", "min_lr_ratio")
         if self.keep_last < 1:
             raise ValueError("keep_last must be at least 1, or a run could not be resumed")
         if self.patience and not self.eval_every:
             raise ValueError("patience counts measurements, so it needs eval_every above 0")
-        if self.log_every < 1:
-            raise ValueError(f"log_every must be at least 1, got {self.log_every}")

@@ -119,6 +119,4 @@ class Optimizer:
                     moments = {key: state[f"optimizer.{key}.{name}"] for key in keys}
                 except KeyError as error:
                     raise UserError(f"the training state lacks {error}; it cannot be resumed") from error
-                optimizer.state[parameter] = {
-                    key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()
-                }
+                optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in moments.items()}

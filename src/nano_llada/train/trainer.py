@@ -16,7 +16,7 @@ from nano_llada.core.errors import UserError
 from nano_llada.core.hardware import Machine
 from nano_llada.core.random import derive_seed
 from nano_llada.core.schedule import learning_rate_scale
-from nano_llada.core.types import Objective, StepContext, TokenBatch, Vocabulary
+from nano_llada.core.types import LossOutput, Objective, StepContext, TokenBatch, Vocabulary
 from nano_llada.train.config import TrainConfig
 from nano_llada.train.optim import Optimizer
 
@@ -76,6 +76,7 @@ class Trainer:
         self.total_steps, self.validation = total_steps, validation
         self.optimizer = Optimizer(model, config)
         self.ema = {n: p.detach().clone() for n, p in model.named_parameters()} if config.ema_decay else {}
+        self._raw: dict[str, Tensor] = {}  # the trained weights, while the averaged ones stand in the model
         self.has_dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
         self.step = 0
         self.tokens = 0
@@ -137,23 +138,21 @@ class Trainer:
 
     def _accumulate(self, batch: TokenBatch) -> tuple[float, float, int, dict[str, float]]:
         """Gradients of the batch's summed loss; its mean, the global count, positions predicted, and metrics."""
-        rows, size = len(batch.tokens), self.config.micro_batch_size or len(batch.tokens)
-        ctx = StepContext(self.vocab, self.config.seed, self.step, self.total_steps, rows)
-        totals: list[tuple[Tensor, Tensor]] = []
-        predicted: list[Tensor] = []
-        sums: dict[str, list[tuple[Tensor, Tensor]]] = {}
-        for first in range(0, rows, size):
+        ctx = StepContext(self.vocab, self.config.seed, self.step, self.total_steps, len(batch.tokens))
+        sums = _Sums()
+        for out in self._losses(batch, ctx):
+            out.total.backward()
+            sums.add(out)
+        loss, count, metrics = sums.means()
+        return loss, count, sums.predicted, metrics
+
+    def _losses(self, batch: TokenBatch, ctx: StepContext) -> Iterator[LossOutput]:
+        """The objective's output for each micro-batch."""
+        size = self.config.micro_batch_size or len(batch.tokens)
+        for first in range(0, len(batch.tokens), size):
             part = batch.select(slice(first, first + size)).to(self.machine.device)
             with self._autocast():
-                out = self.objective.loss(self.model, part, ctx)  # type: ignore[arg-type]
-            out.total.backward()
-            totals.append((out.total.detach(), out.count))
-            predicted.append(out.predicted)
-            for name, pair in out.metrics.items():
-                sums.setdefault(name, []).append(pair)
-        total, count = _add(totals)
-        metrics = {name: _ratio(pairs) for name, pairs in sums.items()}
-        return total / max(count, 1.0), count, int(torch.stack(predicted).sum()), metrics
+                yield self.objective.loss(self.model, part, ctx)  # type: ignore[arg-type]
 
     def _clip(self, count: float) -> float:
         """Turn the summed gradients into the mean's, clipped; gives the norm before clipping."""
@@ -165,7 +164,6 @@ class Trainer:
         return norm
 
     def _broken(self, loss: float, norm: float) -> UserError:
-        self.optimizer.parameters[0].grad = None
         names = self.batches.document_names(self.step)
         shown = "; ".join(f"row {i}: {', '.join(map(str, row))}" for i, row in enumerate(names[:8]))
         return UserError(
@@ -187,11 +185,13 @@ class Trainer:
             yield
             return
         raw = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        self._raw = raw
         self._assign(self.ema)
         try:
             yield
         finally:
             self._assign(raw)
+            self._raw = {}
 
     @torch.no_grad()
     def _assign(self, weights: Mapping[str, Tensor]) -> None:
@@ -201,22 +201,17 @@ class Trainer:
     @torch.no_grad()
     def _validate(self) -> bool:
         self.model.eval()
-        pairs: list[tuple[Tensor, Tensor]] = []
-        sums: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        sums = _Sums()
         with self.averaged():
             for index, batch in enumerate(self.validation):
                 ctx = StepContext(self.vocab, VALIDATION_SEED, index, len(self.validation), len(batch.tokens))
-                with self._autocast():
-                    out = self.objective.loss(self.model, batch.to(self.machine.device), ctx)  # type: ignore[arg-type]
-                pairs.append((out.total, out.count))
-                for name, pair in out.metrics.items():
-                    sums.setdefault(name, []).append(pair)
-        total, count = _add(pairs)
-        loss = total / max(count, 1.0)
+                for out in self._losses(batch, ctx):
+                    sums.add(out)
+        loss, _, means = sums.means()
         improved = loss < self.best_loss - self.config.min_delta
         self.best_loss = min(self.best_loss, loss) if improved else self.best_loss
         self.without_improvement = 0 if improved else self.without_improvement + 1
-        metrics = {"validation_loss": loss} | {f"validation_{n}": _ratio(p) for n, p in sums.items()}
+        metrics = {"validation_loss": loss} | {f"validation_{name}": mean for name, mean in means.items()}
         self.observer.on_validation(self.step, metrics, improved)
         return improved
 
@@ -229,7 +224,8 @@ class Trainer:
         """Everything a resumed run needs besides the weights: tensors, and plain values."""
         tensors = self.optimizer.state()
         if self.ema:  # the model file then holds the average, so the raw weights stand here
-            tensors |= {f"raw.{name}": p.detach() for name, p in self.model.named_parameters()}
+            raw = self._raw or {name: p.detach() for name, p in self.model.named_parameters()}
+            tensors |= {f"raw.{name}": p for name, p in raw.items()}
         best = None if math.isinf(self.best_loss) else self.best_loss
         return tensors, {
             "step": self.step,
@@ -250,11 +246,30 @@ class Trainer:
         self.without_improvement = int(plain["without_improvement"])
 
 
-def _add(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    totals, counts = zip(*pairs, strict=True)
-    return float(torch.stack(totals).sum()), float(torch.stack(counts).sum())
+class _Sums:
+    """Sums and counts of several micro-batches; nothing is averaged before everything is in."""
 
+    def __init__(self) -> None:
+        self._pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self._predicted: list[Tensor] = []
 
-def _ratio(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
-    total, count = (float(sum(float(part) for part in side)) for side in zip(*pairs, strict=True))
-    return total / count if count else 0.0
+    def add(self, out: LossOutput) -> None:
+        """Take in one output; tensors stay on their device until `means`."""
+        self._pairs.setdefault("", []).append((out.total.detach(), out.count))
+        self._predicted.append(out.predicted)
+        for name, pair in out.metrics.items():
+            self._pairs.setdefault(name, []).append(pair)
+
+    @property
+    def predicted(self) -> int:
+        """Positions whose logits were computed."""
+        return int(torch.stack(self._predicted).sum())
+
+    def means(self) -> tuple[float, float, dict[str, float]]:
+        """The mean loss, its count, and the mean of each metric."""
+        sums = {
+            name: tuple(float(torch.stack(side).sum()) for side in zip(*pairs, strict=True))
+            for name, pairs in self._pairs.items()
+        }
+        means = {name: total / max(count, 1.0) for name, (total, count) in sums.items()}
+        return means.pop(""), sums[""][1], means

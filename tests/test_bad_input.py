@@ -217,7 +217,7 @@ CHECKPOINTS: dict[str, tuple[Case, str]] = {
     ),
     "a shape that is not the checkpoint's": (
         lambda s: s.run("diffusion", init_from=s.done.runs / "ar", hidden_size=64),
-        "hidden_size 64 differs from 32 of",
+        "with --init-from the shape comes from the checkpoint",
     ),
     "sft without a start": (
         lambda s: s.run(stage="sft"),
@@ -250,7 +250,7 @@ VALUES: dict[str, tuple[Case, str]] = {
     "a value of another type": (lambda s: s.run(steps="many"), "many"),
     "an unknown skill": (
         lambda s: ["eval", "--checkpoints", s.done.runs / "ar", "--skills", "juggling"],
-        "The small world has no skill 'juggling'. Use one of: recall",
+        "The small world has no skill 'juggling'. Use one of: ",
     ),
     "an unknown skill of the demo": (
         lambda s: ["demo", "--folder", s.here / "demo", "--skills", "juggling", "--cache", s.here / "cache"],

@@ -170,7 +170,6 @@ def test_a_diffusion_run_killed_four_times(place):
     check_equal(run, place.runs / "whole")
 
 
-@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_starts_over(place):
     options = OPTIONS | {"steps": 8, "save_every": 4, "eval_every": 0}
     words, run = tiny_arguments(place, "pretrain", "ar", name="killed", **options), place.runs / "killed"

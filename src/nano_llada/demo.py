@@ -49,7 +49,7 @@ class DemoConfig:
     """Seed of data and training."""
     threads: int | None = None
     """CPU threads; default: all."""
-    cache: Path = default_cache()
+    cache: Path = field(default_factory=default_cache)
     """Folder for tokenised data."""
     model: ModelConfig = field(
         default_factory=lambda: ModelConfig(

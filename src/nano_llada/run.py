@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from nano_llada.checkpoint.files import Checkpoint, Track, load_checkpoint, model_weights, save_model
@@ -25,7 +27,7 @@ from nano_llada.data.loader import Batches
 from nano_llada.data.read import BadRows, resolve
 from nano_llada.data.store import Encoding, TokenStore, open_store
 from nano_llada.data.tokenizer import Tokenizer
-from nano_llada.model.config import ModelConfig
+from nano_llada.model.config import FREE_FIELDS, ModelConfig
 from nano_llada.model.transformer import Transformer
 from nano_llada.sampling import sample_texts
 from nano_llada.train.log import RunLog, forget_after, open_tracker, read_metrics
@@ -33,7 +35,6 @@ from nano_llada.train.plots import plot_losses
 from nano_llada.train.trainer import Outcome, StepReport, Trainer
 
 BUNDLED_TOKENIZER = Path(__file__).parent / "assets" / "tokenizer"
-FREE_FIELDS = ("dropout", "max_length", "yarn")  # of a model's shape, may change when training goes on
 
 
 def execute(config: RunConfig, *, resume: bool = False) -> Outcome:
@@ -145,6 +146,11 @@ def load_data(config: RunConfig, tokenizer: Tokenizer) -> tuple[Batches, Batches
         raise UserError("no training data: give files with --data, or try `nano-llada demo`")
     store = open_token_store(config, data.data, tokenizer)
     count = len(store)
+    long = int((store.lengths + _fill(config, store) > data.sequence_length).sum())
+    if long and (data.format == "chat" or not data.packing):
+        print(
+            f"{long:,} of {count:,} documents are longer than sequence_length {data.sequence_length} and are cut there"
+        )
     if data.validation:
         held_out: Batches | None = None
         other = open_token_store(config, data.validation, tokenizer)
@@ -159,6 +165,11 @@ def load_data(config: RunConfig, tokenizer: Tokenizer) -> tuple[Batches, Batches
     except UserError:
         held_out = None  # too little data to hold anything out
     return batches, held_out
+
+
+def _fill(config: RunConfig, store: TokenStore) -> npt.NDArray[np.int64]:
+    """Tokens that eos_fill adds to each document."""
+    return np.maximum(0, (config.data.eos_fill or 0) - store.scored_counts)
 
 
 def open_token_store(config: RunConfig, sources: tuple[str, ...], tokenizer: Tokenizer) -> TokenStore:

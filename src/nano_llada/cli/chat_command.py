@@ -26,7 +26,9 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command until the input ends; gives the exit status."""
-    options = parse(Options, arguments, command="chat", about="Talk to a fine-tuned model. Ctrl-D ends.")
+    options = parse(
+        Options, arguments, command="chat", about="Talk to a fine-tuned model. Ctrl-D ends.", leading="checkpoint"
+    )
     from rich.console import Console
 
     from nano_llada.cli.view import watch

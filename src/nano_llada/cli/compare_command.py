@@ -40,7 +40,13 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; gives the exit status."""
-    options = parse(Options, arguments, command="compare", about="Compare models: answers, exact match and speed.")
+    options = parse(
+        Options,
+        arguments,
+        command="compare",
+        about="Compare models: answers, exact match and speed.",
+        leading="checkpoints",
+    )
     if not options.checkpoints:
         raise UserError("no model: give at least one with --checkpoints")
     if not options.prompts and not options.skills:

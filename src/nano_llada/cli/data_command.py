@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -52,7 +52,7 @@ class Show:
     """Stop at the first bad row, or count them all."""
     first: int = 2
     """Documents to print."""
-    cache: Path = default_cache()
+    cache: Path = field(default_factory=default_cache)
     """Folder for tokenised data."""
 
 

@@ -31,5 +31,5 @@ def main(arguments: Sequence[str]) -> int:
     print_table(skill_rows(comparison))
     print_table(sample_rows(comparison))
     print(f"done in {(time.monotonic() - begin) / 60:.1f} minutes; the report is {page}")
-    print(f"now try: nano-llada chat {config.folder / 'diffusion-sft'} --max-new-tokens 16")
+    print(f"now try: nano-llada chat {config.folder / 'diffusion-sft'} --max-new-tokens {config.answer_length}")
     return 0

@@ -44,7 +44,13 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; gives the exit status."""
-    options = parse(Options, arguments, command="eval", about="Measure models on text files and small-world skills.")
+    options = parse(
+        Options,
+        arguments,
+        command="eval",
+        about="Measure models on text files and small-world skills.",
+        leading="checkpoints",
+    )
     if not options.checkpoints:
         raise UserError("no model: give at least one with --checkpoints")
     if not options.text and not options.skills:

@@ -21,7 +21,13 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; gives the exit status."""
-    options = parse(Options, arguments, command="export", about="Turn an AR checkpoint into a transformers folder.")
+    options = parse(
+        Options,
+        arguments,
+        command="export",
+        about="Turn an AR checkpoint into a transformers folder.",
+        leading="checkpoint",
+    )
     from nano_llada.checkpoint.hugging_face import export_model
 
     export_model(options.checkpoint, options.out)

@@ -40,7 +40,13 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; gives the exit status."""
-    options = parse(Options, arguments, command="generate", about="Continue texts or answer questions with a model.")
+    options = parse(
+        Options,
+        arguments,
+        command="generate",
+        about="Continue texts or answer questions with a model.",
+        leading="checkpoint",
+    )
     prompts = options.prompt or tuple(line.rstrip("\n") for line in sys.stdin if line.strip())
     if not prompts:
         raise UserError("no prompt: give one with --prompt, or lines on standard input")

@@ -21,7 +21,13 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; gives the exit status."""
-    options = parse(Options, arguments, command="import", about="Turn a local transformers folder into a checkpoint.")
+    options = parse(
+        Options,
+        arguments,
+        command="import",
+        about="Turn a local transformers folder into a checkpoint.",
+        leading="source",
+    )
     from nano_llada.checkpoint.files import model_weights, save_model, write_atomically
     from nano_llada.checkpoint.hugging_face import import_model
 

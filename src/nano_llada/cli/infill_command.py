@@ -27,7 +27,13 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; gives the exit status."""
-    options = parse(Options, arguments, command="infill", about="Fill ___ gaps in a text with a diffusion model.")
+    options = parse(
+        Options,
+        arguments,
+        command="infill",
+        about="Fill ___ gaps in a text with a diffusion model.",
+        leading="checkpoint",
+    )
     if any(length < 1 for length in options.length):
         raise UserError(f"a gap needs at least 1 token, got {min(options.length)}")
     if options.decoding.max_new_tokens is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +18,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def parse(cls: type[T], arguments: Sequence[str], *, command: str, about: str, default: T | None = None) -> T:
+def parse(
+    cls: type[T],
+    arguments: Sequence[str],
+    *,
+    command: str,
+    about: str,
+    default: T | None = None,
+    leading: str | None = None,
+) -> T:
     """Options of a command as a value of `cls`; `--config FILE` (JSON or TOML) is read first, options override it.
+
+    Words before the first option are the values of the option `leading`, so that `chat RUN` is `chat --checkpoint RUN`.
 
     Raises:
         UserError: for a broken config file or values that contradict each other.
@@ -26,7 +37,11 @@ def parse(cls: type[T], arguments: Sequence[str], *, command: str, about: str, d
     """
     import tyro
 
-    rest, path = take_option(list(arguments), "--config")
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    rest = list(arguments)
+    if words and leading is not None:
+        rest = [f"--{leading.replace('_', '-')}", *rest]
+    rest, path = take_option(rest, "--config")
     if path is not None:
         default = from_plain(cls, read_config(Path(path)), base=default)
     about += " --config FILE reads options from a JSON or TOML file; those given on the command line win."

@@ -25,8 +25,9 @@ class Train:
     """Byte-level BPE, or a token for each character."""
     vocab_size: int = 6400
     """BPE: entries, special tokens included."""
-    split_chinese: bool = False
-    """BPE: no token spans two Chinese characters, which helps very small models."""
+    chinese_words: Path | None = None
+    """BPE: file with one word a line; Chinese text is cut into these words and single characters, which helps very
+    small models."""
     text_field: str = "text"
     """The field of a text row."""
     on_bad_row: Literal["stop", "skip"] = "stop"
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
         bad = BadRows(options.on_bad_row)
         texts = read_texts(options.data, options.text_field, bad)
         if options.kind == "bpe":
-            tokenizer = train_bpe(texts, options.vocab_size, split_chinese=options.split_chinese)
+            tokenizer = train_bpe(texts, options.vocab_size, chinese_words=_words(options.chinese_words))
         else:
             tokenizer = train_characters(texts)
         try:
@@ -77,3 +78,12 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{len(ids)} tokens for {size} bytes ({size / max(len(ids), 1):.2f} bytes a token)")
     print(" | ".join(tokenizer.token(index) for index in ids))
     return 0
+
+
+def _words(path: Path | None) -> list[str] | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8").split()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -38,7 +38,7 @@ class DataConfig:
     None: to the batch's longest answer (without packing). 0: off."""
     on_bad_row: Literal["stop", "skip"] = "stop"
     """What to do about a row that cannot be used: stop with its place and the reason, or skip, count and report."""
-    cache: Path = default_cache()
+    cache: Path = field(default_factory=default_cache)
     """Folder for tokenised data, keyed by content and tokenizer."""
 
     def __post_init__(self) -> None:
@@ -46,6 +46,10 @@ class DataConfig:
             raise ValueError(f"sequence_length must be at least 2, got {self.sequence_length}")
         if not 0 <= self.validation_share < 1:
             raise ValueError(f"validation_share must be in [0, 1), got {self.validation_share}")
+        if self.eos_fill is not None and self.eos_fill >= self.sequence_length:
+            raise ValueError(
+                f"eos_fill {self.eos_fill} leaves no room for a prompt in sequence_length {self.sequence_length}"
+            )
         if self.eos_fill is None and self.packing:
             raise ValueError("eos_fill 'None' fills to the batch's longest answer, which needs packing off")
         if self.format == "text" and self.eos_fill is not None and self.eos_fill > 0:

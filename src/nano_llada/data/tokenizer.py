@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,11 +104,11 @@ class Tokenizer:
         return self.decode([index])
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int = 6400, *, split_chinese: bool = False) -> Tokenizer:
+def train_bpe(texts: Iterable[str], vocab_size: int = 6400, *, chinese_words: Sequence[str] | None = None) -> Tokenizer:
     """Byte-level BPE with the special tokens first. Round trips are exact for any text.
 
-    With `split_chinese` no token spans two Chinese characters: texts get longer, but a word is cut the same way
-    wherever it stands, which very small models need to find it again.
+    With `chinese_words` Chinese text is cut into these words and, elsewhere, single characters, before merging:
+    a word is then the same token wherever it stands, which very small models need to find it again.
 
     Raises:
         UserError: if `vocab_size` has no room for the 256 bytes and the special tokens.
@@ -122,9 +123,10 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 6400, *, split_chinese: bo
         )
     backend = Backend(models.BPE())
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if split_chinese:
-        single = pre_tokenizers.Split(Regex(r"\p{Han}"), "isolated")
-        backend.pre_tokenizer = pre_tokenizers.Sequence([single, byte_level])
+    if chinese_words is not None:
+        longest_first = sorted(set(chinese_words), key=lambda word: (-len(word), word))
+        cut = pre_tokenizers.Split(Regex("|".join([*map(re.escape, longest_first), r"\p{Han}"])), "isolated")
+        backend.pre_tokenizer = pre_tokenizers.Sequence([cut, byte_level])
     else:
         backend.pre_tokenizer = byte_level
     backend.decoder = decoders.ByteLevel()

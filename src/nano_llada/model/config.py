@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FREE_FIELDS = ("dropout", "max_length", "yarn")  # may change when training goes on from a checkpoint
+
 
 @dataclass(frozen=True)
 class YarnScaling:

@@ -10,6 +10,7 @@ from nano_llada.core.errors import UserError
 from nano_llada.data.world.documents import documents
 from nano_llada.data.world.generate import chats
 from nano_llada.data.world.splits import SPLITS
+from nano_llada.data.world.vocabulary import chinese_words
 
 HELD_OUT = 10  # validation and test hold a tenth of the training rows each
 
@@ -17,7 +18,7 @@ HELD_OUT = 10  # validation and test hold a tenth of the training rows each
 def write_world(
     folder: Path, *, documents_count: int, chats_count: int, skills: Sequence[str], seed: int
 ) -> list[Path]:
-    """Write `pretrain-SPLIT.jsonl` and `chat-SPLIT.jsonl` for the three splits.
+    """Write `pretrain-SPLIT.jsonl` and `chat-SPLIT.jsonl` for the three splits, and `words.txt` for a tokenizer.
 
     Raises:
         UserError: for an unknown skill or a folder that cannot be written.
@@ -31,6 +32,8 @@ def write_world(
             texts = documents(split, documents_count // share, seed, skills)
             paths.append(_write(folder / f"pretrain-{split}.jsonl", texts))
             paths.append(_write(folder / f"chat-{split}.jsonl", rows))
+        paths.append(folder / "words.txt")
+        paths[-1].write_text("\n".join(chinese_words()) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}") from error
     return paths

@@ -10,11 +10,13 @@ from nano_llada.data.world.skills_chat import FORMAT, IDENTITY
 from nano_llada.data.world.skills_family import BACKWARD_RELATION
 from nano_llada.data.world.skills_infill import INFILL
 from nano_llada.data.world.skills_number import ADDITION, COMPARISON, COUNTING, ORDERING, SUBTRACTION
+from nano_llada.data.world.skills_reading import READING
 from nano_llada.data.world.skills_sudoku import SUDOKU
 from nano_llada.data.world.skills_text import COPY, RECALL, REVERSAL, TRANSLATION
 from nano_llada.data.world.skills_world import DIRECTION, TIME
 
 _ALL = (
+    READING,
     RECALL,
     COUNTING,
     ADDITION,
@@ -34,13 +36,12 @@ _ALL = (
 )
 SKILLS: tuple[str, ...] = tuple(skill.name for skill in _ALL)
 DEMO_SKILLS: tuple[str, ...] = (
-    "recall",
+    "reading",
     "copy",
-    "counting",
+    "reversal",
     "translation",
-    "comparison",
-    "identity",
     "format",
+    "identity",
 )
 
 

@@ -1,0 +1,1 @@
+"""Training commands of the first Nano-LLaDA."""

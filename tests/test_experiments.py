@@ -1,0 +1,170 @@
+"""Recorded experiments: a grid goes on where it stopped, and both experiments run from data to README."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from nano_llada.core.errors import UserError
+from nano_llada.data.config import DataConfig
+from nano_llada.data.world import SKILLS
+from nano_llada.data.world.files import write_world
+from nano_llada.demo import DemoConfig
+from nano_llada.experiments import real_data, small_world
+from nano_llada.experiments.grid import Cell, commit, markdown_table, read_results, run_grid
+from nano_llada.run import RunObserver
+from tiny import chats, make_place, read_lines, texts, write_rows
+
+KEYS = {"experiment", "variant", "seed", "commit", "hardware", "command", "metrics"}
+
+
+class Calls:
+    """Cells that remember that they were run."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[str, int]] = []
+
+    def cell(self, variant: str, seed: int, metrics=True) -> Cell:
+        def run():
+            self.made.append((variant, seed))
+            return {"loss": float(seed)} if metrics else None
+
+        return Cell(variant, seed, run)
+
+
+def test_a_grid_appends_a_line_a_run_and_skips_what_is_there(tmp_path):
+    calls = Calls()
+    first = run_grid("name", [calls.cell("ar", 0), calls.cell("ar", 1)], tmp_path / "new", "the command")
+    assert [(r.variant, r.seed, r.metrics) for r in first] == [("ar", 0, {"loss": 0.0}), ("ar", 1, {"loss": 1.0})]
+    before = (tmp_path / "new" / "results.jsonl").read_text()
+    again = run_grid("name", [calls.cell("ar", 1), calls.cell("diffusion", 1)], tmp_path / "new", "the command")
+    assert calls.made == [("ar", 0), ("ar", 1), ("diffusion", 1)]
+    assert again[:2] == first
+    assert (tmp_path / "new" / "results.jsonl").read_text().startswith(before)
+    rows = read_lines(tmp_path / "new" / "results.jsonl")
+    assert all(row.keys() == KEYS and row["command"] == "the command" for row in rows)
+
+
+def test_a_grid_that_is_interrupted_records_nothing_of_that_run_and_goes_on(tmp_path):
+    calls = Calls()
+    cells = [calls.cell("a", 0), calls.cell("b", 0, metrics=False), calls.cell("c", 0)]
+    assert run_grid("name", cells, tmp_path, "") is None
+    assert calls.made == [("a", 0), ("b", 0)]
+    assert [result.variant for result in read_results(tmp_path / "results.jsonl")] == ["a"]
+    done = run_grid("name", [calls.cell(name, 0) for name in "abc"], tmp_path, "")
+    assert [result.variant for result in done] == ["a", "b", "c"]
+    assert calls.made[2:] == [("b", 0), ("c", 0)]
+
+
+def test_a_run_that_fails_leaves_what_was_recorded(tmp_path):
+    def fail():
+        raise UserError("broken")
+
+    with pytest.raises(UserError, match="broken"):
+        run_grid("name", [Calls().cell("a", 0), Cell("b", 0, fail)], tmp_path, "")
+    assert len(read_results(tmp_path / "results.jsonl")) == 1
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", "7", '{"experiment": "x"}', '{"unknown": 1}'])
+def test_a_broken_line_of_results_is_named(tmp_path, line):
+    run_grid("name", [Calls().cell("a", 0)], tmp_path, "")
+    path = tmp_path / "results.jsonl"
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(UserError, match=r"results\.jsonl:2: not a result"):
+        read_results(path)
+
+
+def test_a_table_and_the_commit():
+    table = markdown_table(["a", "b"], [["x", 0.12345], [1, True]])
+    assert table == "| a | b |\n| --- | --- |\n| x | 0.123 |\n| 1 | True |\n"
+    name = commit()
+    assert name == "unknown" or set(name.rstrip("+")) <= set("0123456789abcdef")
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch) -> small_world.SmallWorld:
+    """The experiment on a world of a few rows, made beforehand, and with a cache of its own."""
+    monkeypatch.setattr(small_world, "DemoConfig", functools.partial(DemoConfig, cache=tmp_path / "cache"))
+    world = tmp_path / "runs" / "seed-0" / "world"
+    write_world(world, documents_count=200, chats_count=200, skills=SKILLS, seed=0)
+    sizes = {"pretrain_steps": 2, "sft_steps": 2, "hidden_size": 48, "num_layers": 1, "items": 1, "threads": 1}
+    return small_world.SmallWorld(runs=tmp_path / "runs", docs=tmp_path / "docs", **sizes)
+
+
+def test_small_world_from_nothing_to_its_readme(small, monkeypatch):
+    folder = small.docs / "small-world"
+    with monkeypatch.context() as patch:
+        patch.setattr(RunObserver, "wants_stop", lambda observer: observer.config.name == "diffusion")
+        assert small_world.run(small) is False
+    assert [row["variant"] for row in read_lines(folder / "results.jsonl")] == ["ar"]
+    assert small_world.run(small) is True
+    rows = read_lines(folder / "results.jsonl")
+    assert [(row["variant"], row["seed"]) for row in rows] == [("ar", 0), ("diffusion", 0)]
+    skills = {f"{skill}_{language}" for skill in SKILLS for language in ("zh", "en")}
+    totals = {"parameters", "train_tokens", "exact_match_zh", "exact_match_en"}
+    for row in rows:
+        assert row.keys() == KEYS
+        assert row["metrics"].keys() == skills | totals
+        assert all(0 <= row["metrics"][skill] <= 1 for skill in skills)
+    assert rows[0]["metrics"]["parameters"] == rows[1]["metrics"]["parameters"]
+    assert "--pretrain-steps 2 --sft-steps 2 --hidden-size 48 --num-layers 1 --items 1" in rows[0]["command"]
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert all(f"| {skill} |" in text for skill in SKILLS)
+    assert (folder / "skills.png").read_bytes().startswith(b"\x89PNG")
+
+
+def real_files(tmp_path: Path) -> Path:
+    """The folder that the experiment reads, with a few rows in each file."""
+    data = tmp_path / "data"
+    (data / "eval").mkdir(parents=True)
+    for language in ("zh", "en"):
+        for name, rows in ((f"pretrain_{language}", texts(80)), (f"sft_{language}", chats(40))):
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            (data / f"{name}.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+        write_rows(data / "eval" / f"val_{language}.jsonl", texts(20))
+        write_rows(data / "eval" / f"sft_val_{language}.jsonl", chats(10))
+    return data
+
+
+@pytest.fixture
+def real(tmp_path, monkeypatch) -> real_data.RealData:
+    monkeypatch.setattr(real_data, "DataConfig", functools.partial(DataConfig, cache=tmp_path / "cache"))
+    sizes = {"hidden_size": 32, "num_layers": 1, "steps": 2, "sft_steps": 2, "batch_size": 2, "draws": 2, "threads": 1}
+    tokenizer = make_place(tmp_path / "place").tokenizer
+    folders = {"runs": tmp_path / "runs", "docs": tmp_path / "docs"}
+    return real_data.RealData(real_files(tmp_path), tokenizer, **folders, **sizes)
+
+
+def test_real_data_from_files_to_its_readme(real, monkeypatch):
+    folder = real.docs / "real-data"
+    with monkeypatch.context() as patch:
+        patch.setattr(RunObserver, "wants_stop", lambda observer: observer.config.name == "ar-sft")
+        assert real_data.run(real) is False
+    assert real_data.run(real) is True
+    rows = read_lines(folder / "results.jsonl")
+    assert [row["variant"] for row in rows] == ["ar", "diffusion", "diffusion-scratch"]
+    for row in rows:
+        metrics = row["metrics"]
+        assert row.keys() == KEYS
+        assert metrics["train_tokens"] > 0
+        for language in ("zh", "en"):
+            assert 0 < metrics[f"bits_per_byte_{language}"] < 100
+            assert 0 < metrics[f"nats_per_token_{language}"] < 20
+            assert (metrics[f"standard_error_{language}"] > 0) == (row["variant"] != "ar")
+    assert [row["metrics"]["init"] for row in rows] == ["scratch", "ar", "scratch"]
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    for name in ("ar", "diffusion", "diffusion-scratch", "ar-sft", "diffusion-sft"):
+        assert f"### {name}\n" in text
+    assert all(prompt in text for prompt in (*real_data.PROMPTS, *real_data.QUESTIONS))
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_real_data_names_a_file_that_is_missing(real):
+    (real.data / "sft_zh.jsonl.gz").unlink()
+    (real.data / "pretrain_zh.jsonl.gz").unlink()
+    with pytest.raises(UserError, match=r"pretrain_zh\.jsonl\.gz: no data found"):
+        real_data.run(real)

@@ -129,7 +129,9 @@ class Translation:
         if value is None or value is False:
             return
         if option.becomes == "--tokenizer" and not (Path(value) / "tokenizer.json").is_file():
-            self.note(f"{option.name} {value}: no tokenizer.json there, so the bundled one (or the checkpoint's) is used")
+            self.note(
+                f"{option.name} {value}: no tokenizer.json there, so the bundled one (or the checkpoint's) is used"
+            )
             return
         if option.becomes:
             self.add(option.becomes, self.checkpoint(option.name) if option.checkpoint else str(value))

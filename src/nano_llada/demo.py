@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.config import Objective, RunConfig
-from nano_llada.data.config import DataConfig, default_cache
-from nano_llada.data.world import DEMO_SKILLS, Example, examples
+from nano_llada.data.config import DataConfig
+from nano_llada.data.world import Example, examples
 from nano_llada.data.world.files import write_world
 from nano_llada.decode.config import Autoregressive, Diffusion
+from nano_llada.demo_config import DemoConfig
 from nano_llada.evaluate.compare import Comparison, Entry, compare
 from nano_llada.model.config import ModelConfig
 from nano_llada.objectives.denoising import Denoising
@@ -21,53 +21,16 @@ from nano_llada.run import execute
 from nano_llada.train.config import TrainConfig
 
 
-@dataclass(frozen=True)
-class DemoConfig:
-    """The defaults take under ten minutes on two cores."""
-
-    folder: Path = Path("runs/demo")
-    """Everything the demo writes."""
-    skills: tuple[str, ...] = DEMO_SKILLS
-    """Small-world skills to train and test."""
-    documents: int = 40_000
-    """Documents to pretrain on."""
-    chats: int = 60_000
-    """Conversations to fine-tune on."""
-    ar_steps: int = 400
-    """Steps of AR pretraining."""
-    ar_sft_steps: int = 600
-    """Steps of AR fine-tuning."""
-    diffusion_steps: int = 400
-    """Steps of diffusion pretraining, from the AR weights."""
-    diffusion_sft_steps: int = 1200
-    """Steps of diffusion fine-tuning."""
-    answer_length: int = 16
-    """Tokens of the diffusion model's canvas; the longest answer of the skills fits."""
-    items: int = 40
-    """Test questions a skill and language."""
-    seed: int = 0
-    """Seed of data and training."""
-    threads: int | None = None
-    """CPU threads; default: all."""
-    cache: Path = field(default_factory=default_cache)
-    """Folder for tokenised data."""
-    model: ModelConfig = field(
-        default_factory=lambda: ModelConfig(
-            hidden_size=128, num_layers=4, num_heads=4, tie_embeddings=True, max_length=256
-        )
-    )
-
-
 def stages(config: DemoConfig) -> list[RunConfig]:
     """The four runs, in order."""
-    ar, diffusion = config.folder / "ar", config.folder / "diffusion"
+    ar, ar_sft, diffusion = (config.folder / name for name in ("ar", "ar-sft", "diffusion"))
     text = ("汤姆有", "Tom has")
     asked = tuple(e.prompt for skill in config.skills[:2] for e in examples(skill, "validation", 1, config.seed))
     answer_loss = Denoising(normalise_by="document")
     return [
         _stage(config, "ar", NextToken(), config.ar_steps, 4e-3, None, text),
         _stage(config, "ar-sft", NextToken(), config.ar_sft_steps, 3e-3, ar, asked),
-        _stage(config, "diffusion", Denoising(random_length=0.01), config.diffusion_steps, 4e-3, ar, text),
+        _stage(config, "diffusion", Denoising(random_length=0.01), config.diffusion_steps, 4e-3, ar_sft, text),
         _stage(config, "diffusion-sft", answer_loss, config.diffusion_sft_steps, 3e-3, diffusion, asked),
     ]
 

@@ -8,7 +8,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from nano_llada.config import RunConfig
 from nano_llada.core import hardware
 from nano_llada.core.errors import UserError
 from nano_llada.core.random import generator
-from nano_llada.core.record import to_plain
+from nano_llada.core.record import read_config, to_plain
 from nano_llada.data.loader import Batches
 from nano_llada.data.read import BadRows, resolve
 from nano_llada.data.store import Encoding, TokenStore, open_store
@@ -30,7 +30,7 @@ from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.model.config import FREE_FIELDS, ModelConfig
 from nano_llada.model.transformer import Transformer
 from nano_llada.sampling import sample_texts
-from nano_llada.train.log import RunLog, forget_after, open_tracker, read_metrics
+from nano_llada.train.log import RunLog, open_tracker, read_metrics
 from nano_llada.train.plots import plot_losses
 from nano_llada.train.trainer import Outcome, StepReport, Trainer
 
@@ -67,9 +67,10 @@ def execute(config: RunConfig, *, resume: bool = False) -> Outcome:
         observer=observer,
     )
     observer.trainer = trainer
-    if resume:
-        trainer.load(*observer.checkpoints.resume(model))
-        forget_after(config.folder, trainer.step)
+    if resume and any(config.folder.glob("step-*")):  # a run killed before its first checkpoint starts over
+        tensors, plain = observer.checkpoints.resume(model)
+        observer.continue_window(plain)
+        trainer.load(tensors, plain)
     if config.train.compile:
         for block in model.blocks:
             block.compile()
@@ -125,7 +126,7 @@ def prepare_folder(config: RunConfig, *, resume: bool) -> None:
 def _check_same(saved: Path, plain: Mapping[str, Any]) -> None:
     if not saved.is_file():
         raise UserError(f"nothing to resume: {saved.parent} has no config.json")
-    before = json.loads(saved.read_text(encoding="utf-8"))
+    before = read_config(saved)
     changed = sorted(_differences(before, plain))
     if changed:
         raise UserError(f"a resumed run must keep its config; these differ from {saved}: {'; '.join(changed)}")
@@ -300,8 +301,13 @@ class RunObserver:
             save_model(folder, weights, self.model.config, self.tokenizer, track, info)
 
         with self.trainer.averaged():
-            state = self.trainer.state()
-            self.checkpoints.save(step, write_model, state, loss)
+            tensors, plain = self.trainer.state()
+            window = [asdict(report) for report in self._window]
+            self.checkpoints.save(step, write_model, (tensors, plain | {"window": window}), loss)
+
+    def continue_window(self, plain: Mapping[str, Any]) -> None:
+        """Take over the reports that were not logged yet when a checkpoint was written."""
+        self._window = [StepReport(**report) for report in plain["window"]]
 
     def wants_stop(self) -> bool:
         """Whether somebody asked the run to end."""
@@ -309,12 +315,14 @@ class RunObserver:
 
     def write_samples(self, step: int) -> None:
         """Continue or answer the sample prompts with the model as it is."""
-        if not self.config.sample_prompts:
+        path = self.config.folder / "samples.jsonl"
+        written = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        if not self.config.sample_prompts or (written and json.loads(written[-1])["step"] == step):
             return
         with self.trainer.averaged():
             self.model.eval()
             texts = sample_texts(self.model, self.tokenizer, self.config)
-        with (self.config.folder / "samples.jsonl").open("a", encoding="utf-8") as file:
+        with path.open("a", encoding="utf-8") as file:
             for prompt, text in zip(self.config.sample_prompts, texts, strict=True):
                 file.write(json.dumps({"step": step, "prompt": prompt, "text": text}, ensure_ascii=False) + "\n")
                 self.log.say(f"sample: {prompt} -> {text}")

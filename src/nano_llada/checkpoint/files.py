@@ -107,12 +107,12 @@ def find_checkpoint(path: Path, prefer: Literal["best", "last"] = "best") -> Pat
         raise UserError(f"no checkpoint at {path}: there is no such file or folder")
     if (path / SHAPE).is_file():
         return path
-    steps = sorted(path.glob("step-*"), key=lambda folder: int(folder.name.split("-")[1]))
+    steps = step_folders(path)
     if not steps:
         raise UserError(f"no checkpoint in {path}: neither {SHAPE} nor a step-N folder")
     best = path / "best.json"
     if prefer == "best" and best.is_file():
-        named = path / str(json.loads(best.read_text(encoding="utf-8"))["checkpoint"])
+        named = path / str(read_json(best, "checkpoint")["checkpoint"])
         if named.is_dir():
             return named
     return steps[-1]
@@ -120,13 +120,29 @@ def find_checkpoint(path: Path, prefer: Literal["best", "last"] = "best") -> Pat
 
 def read_shape(folder: Path) -> dict[str, Any]:
     """The contents of model.json. Raises UserError if it is broken."""
+    shape = read_json(folder / SHAPE, "format")
+    if shape["format"] != FORMAT:
+        raise UserError(f"{folder / SHAPE} has format {shape['format']!r}; this version reads {FORMAT}")
+    return read_json(folder / SHAPE, "track", "model", "tokenizer_hash", "info")
+
+
+def read_json(path: Path, *fields: str) -> dict[str, Any]:
+    """An object with some fields. Raises UserError naming the file if it is broken, or lacks one."""
     try:
-        shape: dict[str, Any] = json.loads((folder / SHAPE).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{folder / SHAPE} cannot be read: {error}") from error
-    if shape.get("format") != FORMAT:
-        raise UserError(f"{folder / SHAPE} has format {shape.get('format')!r}; this version reads {FORMAT}")
-    return shape
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    missing = [name for name in fields if not isinstance(plain, dict) or name not in plain]
+    if missing:
+        raise UserError(f"{path} is broken: it lacks {', '.join(missing)}")
+    found: dict[str, Any] = plain
+    return found
+
+
+def step_folders(run: Path) -> list[Path]:
+    """The checkpoints of a run by step."""
+    found = [path for path in run.glob("step-*") if path.name.removeprefix("step-").isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def load_checkpoint(
@@ -139,7 +155,10 @@ def load_checkpoint(
     """
     folder = find_checkpoint(path, prefer)
     shape = read_shape(folder)
-    config = from_plain(ModelConfig, shape["model"], where=f"{folder / SHAPE}: model")
+    try:
+        config = from_plain(ModelConfig, shape["model"], where=f"{folder / SHAPE}: model")
+    except ValueError as error:
+        raise UserError(f"{folder / SHAPE}: {error}") from error
     tokenizer = Tokenizer.load(folder)
     if tokenizer.hash != shape["tokenizer_hash"]:
         raise UserError(

@@ -17,8 +17,10 @@ from nano_llada.checkpoint.files import (
     TRAINING,
     find_checkpoint,
     load_weights,
+    read_json,
     read_shape,
     read_tensors,
+    step_folders,
     write_atomically,
 )
 from nano_llada.core.errors import UserError
@@ -59,7 +61,7 @@ class RunCheckpoints:
         return folder
 
     def _prune(self) -> None:
-        folders = sorted(self.run.glob("step-*"), key=lambda path: int(path.name.split("-")[1]))
+        folders = step_folders(self.run)
         present = {path.name for path in folders}
         self.losses = {name: loss for name, loss in self.losses.items() if name in present}
         best = sorted(self.losses, key=lambda name: (self.losses[name], name))[: self.keep_best]
@@ -86,6 +88,6 @@ class RunCheckpoints:
         if not (folder / PROGRESS).is_file():
             raise UserError(f"{folder} holds a model but no training state; start a new run with --init-from")
         load_weights(model, folder / "model.safetensors")
-        plain = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        plain = read_json(folder / PROGRESS, "validation_losses", "step")
         self.losses = dict(plain.pop("validation_losses"))
         return read_tensors(folder / TRAINING), plain

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nano_llada.cli.options import DecodingOptions, decoding_for, parse
+
+if TYPE_CHECKING:
+    from nano_llada.data.rows import Message
+    from nano_llada.sampling import Writer
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,22 @@ def main(arguments: Sequence[str]) -> int:
         if not question.strip():
             continue
         messages = [*(messages if options.history else start), Message("user", question)]
+        messages = fitting(writer, messages, len(start), decoding.max_new_tokens)
         steps = writer.stream(messages, decoding, chat=True)
         if console.is_terminal:
             steps = watch(steps, tokenizer, console)
         (done,) = collect(steps, 1, tokenizer.vocab.ends)
         answer = tokenizer.decode(done.tokens, specials=False)
         messages.append(Message("assistant", answer))
-        console.print(answer, highlight=False, markup=False)
+        console.print(answer, highlight=False, markup=False, soft_wrap=True)
         if console.is_terminal:
             rate = len(done.tokens) / max(done.seconds, 1e-9)
             console.print(f"{len(done.tokens)} tokens, {done.forwards} forwards, {rate:.0f} tokens/s", style="dim")
+
+
+def fitting(writer: Writer, messages: list[Message], kept: int, room: int) -> list[Message]:
+    """The conversation without its oldest turns (the first `kept` messages stay), so that an answer still fits."""
+    context = writer.checkpoint.model.config.max_length
+    while len(messages) > kept + 1 and len(writer.encode(messages, chat=True)) + room > context:
+        messages = messages[:kept] + messages[kept + 2 :]
+    return messages

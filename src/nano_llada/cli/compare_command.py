@@ -49,6 +49,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     if not options.checkpoints:
         raise UserError("no model: give at least one with --checkpoints")
+    for name in ("timed", "items"):
+        if getattr(options, name) < 1:
+            raise UserError(f"{name} must be at least 1, got {getattr(options, name)}")
     if not options.prompts and not options.skills:
         raise UserError("nothing to compare on: give --prompts or --skills")
     from nano_llada.checkpoint.files import load_checkpoint

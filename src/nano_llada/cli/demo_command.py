@@ -10,13 +10,15 @@ from nano_llada.cli.options import parse
 
 def main(arguments: Sequence[str]) -> int:
     """Run (or go on with) the demo; gives the exit status."""
-    from nano_llada.demo import DemoConfig, run_demo
+    from nano_llada.demo_config import DemoConfig
 
     about = (
         "Train an AR and a diffusion model from nothing on a small bilingual world, fine-tune both, and compare them. "
         "Interrupt it and run it again: it goes on where it stopped."
     )
     config = parse(DemoConfig, arguments, command="demo", about=about)
+    from nano_llada.demo import run_demo
+
     begin = time.monotonic()
     comparison = run_demo(config)
     if comparison is None:

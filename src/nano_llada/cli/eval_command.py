@@ -53,6 +53,11 @@ def main(arguments: Sequence[str]) -> int:
     )
     if not options.checkpoints:
         raise UserError("no model: give at least one with --checkpoints")
+    for name in ("draws", "batch_size", "items"):
+        if getattr(options, name) < 1:
+            raise UserError(f"{name} must be at least 1, got {getattr(options, name)}")
+    if options.window is not None and options.window < 2:
+        raise UserError(f"window must be at least 2, got {options.window}")
     if not options.text and not options.skills:
         raise UserError("nothing to measure: give --text FILES, or --skills all")
     from nano_llada.checkpoint.files import load_checkpoint

@@ -15,12 +15,14 @@ WORDS = {
 def main(arguments: Sequence[str]) -> int:
     """Run the experiment; gives the exit status: 130 when it was interrupted and can be gone on with."""
     name, rest = choose_word(arguments, WORDS, "experiment")
+    from nano_llada.experiments.options import RealData, SmallWorld
+
     if name == "small-world":
+        small = parse(SmallWorld, rest, command=f"experiment {name}", about=WORDS[name])
         from nano_llada.experiments import small_world
 
-        done = small_world.run(parse(small_world.SmallWorld, rest, command=f"experiment {name}", about=WORDS[name]))
-    else:
-        from nano_llada.experiments import real_data
+        return 0 if small_world.run(small) else 130
+    real = parse(RealData, rest, command=f"experiment {name}", about=WORDS[name])
+    from nano_llada.experiments import real_data
 
-        done = real_data.run(parse(real_data.RealData, rest, command=f"experiment {name}", about=WORDS[name]))
-    return 0 if done else 130
+    return 0 if real_data.run(real) else 130

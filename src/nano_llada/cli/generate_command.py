@@ -47,6 +47,8 @@ def main(arguments: Sequence[str]) -> int:
         about="Continue texts or answer questions with a model.",
         leading="checkpoint",
     )
+    if options.batch_size < 1 or options.samples < 1:
+        raise UserError("batch_size and samples must be at least 1")
     prompts = options.prompt or tuple(line.rstrip("\n") for line in sys.stdin if line.strip())
     if not prompts:
         raise UserError("no prompt: give one with --prompt, or lines on standard input")

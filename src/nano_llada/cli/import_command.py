@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nano_llada.cli.options import parse
+from nano_llada.core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str]) -> int:
     from nano_llada.checkpoint.files import model_weights, save_model, write_atomically
     from nano_llada.checkpoint.hugging_face import import_model
 
+    if options.out.exists():
+        raise UserError(f"{options.out} exists already; give the name of a new folder")
     model, tokenizer = import_model(options.source)
     info = {"stage": "pretrain", "run": options.source.name, "step": 0}
     write_atomically(

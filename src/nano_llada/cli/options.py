@@ -42,10 +42,10 @@ def parse(
     if words and leading is not None:
         rest = [f"--{leading.replace('_', '-')}", *rest]
     rest, path = take_option(rest, "--config")
-    if path is not None:
-        default = from_plain(cls, read_config(Path(path)), base=default)
     about += " --config FILE reads options from a JSON or TOML file; those given on the command line win."
     try:
+        if path is not None:
+            default = from_plain(cls, read_config(Path(path)), base=default)
         value: T = tyro.cli(  # type: ignore[call-overload,assignment]
             cls,
             args=rest,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from nano_llada.data.read import BadRows
 from nano_llada.data.texts import read_texts
 from nano_llada.evaluate.likelihood import text_likelihood
 from nano_llada.experiments.grid import Cell, Result, markdown_table, run_grid
+from nano_llada.experiments.options import RealData
 from nano_llada.model.config import ModelConfig
 from nano_llada.objectives.denoising import Denoising
 from nano_llada.objectives.next_token import NextToken
@@ -30,36 +30,6 @@ QUESTIONS = (
     "What is the capital of France?",
     "Give three tips for staying healthy.",
 )
-
-
-@dataclass(frozen=True)
-class RealData:
-    """Options of the experiment; the defaults are an 8M-parameter model that two cores train in about two hours."""
-
-    data: Path
-    """Folder with pretrain_{zh,en}.jsonl.gz, sft_{zh,en}.jsonl.gz, eval/val_{zh,en}.jsonl and tokenizers/."""
-    tokenizer: Path
-    """Folder with the tokenizer.json to use."""
-    runs: Path = Path("runs/real-data")
-    """Folder for the runs."""
-    docs: Path = Path("docs/experiments")
-    """Folder that results are recorded in."""
-    hidden_size: int = 256
-    """Width of the model."""
-    num_layers: int = 8
-    """Depth of the model."""
-    steps: int = 800
-    """Optimizer steps of each pretraining run."""
-    sft_steps: int = 250
-    """Optimizer steps of each SFT run."""
-    batch_size: int = 8
-    """Rows of 256 tokens in a step."""
-    draws: int = 8
-    """Monte-Carlo draws a window for the diffusion bound."""
-    threads: int | None = None
-    """CPU threads; default: all."""
-    seed: int = 0
-    """Seed of all runs."""
 
 
 def run(options: RealData) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,39 +12,17 @@ from nano_llada.core.errors import UserError
 from nano_llada.data.world import SKILLS
 from nano_llada.data.world.files import write_world
 from nano_llada.decode.config import Autoregressive, Decoding, Diffusion
-from nano_llada.demo import DemoConfig, held_out_questions, stage_finished, stages
+from nano_llada.demo import held_out_questions, stage_finished, stages
+from nano_llada.demo_config import DemoConfig
 from nano_llada.evaluate.answers import answer_examples, exact_match
 from nano_llada.experiments.grid import Cell, Result, markdown_table, run_grid
+from nano_llada.experiments.options import SmallWorld
 from nano_llada.model.config import ModelConfig
 from nano_llada.run import count_parameters, execute
 from nano_llada.sampling import make_sampler
 
 NAME = "small-world"
 VARIANTS = ("ar", "diffusion")
-
-
-@dataclass(frozen=True)
-class SmallWorld:
-    """Options of the experiment; the defaults take about an hour on two cores for each seed."""
-
-    runs: Path = Path("runs/small-world")
-    """Folder for the runs."""
-    docs: Path = Path("docs/experiments")
-    """Folder that results are recorded in."""
-    seeds: tuple[int, ...] = (0,)
-    """Seeds of training."""
-    pretrain_steps: int = 1000
-    """Steps of each pretraining run (the diffusion model's AR start counts for both)."""
-    sft_steps: int = 4000
-    """Steps of each fine-tuning run."""
-    hidden_size: int = 192
-    """Width of the models."""
-    num_layers: int = 6
-    """Depth of the models."""
-    items: int = 100
-    """Test questions a skill and language."""
-    threads: int | None = None
-    """CPU threads; default: all."""
 
 
 def run(options: SmallWorld) -> bool:

@@ -27,7 +27,7 @@ class _RMSNorm(torch.autograd.Function):
         x, weight, scale = ctx.saved_tensors
         normed = x * scale
         grad_weight = (grad * normed).flatten(0, -weight.dim() - 1).sum(0)
-        grad_normed = grad * weight
+        grad_normed = (grad * weight).to(normed.dtype)
         # d/dx of x / rms(x): remove the part of the gradient along x
         along = torch.linalg.vecdot(grad_normed, normed).unsqueeze(-1).div_(x.shape[-1])
         return grad_normed.sub_(normed.mul_(along)).mul_(scale), grad_weight, None

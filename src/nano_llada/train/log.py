@@ -68,7 +68,6 @@ class RunLog:
     def __init__(self, folder: Path, total_steps: int, tracker: Tracker | None, console: Console | None = None) -> None:
         self.folder, self.total_steps, self._tracker = folder, total_steps, tracker
         self._console = console or Console()
-        self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         self._log = (folder / "log.txt").open("a", encoding="utf-8")
         self._last_line = 0.0
         self._bar = Progress(
@@ -85,7 +84,9 @@ class RunLog:
         self._task = self._bar.add_task(folder.name, total=total_steps, note="")
 
     def start(self, step: int) -> None:
-        """Draw the bar from a step on."""
+        """Draw the bar from a step on, and drop metrics written after it."""
+        forget_after(self.folder, step)
+        self._metrics = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
         self._bar.start()
         self._bar.update(self._task, completed=step)
 
@@ -108,7 +109,7 @@ class RunLog:
         """A line for the terminal and log.txt."""
         self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
         self._log.flush()
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """Put everything away."""

@@ -32,6 +32,7 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
+            by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
@@ -41,22 +42,26 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
                 ahead = parameter.grad.lerp(state["momentum"], group["momentum"])  # Nesterov
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                rows = self._parts.get(parameter, (parameter.shape[0],))
-                for weight, update in zip(parameter.split(list(rows)), ahead.split(list(rows)), strict=True):
-                    # scaled so that an update has the size of an AdamW one (Moonlight, arXiv:2502.16982)
-                    weight.add_(orthogonalise(update), alpha=-0.2 * group["lr"] * max(weight.shape) ** 0.5)
+                rows = list(self._parts.get(parameter, (parameter.shape[0],)))
+                for weight, update in zip(parameter.split(rows), ahead.split(rows), strict=True):
+                    shape = (min(weight.shape), max(weight.shape))
+                    wide = weight.shape[0] <= weight.shape[1]
+                    by_shape.setdefault(shape, []).append((weight if wide else weight.T, update if wide else update.T))
+            for (_, longest), pairs in by_shape.items():
+                # scaled so that an update has the size of an AdamW one (Moonlight, arXiv:2502.16982)
+                step_size = 0.2 * group["lr"] * longest**0.5
+                updates = orthogonalise(torch.stack([update for _, update in pairs]))
+                torch._foreach_add_([weight for weight, _ in pairs], list(updates.unbind(0)), alpha=-step_size)
 
 
-def orthogonalise(matrix: Tensor, rounds: int = 5) -> Tensor:
-    """(m, n) with the singular vectors of `matrix` and singular values near 1."""
+def orthogonalise(matrices: Tensor, rounds: int = 5) -> Tensor:
+    """(k, m, n) with m <= n: matrices with the same singular vectors, and singular values near 1."""
     a, b, c = NEWTON_SCHULZ
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
+    x: Tensor = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(rounds):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
 
 
 class Optimizer:

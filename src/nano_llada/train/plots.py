@@ -21,7 +21,8 @@ def plot_losses(metrics: Sequence[Mapping[str, float]], path: Path, title: str) 
         axes.plot(*zip(*valid, strict=True), color="tab:red", marker="o", markersize=3, label="validation")
     axes.set(xlabel="optimizer step", ylabel="loss (nats per token)", title=title)
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper right")
+    if train or valid:
+        axes.legend(loc="upper right")
     if rates:
         right = axes.twinx()
         right.plot(*zip(*rates, strict=True), color="0.7", linewidth=1)

@@ -152,7 +152,8 @@ class Trainer:
         for first in range(0, len(batch.tokens), size):
             part = batch.select(slice(first, first + size)).to(self.machine.device)
             with self._autocast():
-                yield self.objective.loss(self.model, part, ctx)  # type: ignore[arg-type]
+                out = self.objective.loss(self.model, part, ctx)  # type: ignore[arg-type]
+            yield out  # outside, or the backward pass would run under autocast too
 
     def _clip(self, count: float) -> float:
         """Turn the summed gradients into the mean's, clipped; gives the norm before clipping."""

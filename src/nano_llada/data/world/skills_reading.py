@@ -4,28 +4,21 @@ from __future__ import annotations
 
 from random import Random
 
-from nano_llada.data.world.item import Item, Skill, Turn, ask
+from nano_llada.data.world.item import Item, Skill, ask
 from nano_llada.data.world.skills_text import at_key, fact, has_key
 from nano_llada.data.world.splits import Admits, Key
 from nano_llada.data.world.vocabulary import PEOPLE, find
 
 OLDEST = 20
-KINDS = ("what", "who has", "where", "who is at", "how old", "who is that old")
 ASKED_ZH = {
     "what": ("{facts}{who}有什么？", "{facts}问题：{who}有什么？"),
-    "who has": ("{facts}谁有{what}？", "{facts}问题：谁有{what}？"),
     "where": ("{facts}{who}在哪里？", "{facts}问题：{who}在哪里？"),
-    "who is at": ("{facts}谁在{what}？", "{facts}问题：谁在{what}？"),
     "how old": ("{facts}{who}几岁？", "{facts}问题：{who}几岁？"),
-    "who is that old": ("{facts}谁{what}岁？", "{facts}问题：谁{what}岁？"),
 }
 ASKED_EN = {
     "what": ("Read: {facts} What does {who} have?", "Read: {facts} Question: what does {who} have?"),
-    "who has": ("Read: {facts} Who has the {what}?", "Read: {facts} Question: who has the {what}?"),
     "where": ("Read: {facts} Where is {who}?", "Read: {facts} Question: where is {who}?"),
-    "who is at": ("Read: {facts} Who is at the {what}?", "Read: {facts} Question: who is at the {what}?"),
     "how old": ("Read: {facts} How old is {who}?", "Read: {facts} Question: how old is {who}?"),
-    "who is that old": ("Read: {facts} Who is {what} years old?", "Read: {facts} Question: who is {what} years old?"),
 }
 
 
@@ -60,31 +53,18 @@ def _facts(key: Key, rng: Random, admits: Admits) -> list[Key]:
 
 def _reading(key: Key, rng: Random, admits: Admits) -> Item:
     told = [_stated(known) for known in _facts(key, rng, admits)]
-    person, backwards = find(key[1]), rng.random() < 0.5
-    answers_zh: tuple[str, ...]
-    answers_en: tuple[str, ...]
+    zh = {"facts": "".join(chinese for chinese, _ in told), "who": find(key[1]).zh}
+    en = {"facts": " ".join(english for _, english in told), "who": key[1]}
     if key[0] == "age":
-        kind, zh, en = "how old", key[2], key[2]
-        answers_zh, answers_en = (f"{zh}岁", zh), (en, f"{en} years old")
+        kind, answers_zh, answers_en = "how old", (f"{key[2]}岁", key[2]), (key[2], f"{key[2]} years old")
     elif len(key) == 3:
-        kind, zh, en = "where", find(key[2]).zh, key[2]
-        answers_zh, answers_en = (f"在{zh}", zh), (f"at the {en}", f"the {en}")
+        place = find(key[2])
+        kind, answers_zh, answers_en = "where", (f"在{place.zh}", place.zh), (f"at the {place.en}", f"the {place.en}")
     else:
         colour, thing = find(key[2]), find(key[3])
-        kind, zh, en = "what", f"{colour.zh}的{thing.zh}", f"{colour.en} {thing.en}"
-        answers_zh, answers_en = (f"一{thing.measure}{zh}", zh), (f"a {en}", en)
-    if backwards:
-        kind = KINDS[KINDS.index(kind) + 1]
-        answers_zh, answers_en = (person.zh,), (person.en,)
-    return Item(
-        key,
-        _asked(rng, ASKED_ZH[kind], "".join(c for c, _ in told), person.zh, zh, answers_zh),
-        _asked(rng, ASKED_EN[kind], " ".join(e for _, e in told), person.en, en, answers_en),
-    )
-
-
-def _asked(rng: Random, templates: tuple[str, ...], facts: str, who: str, what: str, answers: tuple[str, ...]) -> Turn:
-    return ask(rng, templates, {"facts": facts, "who": who, "what": what}, *answers)
+        owned_zh, owned_en = f"{colour.zh}的{thing.zh}", f"{colour.en} {thing.en}"
+        kind, answers_zh, answers_en = "what", (f"一{thing.measure}{owned_zh}", owned_zh), (f"a {owned_en}", owned_en)
+    return Item(key, ask(rng, ASKED_ZH[kind], zh, *answers_zh), ask(rng, ASKED_EN[kind], en, *answers_en))
 
 
 READING = Skill("reading", _key, _reading)

@@ -86,7 +86,7 @@ def run_demo(config: DemoConfig) -> Comparison | None:
         UserError: as `run.execute` does.
     """
     world = config.folder / "world"
-    if not (world / "chat-test.jsonl").is_file():
+    if not (world / "words.txt").is_file():
         write_world(
             world,
             documents_count=config.documents,

@@ -85,6 +85,10 @@ def write_atomically(folder: Path, fill: Any) -> None:
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(hidden, folder)
+        if os.name == "posix":  # the new name, too, has to reach the disk
+            parent = os.open(folder.parent, os.O_RDONLY)
+            os.fsync(parent)
+            os.close(parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(hidden, ignore_errors=True)
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -38,10 +38,14 @@ class Cell:
 
 
 def run_grid(experiment: str, cells: Sequence[Cell], folder: Path, command: str) -> list[Result] | None:
-    """Make the runs that are not in `folder`/results.jsonl yet, in order; None if one was interrupted."""
+    """Make the runs that are not in `folder`/results.jsonl yet, in order; None if one was interrupted.
+
+    A run of another command is another run: its line stays in the file and is left out of what is returned.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "results.jsonl"
-    done = {(r.variant, r.seed) for r in read_results(path)} if path.is_file() else set()
+    results = [r for r in read_results(path) if r.command == command] if path.is_file() else []
+    done = {(r.variant, r.seed) for r in results}
     for cell in cells:
         if (cell.variant, cell.seed) in done:
             continue
@@ -51,7 +55,8 @@ def run_grid(experiment: str, cells: Sequence[Cell], folder: Path, command: str)
         result = Result(experiment, cell.variant, cell.seed, commit(), hardware.cpu_name(), command, metrics)
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(result), ensure_ascii=False) + "\n")
-    return read_results(path)
+        results.append(result)
+    return results
 
 
 def read_results(path: Path) -> list[Result]:

@@ -71,7 +71,7 @@ def _config(options: SmallWorld, seed: int) -> DemoConfig:
 def _variant(options: SmallWorld, variant: str, seed: int) -> dict[str, Any] | None:
     config = _config(options, seed)
     world = config.folder / "world"
-    if not (world / "chat-test.jsonl").is_file():
+    if not (world / "words.txt").is_file():
         write_world(
             world, documents_count=config.documents, chats_count=config.chats, skills=config.skills, seed=config.seed
         )

@@ -40,7 +40,9 @@ def write_world(
 
 
 def _write(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:
-    with path.open("w", encoding="utf-8") as file:
+    hidden = path.with_name(f".{path.name}.writing")  # a file that is there is complete
+    with hidden.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    hidden.replace(path)
     return path

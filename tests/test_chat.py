@@ -45,7 +45,7 @@ LAYOUTS = [
     (
         said("s:a", "u:h", "a:世界", "u:e", "a:！"),
         "[system|a]|[user|h]|[assistant|世界]|[user|e]|[assistant|！]",
-        "                               ^^^                      ^^",
+        "                               ^^^                     ^^",
     ),
     (
         said("u:h", "a:e", "t:l", "a:o"),

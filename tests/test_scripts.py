@@ -299,9 +299,10 @@ def test_mistakes_that_only_the_command_can_see(old):
     assert done.status == 2
     assert "is a pickle file" in done.err
     Path("tokenizer.json").unlink()
-    done = old(PRETRAIN)
+    done = old(PRETRAIN.replace("pretrain_hq.jsonl", "missing.jsonl"))
     assert done.status == 2
-    assert "no tokenizer.json in ." in done.err
+    assert "--tokenizer-dir .: no tokenizer.json there, so the bundled one" in done.err
+    assert "missing.jsonl" in done.err
 
 
 def test_help_in_a_process_of_its_own():

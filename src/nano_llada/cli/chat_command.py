@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
             steps = watch(steps, tokenizer, console)
         (done,) = collect(steps, 1, tokenizer.vocab.ends)
         answer = tokenizer.decode(done.tokens, specials=False)
-        messages.append(Message("assistant", answer))
+        messages = [*messages, Message("assistant", answer)]
         console.print(answer, highlight=False, markup=False, soft_wrap=True)
         if console.is_terminal:
             rate = len(done.tokens) / max(done.seconds, 1e-9)

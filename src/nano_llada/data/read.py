@@ -71,7 +71,7 @@ def read_rows(source: Source) -> Iterator[Row | BadRow]:
     if source.name.startswith("hf:"):
         return _hf(source.name)
     readers = {".jsonl": _json, ".json": _json, ".txt": _text, ".parquet": _parquet}
-    return readers[_ending(source.name)[0]](source.name)
+    return readers[ending_of(source.name)[0]](source.name)
 
 
 def _matches(source: str) -> list[str]:
@@ -91,10 +91,10 @@ def _matches(source: str) -> list[str]:
             f"{source}: no data found (working folder: {Path.cwd()}); name a file, a pattern, "
             f"a folder with such files directly in it, or hf:NAME. Supported endings are {SUPPORTED}"
         )
-    return [name for name in names if _ending(name)]
+    return [name for name in names if ending_of(name)]
 
 
-def _ending(name: str) -> tuple[str, str]:
+def ending_of(name: str) -> tuple[str, str]:
     match = _ENDING.search(name)
     if match is None:
         raise UserError(f"{name}: cannot read this kind of file; supported endings are {SUPPORTED}")
@@ -127,7 +127,7 @@ def _explained(name: str, *kinds: type[Exception]) -> Iterator[None]:
 
 def _blocks(name: str) -> Iterator[bytes]:
     """The unpacked bytes of a file."""
-    packing = _ending(name)[1]
+    packing = ending_of(name)[1]
     if packing == ".zst":
         yield from _zstd_blocks(name)
         return
@@ -173,7 +173,7 @@ def _split(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 def _json(name: str) -> Iterator[Row | BadRow]:
     first = next((line for _, line in _lines(name) if line.strip()), b"")
-    if _ending(name)[0] == ".json" and first.lstrip().startswith(b"["):
+    if ending_of(name)[0] == ".json" and first.lstrip().startswith(b"["):
         yield from _array(name, b"\n".join(line for _, line in _lines(name)))
     else:
         yield from (parse_row(Where(name, number), line) for number, line in _lines(name) if line.strip())
@@ -229,7 +229,7 @@ def _document(name: str, lines: list[tuple[int, bytes]]) -> Iterator[Row | BadRo
 
 def _parquet(name: str) -> Iterator[Row | BadRow]:
     pyarrow, parquet = _need("pyarrow", name), _need("pyarrow.parquet", name)
-    packed = bool(_ending(name)[1])  # parquet is read from its end, so it is unpacked to disk first
+    packed = bool(ending_of(name)[1])  # parquet is read from its end, so it is unpacked to disk first
     with _explained(name, OSError, pyarrow.ArrowException), tempfile.TemporaryFile() as spool:
         spool.writelines(_blocks(name) if packed else ())
         with parquet.ParquetFile(spool if packed else name) as file:

@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from nano_llada.core.errors import UserError
 from nano_llada.data.chat import Turns, encode_conversation, score_last_turn, split_turns
-from nano_llada.data.read import BadRow, BadRows, Row, Source, read_rows
+from nano_llada.data.read import BadRow, BadRows, Row, Source, ending_of, read_rows
 from nano_llada.data.rows import find_special, to_messages, to_text
 from nano_llada.data.tokenizer import MASK, Tokenizer
 
-VERSION = 1  # raised when the same input gives other files
+VERSION = 2  # raised when the same input gives other files
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ def open_store(
     """
     key = {
         "version": VERSION,
-        "sources": [source.fingerprint() for source in sources],
+        # the same bytes are other documents when read as another kind of file
+        "sources": [[_kind(source), source.fingerprint()] for source in sources],
         "tokenizer": tokenizer.hash,
         "encoding": vars(encoding),
         "bad_rows": bad_rows.policy,
@@ -93,6 +94,10 @@ def open_store(
     if not (folder / "meta.json").is_file():
         _build(folder, key, sources, tokenizer, encoding, bad_rows, progress)
     return TokenStore(folder)
+
+
+def _kind(source: Source) -> str:
+    return "hf" if source.name.startswith("hf:") else ending_of(source.name)[0]
 
 
 def documents(

@@ -56,7 +56,8 @@ class Attention(nn.Module):
             gain = torch.cat([self.q_norm.weight.expand(heads, -1), self.k_norm.weight.expand(kv_heads, -1)])
             qk = rms_norm(qk, gain, self.config.norm_eps)
         qk = rotary(qk, *angles).transpose(1, 2)
-        q, k, v = qk[:, :heads], qk[:, heads:], v.transpose(1, 2)
+        q, k = qk.split([heads, kv_heads], dim=1)  # split, not slices: its backward pass is one copy
+        v = v.transpose(1, 2)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=heads != kv_heads)

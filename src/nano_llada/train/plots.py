@@ -20,7 +20,8 @@ def plot_losses(metrics: Sequence[Mapping[str, float]], path: Path, title: str) 
     if valid:
         axes.plot(*zip(*valid, strict=True), color="tab:red", marker="o", markersize=3, label="validation")
     axes.set(xlabel="optimizer step", ylabel="loss (nats per token)", title=title)
-    axes.grid(alpha=0.3)
+    axes.set_yscale("log")  # the first steps would flatten all the others
+    axes.grid(alpha=0.3, which="both")
     if train or valid:
         axes.legend(loc="upper right")
     if rates:

@@ -173,6 +173,6 @@ def _plot_skills(comparison: Comparison, path: Path) -> None:
     axes.set_yticks([j + 0.4 - height / 2 for j in range(len(names))], names)
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel="exact match on held-out combinations")
-    axes.legend(loc="lower left")
+    figure.legend(loc="outside upper center", ncols=len(comparison.entries))
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=110)

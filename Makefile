@@ -28,8 +28,9 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# make bench DATA=file.jsonl.gz TOKENIZER=folder
 bench: $(VENV)/.installed-dev
-	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.training --data $(DATA) --tokenizer $(TOKENIZER)
 	$(BIN)/python -m benchmarks.generation
 
 # PyTorch comes first and pinned: an unpinned one may bring gigabytes of CUDA packages

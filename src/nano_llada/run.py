@@ -111,7 +111,7 @@ def prepare_folder(config: RunConfig, *, resume: bool) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if resume:
-            _check_same(saved, plain)
+            check_same_config(saved, plain)
             return
         if any(folder.glob("step-*")):
             raise UserError(f"the run {folder} exists; continue it with --resume, or give another --name")
@@ -123,7 +123,7 @@ def prepare_folder(config: RunConfig, *, resume: bool) -> None:
         raise UserError(f"cannot write the run folder {folder}: {error.strerror}") from error
 
 
-def _check_same(saved: Path, plain: Mapping[str, Any]) -> None:
+def check_same_config(saved: Path, plain: Mapping[str, Any]) -> None:
     if not saved.is_file():
         raise UserError(f"nothing to resume: {saved.parent} has no config.json")
     before = read_config(saved)
@@ -159,7 +159,7 @@ def load_data(config: RunConfig, tokenizer: Tokenizer) -> tuple[Batches, Batches
         return Batches(
             store, data, tokenizer.vocab, rows=train.batch_size, seed=train.seed, documents=range(count)
         ), held_out
-    cut = count - math.ceil(count * data.validation_share)
+    cut = max(1, count - math.ceil(count * data.validation_share))
     batches = Batches(store, data, tokenizer.vocab, rows=train.batch_size, seed=train.seed, documents=range(cut))
     try:
         held_out = Batches(store, data, tokenizer.vocab, rows=train.batch_size, seed=-1, documents=range(cut, count))

@@ -74,7 +74,15 @@ def main(arguments: Sequence[str]) -> int:
         for path in paths:
             print(path)
         return 0
-    show(parse(Show, rest, command="data show", about="Read data, report bad rows, lengths and how it packs."))
+    show(
+        parse(
+            Show,
+            rest,
+            command="data show",
+            about="Read data, report bad rows, lengths and how it packs.",
+            leading="data",
+        )
+    )
     return 0
 
 

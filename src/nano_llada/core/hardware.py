@@ -34,14 +34,14 @@ class Machine:
 def choose_machine(device: str = "auto", precision: Precision = "auto") -> Machine:
     """The device and precision of a run.
 
-    `auto` takes CUDA, then Apple's MPS, then the CPU; bfloat16 on CUDA only, since processors without bfloat16 units
-    multiply it 50 to 100 times slower than float32.
+    `auto` takes CUDA, else the CPU: Apple's MPS lacks the float64 that noise and likelihoods are computed in. bfloat16
+    on CUDA only, since processors without bfloat16 units multiply it 50 to 100 times slower than float32.
 
     Raises:
         UserError: if the device is not there.
     """
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
         torch.empty(1, device=chosen)

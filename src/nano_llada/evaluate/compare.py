@@ -87,7 +87,10 @@ def compare(
         sampler = make_sampler(entry.checkpoint.model, entry.checkpoint.tokenizer.vocab, entry.decoding)
         answers = answer_examples(sampler, entry.checkpoint.tokenizer, questions)
         texts = [text.text for text in writer.write(list(prompts), entry.decoding, chat=chat)]
-        shown = [question.prompt for question in questions[:: max(1, len(questions) // timed)]] + list(prompts)
+        count = min(timed, len(questions))
+        # odd strides, so that both languages, which stand side by side, are timed
+        places = sorted({(i * (len(questions) // count) + i % 2) % len(questions) for i in range(count)})
+        shown = [questions[place].prompt for place in places] + list(prompts)
         speed = measure_speed(sampler, [Request(writer.encode(prompt, chat=chat)) for prompt in shown])
         parameters = sum(p.numel() for p in entry.checkpoint.model.parameters())
         measured.append(Measured(entry.name, entry.checkpoint.track, answers, texts, speed, parameters))

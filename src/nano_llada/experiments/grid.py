@@ -72,7 +72,7 @@ def read_results(path: Path) -> list[Result]:
 
 def commit() -> str:
     """The commit of the code that runs, with a + if files differ from it; `unknown` outside a checkout."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]  # the whole library
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()

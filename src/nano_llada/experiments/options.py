@@ -47,7 +47,7 @@ class SmallWorld:
     seeds: tuple[int, ...] = (0,)
     """Seeds of training."""
     pretrain_steps: int = 1000
-    """Steps of each pretraining run (the diffusion model's AR start counts for both)."""
+    """Steps of each pretraining run; the diffusion model's come on top of the AR model it starts from."""
     sft_steps: int = 4000
     """Steps of each fine-tuning run."""
     hidden_size: int = 192

@@ -12,6 +12,7 @@ from nano_llada.config import RunConfig
 from nano_llada.data.config import DataConfig
 from nano_llada.data.read import BadRows
 from nano_llada.data.texts import read_texts
+from nano_llada.demo import stage_finished
 from nano_llada.evaluate.likelihood import text_likelihood
 from nano_llada.experiments.grid import Cell, Result, markdown_table, run_grid
 from nano_llada.experiments.options import RealData
@@ -57,7 +58,10 @@ def _variant(options: RealData, variant: str) -> dict[str, Any] | None:
     if variant != "diffusion-scratch":
         stages.append(_sft(options, config))
     for stage in stages:
-        if not _finished(stage) and execute(stage, resume=(stage.folder / "config.json").is_file()) == "interrupted":
+        if (
+            not stage_finished(stage)
+            and execute(stage, resume=(stage.folder / "config.json").is_file()) == "interrupted"
+        ):
             return None
     checkpoint = load_checkpoint(config.folder)
     metrics: dict[str, Any] = {
@@ -81,11 +85,6 @@ def _tokens(config: RunConfig) -> int:
 
 def _texts(path: Path) -> list[str]:
     return list(read_texts([str(path)], "text", BadRows("stop")))
-
-
-def _finished(config: RunConfig) -> bool:
-    log = config.folder / "log.txt"
-    return log.is_file() and f"{config.name}: finished" in log.read_text(encoding="utf-8")
 
 
 def _pretraining(options: RealData, variant: str) -> RunConfig:

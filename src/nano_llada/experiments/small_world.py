@@ -1,4 +1,4 @@
-"""Every skill of the small world, AR and diffusion of equal size on equal data."""
+"""Every skill of the small world, AR, and diffusion that starts from it, of equal size."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _variant(options: SmallWorld, variant: str, seed: int) -> dict[str, Any] | N
             world, documents_count=config.documents, chats_count=config.chats, skills=config.skills, seed=config.seed
         )
     by_name = {stage.name: stage for stage in stages(config)}
-    names = ["ar", "ar-sft"] if variant == "ar" else ["ar", "diffusion", "diffusion-sft"]
+    names = ["ar", "ar-sft"] if variant == "ar" else ["ar", "ar-sft", "diffusion", "diffusion-sft"]
     for name in names:
         if not stage_finished(by_name[name]) and not _train(by_name[name]):
             return None

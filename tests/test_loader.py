@@ -15,7 +15,7 @@ from nano_llada.core.errors import UserError
 from nano_llada.core.types import TokenBatch
 from nano_llada.data import packing
 from nano_llada.data.config import DataConfig
-from nano_llada.data.loader import Batches
+from nano_llada.data.loader import Batches, hold_out
 from nano_llada.data.read import BadRows, resolve
 from nano_llada.data.store import Encoding, TokenStore, open_store
 from nano_llada.data.tokenizer import train_characters
@@ -44,7 +44,7 @@ class Documents:
 def make(vocab):
     """Batches of a store: options are those of DataConfig, and rows, seed and documents."""
 
-    def make_batches(store, *, rows: int = 3, seed: int = 0, documents: range | None = None, **options) -> Batches:
+    def make_batches(store, *, rows: int = 3, seed: int | None = 0, documents=None, **options) -> Batches:
         config = DataConfig(**({"sequence_length": 16} | options))
         documents = range(len(store.lengths)) if documents is None else documents
         return Batches(store, config, vocab, rows=rows, seed=seed, documents=documents)
@@ -163,8 +163,20 @@ def test_epochs_follow_each_other_within_a_batch(make):
 def test_only_the_documents_that_were_given(make):
     store = Documents([4] * 10)
     assert sorted(seen(make(store, rows=1, packing=False, documents=range(3, 7)), 1)) == [3, 4, 5, 6]
-    held_out = make(store, seed=-1, documents=range(6, 10), packing=False)
+    held_out = make(store, seed=None, documents=range(6, 10), packing=False)
     assert [row for batch in range(1) for row in held_out.document_names(batch)] == [[6], [7], [8]]
+
+
+def test_held_out_documents_are_a_fixed_sample_of_all():
+    learnt, held_out = hold_out(1000, 0.1)
+    assert len(held_out) == 100
+    assert sorted([*learnt, *held_out]) == list(range(1000))
+    assert learnt.tolist() == sorted(learnt)
+    assert 30 < sum(document < 500 for document in held_out) < 70  # from both halves, so from both files of two
+    assert 3 < sum(document < 500 for document in held_out[:20]) < 17  # and so are the first few
+    assert held_out.tolist() == hold_out(1000, 0.1)[1].tolist()
+    assert sorted(hold_out(7, 1)[1]) == list(range(7))
+    assert len(hold_out(1, 0.5)[0]) == 1  # something is left to learn
 
 
 def test_epochs_whose_plans_differ_in_rows_keep_every_step_defined(make, monkeypatch):
@@ -190,7 +202,7 @@ def test_names_are_those_of_the_rows(make):
 
 def test_once_goes_through_in_order(make):
     store = Documents([5, 11, 9, 3, 20])
-    batches = make(store, rows=2, seed=-1)
+    batches = make(store, rows=2, seed=None)
     found = list(batches.once())
     assert [len(batch.tokens) for batch in found] == [2, 1]
     assert torch.cat([batch.tokens for batch in found]).flatten().tolist() == list(range(FIRST, FIRST + 48))
@@ -199,7 +211,7 @@ def test_once_goes_through_in_order(make):
     assert [len(batch.tokens) for batch in batches.once(limit=1)] == [1]
     assert [len(batch.tokens) for batch in batches.once(limit=99)] == [2, 1]
     assert same(next(batches.once()), next(batches.once()))
-    alone = make(store, rows=2, seed=-1, packing=False)
+    alone = make(store, rows=2, seed=None, packing=False)
     assert [drawn(batch, store, 1) for batch in alone.once()] == [
         ["AAAAA      ", "BBBBBBBBBBB"],
         ["CCCCCCCCC", "DDD      "],
@@ -220,14 +232,14 @@ FILLS = [
 @pytest.mark.parametrize(("fill", "rows"), FILLS)
 def test_answers_are_filled_up_to_a_length_and_not_beyond(make, fill, rows):
     store = Documents([4, 2, 6], [2, 2, 5])
-    batches = make(store, seed=-1, rows=4, format="chat", eos_fill=fill, sequence_length=10)
+    batches = make(store, seed=None, rows=4, format="chat", eos_fill=fill, sequence_length=10)
     (batch,) = batches.once()
     assert [row.rstrip() for row in drawn(batch, store, 1)] == rows
 
 
 def test_a_fill_goes_on_with_the_document_and_ends_with_the_row(make):
     store = Documents([4, 9], [2, 3])
-    batches = make(store, seed=-1, rows=2, format="chat", eos_fill=6, sequence_length=10, packing=False)
+    batches = make(store, seed=None, rows=2, format="chat", eos_fill=6, sequence_length=10, packing=False)
     (batch,) = batches.once()
     assert drawn(batch, store, 1) == ["aaAA....  ", "bbbbbbBBB."]
     assert batch.positions[0].tolist() == [*range(8), 0, 0]
@@ -236,7 +248,7 @@ def test_a_fill_goes_on_with_the_document_and_ends_with_the_row(make):
 
 def test_answers_are_filled_to_the_longest_of_the_batch(make):
     store = Documents([4, 2, 6, 5, 3], [2, 2, 5, 1, 3])
-    options = {"format": "chat", "packing": False, "eos_fill": None, "seed": -1}
+    options = {"format": "chat", "packing": False, "eos_fill": None, "seed": None}
     wide = [drawn(batch, store, 1) for batch in make(store, **options).once()]
     assert wide == [["aaAA...", "BB...  ", "cCCCCC "], ["ddddD..", "EEE    "]]
     narrow = [drawn(batch, store, 1) for batch in make(store, sequence_length=5, **options).once()]
@@ -271,6 +283,7 @@ def test_data_larger_than_the_memory(make, tmp_path):
     np.save(tmp_path / "starts.npy", np.arange(count + 1, dtype=np.int64) * size)
     np.save(tmp_path / "text_bytes.npy", np.ones(count, dtype=np.int64))
     np.save(tmp_path / "scored_counts.npy", np.full(count, size))
+    np.save(tmp_path / "first_scored.npy", np.zeros(count, dtype=np.int64))
     (tmp_path / "meta.json").write_text(json.dumps({"dtype": "uint16"}), encoding="utf-8")
     store = TokenStore(tmp_path)
     batches = make(store, sequence_length=256)

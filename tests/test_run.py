@@ -20,8 +20,9 @@ from nano_llada.config import RunConfig, default_run
 from nano_llada.core.errors import UserError
 from nano_llada.core.record import from_plain
 from nano_llada.data.tokenizer import train_characters
-from nano_llada.run import RunObserver, build_model, choose_tokenizer, count_parameters, execute, load_data
-from tiny import Place, family, losses, make_place, read_lines, texts, tiny_run, write_rows
+from nano_llada.run import RunObserver, build_model, choose_tokenizer, count_parameters, execute
+from nano_llada.run_data import load_data
+from tiny import Place, chats, family, losses, make_place, read_lines, texts, tiny_run, write_rows
 
 KINDS = {"ar": ("pretrain", "ar"), "diffusion": ("pretrain", "diffusion")}
 KINDS |= {"ar-sft": ("sft", "ar"), "diffusion-sft": ("sft", "diffusion")}
@@ -286,14 +287,15 @@ def held_out(place: Place, **options):
     return batches._documents.tolist(), None if validation is None else validation._documents.tolist()
 
 
-def test_a_share_is_held_out_from_the_end(place):
+def test_a_share_is_held_out(place):
     train, validation = held_out(place, validation_share=0.25)
-    assert train == list(range(45))
-    assert validation == list(range(45, 60))
+    assert len(validation) == 15
+    assert sorted(train + validation) == list(range(60))
+    assert min(validation) < 30 <= max(validation)
     train, validation = held_out(place, validation_share=0.0)
     assert (train, validation) == (list(range(60)), None)
     train, validation = held_out(place, validation=(write_rows(place.root / "v.jsonl", texts(9)),))
-    assert (train, validation) == (list(range(60)), list(range(9)))
+    assert (train, sorted(validation)) == (list(range(60)), list(range(9)))
 
 
 def test_epochs_become_steps(place):
@@ -356,3 +358,15 @@ def test_a_shape_that_is_not_the_start_checkpoints_is_refused_and_dropout_taken(
 def test_defaults_say_what_they_are(stage, track):
     config = default_run(stage, track)
     assert (config.stage, config.track, config.name) == (stage, track, f"{stage}-{track}")
+
+
+def test_conversations_without_an_answer_in_a_row_are_left_out_and_counted(place, capsys):
+    rows = [chats()[0]["messages"], [{"role": "user", "content": "T" * 100}, {"role": "assistant", "content": "x"}]]
+    data = (str(write_rows(place.root / "long.jsonl", [{"messages": messages} for messages in rows])),)
+    config = tiny_run(place, "sft", "ar", data=data, validation_share=0.0)
+    batches, _ = load_data(config, choose_tokenizer(config, None))
+    assert batches._documents.tolist() == [0]
+    assert "1 of 2 documents have nothing to learn before sequence_length 64" in capsys.readouterr().out
+    data = (str(write_rows(place.root / "longer.jsonl", [{"messages": rows[1]}])),)
+    with pytest.raises(UserError, match=r"^no answer begins before sequence_length 64; raise it"):
+        load_data(replace(config, data=replace(config.data, data=data)), choose_tokenizer(config, None))

@@ -12,8 +12,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from nano_llada.checkpoint.files import Checkpoint, Track, load_checkpoint, model_weights, save_model
@@ -23,12 +21,10 @@ from nano_llada.core import hardware
 from nano_llada.core.errors import UserError
 from nano_llada.core.random import generator
 from nano_llada.core.record import read_config, to_plain
-from nano_llada.data.loader import Batches
-from nano_llada.data.read import BadRows, resolve
-from nano_llada.data.store import Encoding, TokenStore, open_store
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.model.config import FREE_FIELDS, ModelConfig
 from nano_llada.model.transformer import Transformer
+from nano_llada.run_data import load_data
 from nano_llada.sampling import sample_texts
 from nano_llada.train.log import RunLog, open_tracker, read_metrics
 from nano_llada.train.plots import plot_losses
@@ -138,50 +134,6 @@ def _differences(before: Any, now: Any, where: str = "") -> Iterator[str]:
             yield from _differences(before.get(key), now.get(key), f"{where}.{key}" if where else key)
     elif before != now:
         yield f"{where} was {before}, is {now}"
-
-
-def load_data(config: RunConfig, tokenizer: Tokenizer) -> tuple[Batches, Batches | None]:
-    """Training batches, and validation batches where there are any."""
-    data, train = config.data, config.train
-    if not data.data:
-        raise UserError("no training data: give files with --data, or try `nano-llada demo`")
-    store = open_token_store(config, data.data, tokenizer)
-    count = len(store)
-    long = int((store.lengths + _fill(config, store) > data.sequence_length).sum())
-    if long and (data.format == "chat" or not data.packing):
-        print(
-            f"{long:,} of {count:,} documents are longer than sequence_length {data.sequence_length} and are cut there"
-        )
-    if data.validation:
-        held_out: Batches | None = None
-        other = open_token_store(config, data.validation, tokenizer)
-        held_out = Batches(other, data, tokenizer.vocab, rows=train.batch_size, seed=-1, documents=range(len(other)))
-        return Batches(
-            store, data, tokenizer.vocab, rows=train.batch_size, seed=train.seed, documents=range(count)
-        ), held_out
-    cut = max(1, count - math.ceil(count * data.validation_share))
-    batches = Batches(store, data, tokenizer.vocab, rows=train.batch_size, seed=train.seed, documents=range(cut))
-    try:
-        held_out = Batches(store, data, tokenizer.vocab, rows=train.batch_size, seed=-1, documents=range(cut, count))
-    except UserError:
-        held_out = None  # too little data to hold anything out
-    return batches, held_out
-
-
-def _fill(config: RunConfig, store: TokenStore) -> npt.NDArray[np.int64]:
-    """Tokens that eos_fill adds to each document."""
-    return np.maximum(0, (config.data.eos_fill or 0) - store.scored_counts)
-
-
-def open_token_store(config: RunConfig, sources: tuple[str, ...], tokenizer: Tokenizer) -> TokenStore:
-    """Tokenise (or find in the cache) some sources, and say what was skipped."""
-    data = config.data
-    bad = BadRows(data.on_bad_row)
-    encoding = Encoding(data.format, data.text_field, data.turns)
-    store = open_store(resolve(sources), tokenizer, encoding, cache=data.cache, bad_rows=bad)
-    if store.meta["skipped"]:
-        print(f"skipped rows in {', '.join(sources)}: {store.meta['skipped']}")
-    return store
 
 
 def build_model(config: RunConfig, tokenizer: Tokenizer, start: Checkpoint | None) -> Transformer:

@@ -20,7 +20,7 @@ class DataConfig:
     data: tuple[str, ...] = ()
     """Training data: .jsonl, .json, .txt, .parquet files (or .gz, .zst), folders, globs, hf:NAME[:CONFIG][@SPLIT]."""
     validation: tuple[str, ...] = ()
-    """Validation data; none: the last `validation_share` of the training documents are held out."""
+    """Validation data; none: a `validation_share` of the training documents is held out."""
     validation_share: float = 0.01
     """Share of training documents held out when no validation data is given."""
     format: Literal["text", "chat"] = "text"

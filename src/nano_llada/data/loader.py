@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,18 +24,37 @@ class _RowParts:
     scored: list[np.ndarray]
 
 
+def hold_out(count: int, share: float) -> tuple[Ints, Ints]:
+    """Documents to train on, in file order, and documents held out, in a fixed random order.
+
+    The order depends on the count alone, so every run over the same data holds out the same documents, and a limit on
+    the validation rows takes a sample of all files, not the first rows of the first one.
+    """
+    rng = np.random.Generator(np.random.Philox(derive_seed(0, "hold out", count)))
+    order = rng.permutation(count)
+    cut = min(count - 1, math.ceil(count * share)) if share < 1 else count
+    return np.sort(order[cut:]), order[:cut]
+
+
 class Batches:
-    """Rows of some documents of a store, for ever, reshuffled every epoch; or once, in order, for validation.
+    """Rows of some documents of a store: for ever, reshuffled every epoch by the seed, or in the order given (None).
 
     Raises:
         UserError: if there is not one full row.
     """
 
     def __init__(
-        self, store: TokenStore, config: DataConfig, vocab: Vocabulary, *, rows: int, seed: int, documents: range
+        self,
+        store: TokenStore,
+        config: DataConfig,
+        vocab: Vocabulary,
+        *,
+        rows: int,
+        seed: int | None,
+        documents: Sequence[int] | Ints,
     ) -> None:
         self._store, self._config, self._vocab = store, config, vocab
-        self._documents = np.arange(documents.start, documents.stop, dtype=np.int64)
+        self._documents = np.asarray(documents, dtype=np.int64)
         self.rows, self._seed = rows, seed
         self._lengths = self._filled_lengths()
         self._plan = lru_cache(maxsize=2)(self._make_plan)
@@ -53,8 +73,10 @@ class Batches:
         return lengths
 
     def _make_plan(self, epoch: int) -> ContinuousPlan | WholePlan:
-        rng = np.random.Generator(np.random.Philox(derive_seed(self._seed, "order", epoch)))
-        order = rng.permutation(self._documents) if self._seed >= 0 else self._documents
+        order = self._documents
+        if self._seed is not None:
+            rng = np.random.Generator(np.random.Philox(derive_seed(self._seed, "order", epoch)))
+            order = rng.permutation(order)
         length = self._config.sequence_length
         if self._config.format == "text" and self._config.packing:
             return ContinuousPlan(self._lengths, order, length)

@@ -21,7 +21,7 @@ from nano_llada.data.read import BadRow, BadRows, Row, Source, ending_of, read_r
 from nano_llada.data.rows import find_special, to_messages, to_text
 from nano_llada.data.tokenizer import MASK, Tokenizer
 
-VERSION = 2  # raised when the same input gives other files
+VERSION = 3  # raised when the same input gives other files
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class TokenStore:
         self.starts: npt.NDArray[np.int64] = np.load(folder / "starts.npy", mmap_mode="r")
         self.text_bytes: npt.NDArray[np.int64] = np.load(folder / "text_bytes.npy", mmap_mode="r")
         self.scored_counts: npt.NDArray[np.int64] = np.load(folder / "scored_counts.npy", mmap_mode="r")
+        self.first_scored: npt.NDArray[np.int64] = np.load(folder / "first_scored.npy", mmap_mode="r")
         self._tokens = np.memmap(folder / "tokens.bin", dtype=str(self.meta["dtype"]), mode="r")
         self._scored = np.memmap(folder / "scored.bin", dtype=np.bool_, mode="r")
 
@@ -156,7 +157,7 @@ def _build(
             f"cannot write the data cache {folder.parent}: {error.strerror}; choose another with --cache"
         ) from error
     try:
-        starts, sizes, counts = array("q", [0]), array("q"), array("q")
+        starts, sizes, counts, firsts = array("q", [0]), array("q"), array("q"), array("q")
         with (temporary / "tokens.bin").open("wb") as tokens_file, (temporary / "scored.bin").open("wb") as scored_file:
             for document in documents(sources, tokenizer, encoding, bad_rows):
                 tokens_file.write(np.asarray(document.tokens, dtype=dtype).tobytes())
@@ -164,6 +165,7 @@ def _build(
                 starts.append(starts[-1] + len(document.tokens))
                 sizes.append(document.text_bytes)
                 counts.append(sum(document.scored))
+                firsts.append(document.scored.index(True) if counts[-1] else len(document.scored))
                 if len(sizes) % 1000 == 0:
                     progress(len(sizes))
         if not sizes:
@@ -172,6 +174,7 @@ def _build(
         np.save(temporary / "starts.npy", np.asarray(starts, dtype=np.int64))
         np.save(temporary / "text_bytes.npy", np.asarray(sizes, dtype=np.int64))
         np.save(temporary / "scored_counts.npy", np.asarray(counts, dtype=np.int64))
+        np.save(temporary / "first_scored.npy", np.asarray(firsts, dtype=np.int64))
         meta = {
             "key": key,
             "dtype": dtype,
@@ -182,6 +185,8 @@ def _build(
             "sources": [source.name for source in sources],
         }
         (temporary / "meta.json").write_text(json.dumps(meta, indent=2, ensure_ascii=False), encoding="utf-8")
+        if (folder / "meta.json").is_file():  # another run built the same store meanwhile, and may be reading it
+            return
         if folder.exists():  # an earlier build that did not finish
             shutil.rmtree(folder)
         os.replace(temporary, folder)

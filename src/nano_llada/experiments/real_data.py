@@ -145,7 +145,6 @@ def _report(options: RealData, results: Sequence[Result], folder: Path) -> None:
     """The table, the curves, and samples as they came."""
     columns = ("variant", "parameters", "train_tokens", "bits_per_byte_zh", "bits_per_byte_en")
     rows = [[r.variant, *(r.metrics[name] for name in columns[1:])] for r in results]
-    rows.append(["count bigram (interpolated)", "", "all", 2.469, 2.107])
     _plot(options, folder / "curves.png")
     text = ["# Real data: AR, diffusion from AR, diffusion from scratch\n", markdown_table(columns, rows)]
     text.append("\n![validation loss](curves.png)\n\n## Samples, greedy, as they came\n")

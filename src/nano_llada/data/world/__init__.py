@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nano_llada.data.world.documents import DOCUMENT_KINDS, documents
 from nano_llada.data.world.generate import Example, chats, examples
+from nano_llada.data.world.preferences import preferences
 from nano_llada.data.world.skills import DEMO_SKILLS, SKILLS
 from nano_llada.data.world.splits import LANGUAGES, SPLITS, Key, Language, Split, split_of
 from nano_llada.data.world.verify import Verifier, verify
@@ -22,6 +23,7 @@ __all__ = [
     "chats",
     "documents",
     "examples",
+    "preferences",
     "split_of",
     "verify",
 ]

@@ -12,7 +12,7 @@ from nano_llada.data.world.skills import SKILLS, skill_named
 from nano_llada.data.world.skills_family import families
 from nano_llada.data.world.skills_infill import INFILL, progression, story
 from nano_llada.data.world.skills_number import ADDITION, COUNTING, LARGEST, ORDERING, SUBTRACTION, in_order
-from nano_llada.data.world.skills_text import RECALL, fact
+from nano_llada.data.world.skills_text import draw_fact, fact
 from nano_llada.data.world.splits import LANGUAGES, Key, Language, Split, check_request, split_of
 from nano_llada.data.world.vocabulary import (
     CATEGORIES,
@@ -74,7 +74,7 @@ def _joined(sentences: list[Both]) -> Both:
 
 
 def _facts(rng: Random, split: Split) -> Both:
-    drawn = [RECALL.draw_key(rng, split) for _ in range(rng.randint(3, 5))]
+    drawn = [draw_fact(rng, split) for _ in range(rng.randint(3, 5))]
     # One fact a person, so that nobody is in two places.
     return _joined([fact(key) for key in {key[1]: key for key in drawn}.values()])
 
@@ -83,7 +83,7 @@ def _retold(rng: Random, split: Split) -> Both:
     """Facts, each of which is then told again or asked about: what recall needs, many times in one text."""
     known: dict[str, Key] = {}
     while len(known) < 3:
-        key = RECALL.draw_key(rng, split)
+        key = draw_fact(rng, split)
         if key[1] not in known and all(key[-1] != other[-1] for other in known.values()):
             known[key[1]] = key
     again = rng.sample(list(known.values()), 3)
@@ -128,7 +128,7 @@ def _story(rng: Random, split: Split) -> Both:
     while (key := INFILL.draw_key(rng, split))[1] not in ("give", "go"):
         pass
     zh, en = story(key)
-    while (opening := RECALL.draw_key(rng, split))[1] in key:
+    while (opening := draw_fact(rng, split))[1] in key:
         pass
     opening_zh, opening_en = fact(opening)
     return opening_zh + "".join(zh), " ".join((opening_en, *en))

@@ -9,6 +9,7 @@ from pathlib import Path
 from nano_llada.core.errors import UserError
 from nano_llada.data.world.documents import documents
 from nano_llada.data.world.generate import chats
+from nano_llada.data.world.preferences import preferences
 from nano_llada.data.world.splits import SPLITS
 from nano_llada.data.world.vocabulary import chinese_words
 
@@ -37,6 +38,23 @@ def write_world(
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}") from error
     return paths
+
+
+def write_preferences(folder: Path, *, count: int, skills: Sequence[str], seed: int) -> list[Path]:
+    """Write `preference-SPLIT.jsonl` for the three splits: `count` training pairs, and a tenth in each of the others.
+
+    Raises:
+        UserError: for an unknown skill or a folder that cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shares = {split: count if split == "train" else count // HELD_OUT for split in SPLITS}
+        return [
+            _write(folder / f"preference-{split}.jsonl", preferences(skills, split, share, seed))
+            for split, share in shares.items()
+        ]
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}") from error
 
 
 def _write(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:

@@ -1,0 +1,212 @@
+"""Questions about the small world with a right and a plausible wrong answer: what learning from preferences needs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from itertools import combinations
+from random import Random
+from typing import Any
+
+from nano_llada.data.world.generate import Example, chats
+from nano_llada.data.world.skills_number import LARGEST
+from nano_llada.data.world.splits import LANGUAGES, Language, Split
+from nano_llada.data.world.verify import verify
+from nano_llada.data.world.vocabulary import (
+    ANIMALS,
+    CATEGORIES,
+    COLOURS,
+    DAYS,
+    DIRECTIONS,
+    FAMILY_NAMES,
+    FATHERS,
+    MONTHS,
+    MOTHERS,
+    OBJECTS,
+    PEOPLE,
+    PLACES,
+    find,
+)
+
+# Gives answers of the same kind as an example's, not all of which are wrong.
+Rule = Callable[[Example], list[str]]
+Group = tuple[str, ...]
+
+NAMED = (PEOPLE, COLOURS, PLACES, DAYS, MONTHS, DIRECTIONS, MOTHERS, FATHERS, FAMILY_NAMES)
+# The numbers that right answers can be: any other would give a wrong answer away.
+NUMBERS = {
+    "addition": (0, LARGEST),
+    "subtraction": (0, LARGEST),
+    "counting": (1, 5),
+    "reading": (1, 20),
+    "format": (1, 20),
+    "infill": (2, 35),
+    "time": (1, 12),
+    "translation": (2, 9),
+}
+OTHER_NAMES: dict[Language, Group] = {language: tuple(who.text(language) for who in PEOPLE) for language in LANGUAGES}
+OTHER_SELF: dict[str, dict[Language, Group]] = {
+    "who": OTHER_NAMES,
+    "name": OTHER_NAMES,
+    "person": {"zh": ("是",), "en": ("yes",)},
+    "model": {"zh": ("不是",), "en": ("no",)},
+    "languages": {"zh": ("中文", "英语"), "en": ("Chinese", "English")},
+}
+
+
+def preferences(skills: Sequence[str], split: Split, count: int, seed: int) -> Iterator[dict[str, Any]]:
+    """`count` rows {"prompt", "chosen", "rejected", "skill", "language"}, in the order and the shares of `chats`.
+
+    The questions and right answers are those of `chats` for the same arguments. `rejected` is wrong (the question's
+    verifier says so) and made from the example alone, by a rule that keeps to the form of the right answer. Raises
+    UserError for no skill, an unknown skill or split or a negative count.
+    """
+    rng = Random(f"{seed}/{split}/preferences")
+    return (_row(example, rng) for example in chats(skills, split, count, seed))
+
+
+def _row(example: Example, rng: Random) -> dict[str, Any]:
+    return {
+        "prompt": example.prompt,
+        "chosen": example.answer,
+        "rejected": _wrong(example, rng),
+        "skill": example.skill,
+        "language": example.language,
+    }
+
+
+def _wrong(example: Example, rng: Random) -> str:
+    """A wrong answer by one of the skill's rules, all of which are as likely however many answers they give."""
+    found = [rule(example) for rule in RULES[example.skill]]
+    wrong = [[text for text in texts if not verify(example.verifier, text)] for texts in found]
+    return rng.choice(rng.choice([texts for texts in wrong if texts]))
+
+
+def _changed(example: Example) -> list[str]:
+    """One word is another word of its group, or one number is off by one or two."""
+    answer, texts = example.answer, []
+    for match in _pieces(example.language).finditer(answer):
+        for other in _instead(match[0], example):
+            texts.append(answer[: match.start()] + other + answer[match.end() :])
+    return texts
+
+
+def _instead(piece: str, example: Example) -> list[str]:
+    if piece.isdigit():
+        low, high = NUMBERS[example.skill]
+        return [str(int(piece) + step) for step in (-2, -1, 1, 2) if low <= int(piece) + step <= high]
+    group = next(group for group in _groups(example.language) if piece in group)
+    used = _pieces(example.language).findall(example.answer)
+    return [word for word in group if word not in used]
+
+
+def _said_of_another(example: Example) -> list[str]:
+    """What the question says in the form of the answer, about something else."""
+    form = next(form for form in _forms(example.language) if re.fullmatch(form, example.answer))
+    return re.findall(form, example.prompt)
+
+
+def _swapped(example: Example) -> list[str]:
+    """Two of the words have changed places."""
+    words = example.answer.split(" ")
+    texts = []
+    for first, second in combinations(range(len(words)), 2):
+        mixed = list(words)
+        mixed[first], mixed[second] = words[second], words[first]
+        texts.append(" ".join(mixed))
+    return texts
+
+
+def _other_digit(example: Example) -> list[str]:
+    """One blank of a sudoku is filled with another digit."""
+    blanks = [place for place, given in enumerate(example.verifier.expected[0]) if given == "0"]
+    answer = example.answer
+    return [answer[:place] + digit + answer[place + 1 :] for place in blanks for digit in "1234"]
+
+
+def _untranslated(example: Example) -> list[str]:
+    """What was to be translated, as it was."""
+    colour, thing = map(find, example.key[1:])
+    zh = rf"(?:\d+{thing.measure})?{colour.zh}的{thing.zh}"
+    return re.findall(rf"{zh}|(?:\d+ )?{colour.en} (?:{thing.plural}|{thing.en})", example.prompt)
+
+
+def _miscounted(example: Example) -> list[str]:
+    """A list with one word less or one more, where words were to be listed."""
+    if example.verifier.kind != "words":
+        return []
+    more = next(word for word in example.verifier.expected if word not in example.answer.split())
+    return [example.answer.rpartition(" ")[0], f"{example.answer} {more}"]
+
+
+def _out_of_place(example: Example) -> list[str]:
+    """A list whose last word is the one that was not wanted, or of another category."""
+    if example.verifier.kind != "words":
+        return []
+    kept, wanted, unwanted = example.answer.rpartition(" ")[0], find(example.key[2]), example.key[4]
+    others = [word for category, words in CATEGORIES if category != wanted for word in words]
+    intruders = others if unwanted == "none" else [find(unwanted)]
+    return [f"{kept} {word.text(example.language)}" for word in intruders]
+
+
+def _other_self(example: Example) -> list[str]:
+    """Somebody else's answer to a question about oneself."""
+    return list(OTHER_SELF[example.key[2]][example.language])
+
+
+@cache
+def _groups(language: Language) -> tuple[Group, ...]:
+    """Words that can stand for each other without a change in the rest of the text, as written in `language`."""
+    groups = [tuple(word.text(language) for word in words) for words in NAMED]
+    for things in (OBJECTS, ANIMALS):
+        if language == "zh":  # the measure word stays as it is
+            measures = dict.fromkeys(word.measure for word in things)
+            groups += [tuple(word.zh for word in things if word.measure == measure) for measure in measures]
+        else:
+            regular = [word for word in things if word.plural != word.en]
+            groups += [tuple(word.en for word in regular), tuple(word.plural for word in regular)]
+    return tuple(groups)
+
+
+def _any_of(words: Sequence[str]) -> str:
+    """A pattern for any of some words; longer ones come first, as some begin with others."""
+    return f"(?:{'|'.join(map(re.escape, sorted(words, key=len, reverse=True)))})"
+
+
+@cache
+def _pieces(language: Language) -> re.Pattern[str]:
+    """Finds the words of all groups and numbers in a text."""
+    edge = r"\b" if language == "en" else ""
+    return re.compile(rf"\d+|{edge}{_any_of([word for group in _groups(language) for word in group])}{edge}")
+
+
+@cache
+def _forms(language: Language) -> tuple[str, ...]:
+    """Patterns of the answers that a question may state about several things."""
+    some = (PEOPLE, DIRECTIONS, PLACES, COLOURS, OBJECTS)
+    who, way, place, colour, thing = (_any_of([word.text(language) for word in words]) for words in some)
+    if language == "zh":
+        return (r"\d+", who, way, f"在{place}", f"一.{colour}的{thing}")
+    return (r"\d+", who, way, f"at the {place}", f"a {colour} {thing}")
+
+
+RULES: dict[str, tuple[Rule, ...]] = {
+    "reading": (_changed,),
+    "recall": (_said_of_another, _changed),
+    "counting": (_changed,),
+    "addition": (_changed,),
+    "subtraction": (_changed,),
+    "comparison": (_said_of_another,),
+    "ordering": (_swapped,),
+    "copy": (_swapped,),
+    "reversal": (_swapped,),
+    "backward_relation": (_changed,),
+    "translation": (_untranslated, _changed),
+    "infill": (_changed,),
+    "sudoku": (_other_digit,),
+    "format": (_changed, _miscounted, _out_of_place),
+    "identity": (_other_self,),
+    "direction": (_said_of_another, _changed),
+    "time": (_changed,),
+}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.core.types import StepContext, TokenBatch, Vocabulary
+from nano_llada.model.cache import KVCache
 from nano_llada.model.config import ModelConfig
 from nano_llada.model.transformer import Transformer
 
@@ -38,11 +39,13 @@ class TableModel(nn.Module):
         rows = self.rule(tokens, positions.expand_as(tokens))
         return rows if select is None else rows[select]
 
-    def forward(self, tokens, pattern, *, positions=None, select=None, cache=None) -> Tensor:
+    def forward(self, tokens, pattern, *, positions=None, select=None, cache=None, commit=None) -> Tensor:
+        if cache is not None:
+            cache.advance(tokens.shape[1] if commit is None else commit)
         return self.head(self.features(tokens, pattern, positions=positions, select=select))
 
-    def new_cache(self, batch: int, capacity: int):
-        return SimpleNamespace(keep_rows=lambda rows: None)
+    def new_cache(self, batch: int, capacity: int) -> KVCache:
+        return KVCache(self.config, batch, capacity, torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture(scope="session")
@@ -90,9 +93,14 @@ def watch():
 
     def start(model: nn.Module) -> SimpleNamespace:
         seen = SimpleNamespace(tokens=[])
-        record = lambda _, args, kwargs: seen.tokens.append(args[0].clone())  # noqa: E731
-        hook = model.register_forward_pre_hook(record, with_kwargs=True)
-        seen.stop = hook.remove
+        original = model.features
+
+        def record(tokens, *args, **kwargs):
+            seen.tokens.append(tokens.clone())
+            return original(tokens, *args, **kwargs)
+
+        model.features = record  # every way of using a model ends there
+        seen.stop = lambda: delattr(model, "features")
         return seen
 
     return start
@@ -133,7 +141,7 @@ def context(vocab):
 
 @pytest.fixture(scope="session")
 def enumerate_bound(vocab):
-    """The diffusion bound of one row in nats, by a forward pass over every set of masks (ALGORITHMS, section 3)."""
+    """The diffusion bound of one row in nats, by a forward pass over every set of masks (arXiv:2502.09992, eq. 6)."""
 
     @torch.no_grad()
     def bound(model, tokens: Tensor, scored: Tensor) -> float:

@@ -374,7 +374,7 @@ def test_a_loss_that_is_no_number_names_the_documents(scene, capsys):
     error = capsys.readouterr().err
     assert "error: the loss is not a number at step " in error
     assert "documents of that batch: row 0: " in error
-    assert "resume from it with a lower learning rate" in error
+    assert "start again with a lower --learning-rate" in error
 
 
 def test_bad_rows_are_skipped_and_counted_when_asked(scene, capsys):

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import nano_llada
 from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.cli.main import COMMANDS
 from nano_llada.data.world import SKILLS
+from nano_llada.decode.diffusion import DiffusionSampler
 from nano_llada.sampling import Writer
 from tiny import Place, family, losses, make_place, read_lines, run_cli, tiny_arguments, write_rows
 
@@ -25,6 +27,8 @@ WORDS = {
     "tokenizer": ("train", "show"),
     "pretrain": ("ar", "diffusion"),
     "sft": ("ar", "diffusion"),
+    "dpo": ("ar", "diffusion"),
+    "dpo": ("ar", "diffusion"),
     "experiment": ("small-world", "real-data"),
 }
 HELPS = [(), *((name,) for name in COMMANDS), *((name, word) for name, words in WORDS.items() for word in words)]
@@ -64,7 +68,7 @@ def python(*words: str, **variables: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def helps() -> dict[tuple[str, ...], tuple[int, str, str]]:
-    done = python("-c", HELPER, json.dumps(HELPS), COLUMNS="200")
+    done = python("-c", HELPER, json.dumps(HELPS), COLUMNS="110")
     assert done.returncode == 0, done.stderr
     return dict(zip(HELPS, json.loads(done.stdout), strict=True))
 
@@ -242,6 +246,24 @@ def test_infill_keeps_what_was_there_and_fills_every_gap(done, capsys):
     found = re.fullmatch(r"Tom (.+) a (.+) ball\.", text, re.DOTALL)
     assert found, text
     assert "mask" not in text
+
+
+@pytest.mark.parametrize(("command", "usual"), [("generate", 128), ("chat", 64), ("compare", 64), ("eval", 24)])
+@pytest.mark.parametrize(("known", "asked", "length"), [(11, None, 11), (11, 7, 7), (None, 7, 7), (None, None, None)])
+def test_a_checkpoint_says_how_long_its_answers_are(done, tmp_path, monkeypatch, command, usual, known, asked, length):
+    folder = shutil.copytree(done.runs / "diffusion-sft" / "step-000003", tmp_path / "model")
+    shape = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    shape["info"].pop("answer_length", None)
+    shape["info"] |= {"answer_length": known} if known else {}
+    (folder / "model.json").write_text(json.dumps(shape), encoding="utf-8")
+    lengths, start = [], DiffusionSampler.__init__
+    spy = lambda *args: lengths.append(args[-1].max_new_tokens) or start(*args)  # noqa: E731
+    monkeypatch.setattr(DiffusionSampler, "__init__", spy)
+    monkeypatch.setattr("sys.stdin", io.StringIO("Tom has\n"))
+    words = {"compare": ["--prompts", "Tom", "--out", tmp_path / "report"], "eval": ["--skills", "copy", "--items", 1]}
+    given = ["--max-new-tokens", asked] if asked else []
+    assert run_cli([command, folder, *words.get(command, ()), *given]) == 0
+    assert set(lengths) == {length or usual}
 
 
 def no_external_links(page: str) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.core.errors import UserError
 from nano_llada.data.config import DataConfig
 from nano_llada.data.world import SKILLS
@@ -16,9 +18,10 @@ from nano_llada.data.world.files import write_world
 from nano_llada.demo import DemoConfig
 from nano_llada.experiments import real_data, small_world
 from nano_llada.experiments.grid import Cell, commit, markdown_table, read_results, run_grid
-from nano_llada.run import RunObserver
+from nano_llada.run_observer import RunObserver
 from tiny import chats, make_place, read_lines, texts, write_rows
 
+STAGES, SCORES = ("ar", "ar-sft", "diffusion", "diffusion-sft"), ("exact_match", *SKILLS)
 KEYS = {"experiment", "variant", "seed", "commit", "hardware", "command", "metrics"}
 
 
@@ -43,7 +46,8 @@ def test_a_grid_appends_a_line_a_run_and_skips_what_is_there(tmp_path):
     before = (tmp_path / "new" / "results.jsonl").read_text()
     again = run_grid("name", [calls.cell("ar", 1), calls.cell("diffusion", 1)], tmp_path / "new", "the command")
     assert calls.made == [("ar", 0), ("ar", 1), ("diffusion", 1)]
-    assert again[:2] == first
+    assert again[0] == first[1]
+    assert [(r.variant, r.seed) for r in again] == [("ar", 1), ("diffusion", 1)]  # not what nobody asked for
     assert (tmp_path / "new" / "results.jsonl").read_text().startswith(before)
     rows = read_lines(tmp_path / "new" / "results.jsonl")
     assert all(row.keys() == KEYS and row["command"] == "the command" for row in rows)
@@ -105,16 +109,36 @@ def test_small_world_from_nothing_to_its_readme(small, monkeypatch):
     rows = read_lines(folder / "results.jsonl")
     assert [(row["variant"], row["seed"]) for row in rows] == [("ar", 0), ("diffusion", 0)]
     skills = {f"{skill}_{language}" for skill in SKILLS for language in ("zh", "en")}
-    totals = {"parameters", "train_tokens", "exact_match_zh", "exact_match_en"}
+    totals = {"parameters", "train_tokens_all_stages", "exact_match_zh", "exact_match_en"}
     for row in rows:
         assert row.keys() == KEYS
         assert row["metrics"].keys() == skills | totals
         assert all(0 <= row["metrics"][skill] <= 1 for skill in skills)
     assert rows[0]["metrics"]["parameters"] == rows[1]["metrics"]["parameters"]
+    tokens = {name: load_checkpoint(small.runs / "seed-0" / name).info["tokens"] for name in STAGES}
+    assert rows[0]["metrics"]["train_tokens_all_stages"] == tokens["ar"] + tokens["ar-sft"]
+    assert rows[1]["metrics"]["train_tokens_all_stages"] == sum(tokens.values())
     assert "--pretrain-steps 2 --sft-steps 2 --hidden-size 48 --num-layers 1 --items 1" in rows[0]["command"]
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert all(f"| {skill} |" in text for skill in SKILLS)
     assert (folder / "skills.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_seed_is_added_without_measuring_the_others_again(small, monkeypatch):
+    measured = []
+
+    def variant(options, name, seed):
+        measured.append((name, seed))
+        return {"parameters": 1} | {f"{what}_{language}": 0.5 for what in SCORES for language in ("zh", "en")}
+
+    monkeypatch.setattr(small_world, "_variant", variant)
+    for seeds in ((0,), (0, 3), (3,)):
+        assert small_world.run(replace(small, seeds=seeds)) is True
+        text = (small.docs / "small-world" / "README.md").read_text(encoding="utf-8")
+        assert f"{len(seeds)} seed(s)" in text
+    assert measured == [("ar", 0), ("diffusion", 0), ("ar", 3), ("diffusion", 3)]
+    assert small_world.run(replace(small, items=2)) is True  # another experiment
+    assert measured[4:] == [("ar", 0), ("diffusion", 0)]
 
 
 def real_files(tmp_path: Path) -> Path:
@@ -150,7 +174,9 @@ def test_real_data_from_files_to_its_readme(real, monkeypatch):
     for row in rows:
         metrics = row["metrics"]
         assert row.keys() == KEYS
-        assert metrics["train_tokens"] > 0
+        seen = [load_checkpoint(real.runs / name).info["tokens"] for name in (row["variant"], "ar")]
+        assert metrics["train_tokens"] == seen[0] > 0
+        assert metrics["tokens_before"] == (seen[1] if row["variant"] == "diffusion" else 0)
         for language in ("zh", "en"):
             assert 0 < metrics[f"bits_per_byte_{language}"] < 100
             assert 0 < metrics[f"nats_per_token_{language}"] < 20
@@ -161,6 +187,11 @@ def test_real_data_from_files_to_its_readme(real, monkeypatch):
         assert f"### {name}\n" in text
     assert all(prompt in text for prompt in (*real_data.PROMPTS, *real_data.QUESTIONS))
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for row in rows:  # lines of an earlier version
+        del row["metrics"]["tokens_before"]
+    write_rows(folder / "results.jsonl", rows)
+    assert real_data.run(real) is True
+    assert "| not recorded |" in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_real_data_names_a_file_that_is_missing(real):

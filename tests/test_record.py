@@ -114,7 +114,10 @@ SLIPS = [
     ({"trian": {}}, "trian: unknown option; did you mean 'train'?"),
     ({"train": {"learning_rat": 1}}, "train.learning_rat: unknown option; did you mean 'learning_rate'?"),
     ({"model": {"yarn": {"type": "YarnScaling", "beta": 1}}}, "model.yarn.beta: unknown option; did you mean 'beta_"),
-    ({"objective": {"zzz": 1}}, "objective.zzz: unknown option; known: corruption, loss_weight, normalise_by, random_"),
+    (
+        {"objective": {"zzz": 1}},
+        "objective.zzz: unknown option; known: corruption, blocks, loss_weight, normalise_by",
+    ),
     ({"train": 3}, "train: expected an object, got 3"),
     ({"train": None}, "train: expected an object, got null"),
     ({"train": {"batch_size": "8"}}, "train.batch_size: expected int, got '8'"),

@@ -40,8 +40,18 @@ WITHOUT_TORCH += (
 )
 LIGHT = [name for name in NAMES if name.startswith(WITHOUT_TORCH)]
 SLOW = {"torch", "transformers", "matplotlib", "datasets", "pyarrow"}
-ON_TOP = {"cli", "experiments", "run.py", "run_data.py", "demo.py", "demo_config.py", "__init__.py", "__main__.py"}
-LONG = {"run.py": 300, "train/trainer.py": 285, "checkpoint/hugging_face.py": 330}  # a file is 250 lines at most
+ON_TOP = {
+    "cli",
+    "experiments",
+    "run.py",
+    "run_data.py",
+    "run_observer.py",
+    "demo.py",
+    "demo_config.py",
+    "__init__.py",
+    "__main__.py",
+}
+LONG = {"train/trainer.py": 285, "checkpoint/hugging_face.py": 330}  # a file is 250 lines at most
 DRAWS = {"rand", "randn", "randint", "randperm", "multinomial", "bernoulli", "normal", "poisson", "rand_like"}
 DRAWS |= {"randn_like", "randint_like", "uniform_", "normal_", "random_", "bernoulli_", "exponential_", "trunc_normal_"}
 

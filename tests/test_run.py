@@ -20,8 +20,9 @@ from nano_llada.config import RunConfig, default_run
 from nano_llada.core.errors import UserError
 from nano_llada.core.record import from_plain
 from nano_llada.data.tokenizer import train_characters
-from nano_llada.run import RunObserver, build_model, choose_tokenizer, count_parameters, execute
+from nano_llada.run import build_model, choose_tokenizer, count_parameters, execute
 from nano_llada.run_data import load_data
+from nano_llada.run_observer import RunObserver
 from tiny import Place, chats, family, losses, make_place, read_lines, texts, tiny_run, write_rows
 
 KINDS = {"ar": ("pretrain", "ar"), "diffusion": ("pretrain", "diffusion")}
@@ -126,9 +127,10 @@ def test_a_resumed_run_names_what_differs(place):
     changed = replace(config, train=replace(config.train, learning_rate=0.5, seed=4), sample_prompts=("a",))
     with pytest.raises(UserError) as caught:
         execute(changed, resume=True)
-    for part in ("x/config.json", "learning_rate was 0.001, is 0.5", "train.seed was 0, is 4", "sample_prompts was []"):
+    for part in ("x/config.json", "learning_rate was 0.001, is 0.5", "train.seed was 0, is 4"):
         assert part in str(caught.value)
     assert "weight_decay" not in str(caught.value)
+    assert "sample_prompts" not in str(caught.value)  # that may change
 
 
 def test_nothing_to_resume_is_said(place):
@@ -324,8 +326,13 @@ def test_a_loss_that_is_no_number_leaves_the_last_checkpoint_alone(place, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(RunObserver, "on_step", poison)
-        with pytest.raises(UserError, match=r"not a number at step 4 .*documents of that batch: row 0: \d+"):
+        with pytest.raises(UserError, match=r"not a number at step 4 ") as caught:
             execute(config)
+    broken = load_data(config, choose_tokenizer(config, None))[0].document_names(3)[0]
+    named = ", ".join(f"{place.text}:{number + 1}" for number in broken)
+    assert f"documents of that batch: row 0: {named}; row 1: " in str(caught.value)
+    again = f"start again with --init-from {config.folder / 'step-000002'} and a lower --learning-rate"
+    assert again in str(caught.value)
     assert [path.name for path in config.folder.glob("step-*")] == ["step-000002"]
     assert execute(config, resume=True) == "finished"
     assert torch.isfinite(weights(config.folder, 4)["norm.weight"]).all()
@@ -343,7 +350,7 @@ def test_a_shape_that_is_not_the_start_checkpoints_is_refused_and_dropout_taken(
     start = load_checkpoint(done.runs / "ar")
     for options, message in (
         ({"hidden_size": 64}, "hidden_size 64 differs from 32"),
-        ({"num_heads": 2}, "num_heads 2"),
+        ({"num_heads": 2}, "num_heads 2 differs from 4, .*runs/ar; with --init-from the shape comes from"),
     ):
         with pytest.raises(UserError, match=message):
             build_model(tiny_run(done, init_from=done.runs / "ar", **options), start.tokenizer, start)

@@ -14,7 +14,7 @@ import pytest
 
 from nano_llada.core.errors import UserError
 from nano_llada.data import store as store_module
-from nano_llada.data.chat import encode_conversation
+from nano_llada.data.chat import encode_conversation, encode_prompt
 from nano_llada.data.read import BadRows, resolve
 from nano_llada.data.rows import Message
 from nano_llada.data.store import Encoding, TokenStore, documents, open_store
@@ -178,6 +178,63 @@ def test_a_literal_mask_token_is_refused(tokenizer, encoding, row):
     skipped = make(tokenizer, encoding=encoding, policy="skip")
     assert len(skipped) == 1
     assert tokenizer.vocab.mask not in skipped.slice(0, 1000)[0]
+
+
+PREFERENCE = Encoding("preference")
+ASKED = {"prompt": "Hi", "chosen": "two", "rejected": "one"}
+TURNS = [Message("system", "user"), Message("user", "Hi"), Message("assistant", "one?"), Message("user", "你好")]
+LISTED = [vars(message) for message in TURNS]
+FORMATS = [  # a row, and the messages before the two answers
+    (ASKED, TURNS[1:2]),
+    ({"system": "user", "instruction": "Hi", "chosen": "two", "rejected": "one"}, TURNS[:2]),
+    ({"messages": LISTED, "chosen": "two", "rejected": "one"}, TURNS),
+    (
+        {
+            "chosen": [*LISTED, {"role": "assistant", "content": "two"}],
+            "rejected": [*LISTED, {"role": "assistant", "content": "one"}],
+        },
+        TURNS,
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "prompt"), FORMATS)
+def test_a_preference_is_two_documents_with_the_chosen_first(tokenizer, row, prompt):
+    write("a.jsonl", [row, ASKED | {"chosen": "three", "rejected": "世界"}])
+    store = make(tokenizer, encoding=PREFERENCE)
+    opening = encode_prompt(tokenizer, prompt)  # what generation is given
+    pieces = [[*tokenizer.encode(answer), tokenizer.vocab.turn_end] for answer in ("two", "one")]
+    expected = [([*opening, *piece], [False] * len(opening) + [True] * len(piece)) for piece in pieces]
+    assert content(store)[:2] == expected
+    assert len(store) == 4
+    assert store.text_bytes.tolist() == [3, 3, 5, 6]
+    assert store.first_scored[:2].tolist() == [len(opening)] * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"prompt": "<|mask|>"}, "the text contains the literal mask token <|mask|>"),
+        ({"chosen": "two<|mask|>"}, "the text contains the literal mask token <|mask|>"),
+        ({"rejected": "<|mask|>"}, "the text contains the literal mask token <|mask|>"),
+        ({"system": "<|mask|>"}, "the text contains the literal mask token <|mask|>"),
+        ({"rejected": "two"}, "chosen and rejected are the same answer"),
+        ({"chosen": " "}, "chosen is empty"),
+        ({"rejected": ""}, "rejected is empty"),
+        ({"prompt": "\n"}, "prompt is empty"),
+        ({"rejected": None}, "no rejected; the fields are: prompt, chosen, rejected"),
+    ],
+)
+def test_a_bad_preference_is_left_out_as_a_whole(tokenizer, change, reason):
+    write("a.jsonl", [ASKED, ASKED | change, ASKED | {"chosen": "three"}])
+    assert complaint(make, tokenizer, encoding=PREFERENCE).splitlines()[0] == f"a.jsonl:2: {reason}"
+    store = make(tokenizer, encoding=PREFERENCE, policy="skip")
+    answers = [
+        tokenizer.decode([token for token, learnt in zip(*document, strict=True) if learnt], specials=False)
+        for document in content(store)
+    ]
+    assert answers == ["two", "one", "three", "one"]
+    assert "(a.jsonl:2)" in str(store.meta["skipped"])
 
 
 def test_no_documents_at_all(tokenizer):

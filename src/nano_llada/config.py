@@ -9,14 +9,20 @@ from nano_llada.data.config import DataConfig
 from nano_llada.model.config import ModelConfig
 from nano_llada.objectives.denoising import Denoising
 from nano_llada.objectives.next_token import NextToken
+from nano_llada.objectives.preference import BoundScore, ExactScore, Preference
 from nano_llada.train.config import TrainConfig
 
-Objective = NextToken | Denoising
+Objective = NextToken | Denoising | Preference
+STAGES = {"text": "pretrain", "chat": "sft", "preference": "dpo"}  # by the format of the data
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides what a run computes; saved as config.json in its folder."""
+    """Everything that decides what a run computes; saved as config.json in its folder.
+
+    Raises:
+        ValueError: for parts that do not fit each other.
+    """
 
     name: str = "run"
     """Name of the run; its folder is RUNS/NAME."""
@@ -24,6 +30,8 @@ class RunConfig:
     """Folder that holds run folders."""
     init_from: Path | None = None
     """Start from the weights, shape and tokenizer of this checkpoint or run (an AR model may start a diffusion one)."""
+    reference: Path | None = None
+    """DPO: the frozen model that answers are compared under; default: that of --init-from."""
     tokenizer: Path | None = None
     """Folder with a tokenizer.json; default: that of --init-from, or the bundled bilingual one."""
     sample_prompts: tuple[str, ...] = ()
@@ -33,6 +41,16 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        pairs = self.data.format == "preference"
+        if isinstance(self.objective, Preference) != pairs:
+            raise ValueError("data of format 'preference' and the objective Preference need each other")
+        for name in ("batch_size", "micro_batch_size") if pairs else ():
+            if (getattr(self.train, name) or 0) % 2:
+                raise ValueError(f"{name} {getattr(self.train, name)} is odd: a pair of answers takes two rows")
+        if isinstance(self.objective, Denoising):
+            self.objective.blocks.check_row(self.data.sequence_length)
+
     @property
     def folder(self) -> Path:
         """Where the run writes."""
@@ -41,20 +59,33 @@ class RunConfig:
     @property
     def track(self) -> str:
         """`ar` or `diffusion`."""
-        return "ar" if isinstance(self.objective, NextToken) else "diffusion"
+        score = getattr(self.objective, "score", None)
+        return "ar" if isinstance(self.objective, NextToken) or isinstance(score, ExactScore) else "diffusion"
+
+    @property
+    def block_size(self) -> int | None:
+        """Tokens that the trained model will write together; None: as LLaDA 1.0, or autoregressive."""
+        if isinstance(self.objective, Denoising):
+            return self.objective.blocks.block_size
+        return getattr(getattr(self.objective, "score", None), "block_size", None)
 
     @property
     def stage(self) -> str:
-        """`pretrain` or `sft`."""
-        return "sft" if self.data.format == "chat" else "pretrain"
+        """`pretrain`, `sft` or `dpo`."""
+        return STAGES[self.data.format]
 
 
 def default_run(stage: str, track: str) -> RunConfig:
-    """Defaults of `nano-llada STAGE TRACK`, with stage pretrain or sft and track ar or diffusion."""
+    """Defaults of `nano-llada STAGE TRACK`, with stage pretrain, sft or dpo and track ar or diffusion."""
     name = f"{stage}-{track}"
     if stage == "pretrain":
         objective: Objective = NextToken() if track == "ar" else Denoising(random_length=0.01)
         return RunConfig(name=name, objective=objective)
+    if stage == "dpo":
+        score = ExactScore() if track == "ar" else BoundScore()
+        data = DataConfig(format="preference", packing=False, eos_fill=0 if track == "ar" else 128)
+        train = TrainConfig(learning_rate=2e-5, batch_size=16, eval_every=50)
+        return RunConfig(name=name, objective=Preference(score), data=data, train=train)
     train = TrainConfig(learning_rate=3e-4, epochs=2.0)
     if track == "ar":
         return RunConfig(name=name, objective=NextToken(), data=DataConfig(format="chat"), train=train)

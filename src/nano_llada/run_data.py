@@ -1,19 +1,24 @@
-"""The batches of a run: its files tokenised, what is held out, and what a row is too short for."""
+"""The batches of a run: its files tokenised, what is held out, what no row has room for, and which rows broke it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator
 
 import numpy as np
 
+from nano_llada.checkpoint.files import step_folders
 from nano_llada.config import RunConfig
 from nano_llada.core.errors import UserError
 from nano_llada.data.config import DataConfig
 from nano_llada.data.loader import Batches, hold_out
 from nano_llada.data.packing import Ints
+from nano_llada.data.pairs import PairBatches, usable_pairs
 from nano_llada.data.read import BadRows, resolve
-from nano_llada.data.store import Encoding, TokenStore, open_store
+from nano_llada.data.rows import Where
+from nano_llada.data.store import Encoding, TokenStore, documents, open_store
 from nano_llada.data.tokenizer import Tokenizer
+from nano_llada.train.trainer import BrokenLoss
 
 
 def load_data(config: RunConfig, tokenizer: Tokenizer) -> tuple[Batches, Batches | None]:
@@ -25,8 +30,10 @@ def load_data(config: RunConfig, tokenizer: Tokenizer) -> tuple[Batches, Batches
     usable = _usable(store, data)
     learnt, held_out = hold_out(len(usable), data.validation_share)
 
-    def rows_of(some: TokenStore, documents: Sequence[int] | Ints, seed: int | None) -> Batches:
-        return Batches(some, data, tokenizer.vocab, rows=train.batch_size, seed=seed, documents=documents)
+    def rows_of(some: TokenStore, numbers: Ints, seed: int | None) -> Batches:
+        if data.format == "preference":
+            return PairBatches(some, data, tokenizer.vocab, rows=train.batch_size, seed=seed, pairs=numbers)
+        return Batches(some, data, tokenizer.vocab, rows=train.batch_size, seed=seed, documents=numbers)
 
     if data.validation:
         other = open_token_store(config, data.validation, tokenizer)
@@ -40,21 +47,21 @@ def load_data(config: RunConfig, tokenizer: Tokenizer) -> tuple[Batches, Batches
 
 
 def _usable(store: TokenStore, data: DataConfig) -> Ints:
-    """Documents with something to learn from within a row, and a word on those that are cut or left out.
+    """Documents (or pairs) with something to learn from within a row, and a word on those that are cut or left out.
 
     Raises:
         UserError: if none is left.
     """
     if data.format == "text" and data.packing:
         return np.arange(len(store))  # nothing is cut: a document goes on in the next row
-    length, count = data.sequence_length, len(store)
+    length, pairs = data.sequence_length, data.format == "preference"
+    unit, count = ("pairs", len(store) // 2) if pairs else ("documents", len(store))
+    usable = usable_pairs(store, length) if pairs else np.flatnonzero(store.first_scored < length)
     filled = store.lengths + np.maximum(0, (data.eos_fill or 0) - store.scored_counts)
-    usable = np.flatnonzero(store.first_scored < length)
-    long = int((filled[usable] > length).sum())
-    if long:
-        print(f"{long:,} of {count:,} documents are longer than sequence_length {length} and are cut there")
+    if cut := int((filled.reshape(count, -1).max(1)[usable] > length).sum()):
+        print(f"{cut:,} of {count:,} {unit} are longer than sequence_length {length} and are cut there")
     if len(usable) < count:
-        print(f"{count - len(usable):,} of {count:,} documents have nothing to learn before sequence_length {length}")
+        print(f"{count - len(usable):,} of {count:,} {unit} have nothing to learn before sequence_length {length}")
     if not len(usable):
         raise UserError(f"no answer begins before sequence_length {length}; raise it, or give shorter prompts")
     return usable
@@ -69,3 +76,31 @@ def open_token_store(config: RunConfig, sources: tuple[str, ...], tokenizer: Tok
     if store.meta["skipped"]:
         print(f"skipped rows in {', '.join(sources)}: {store.meta['skipped']}")
     return store
+
+
+def explain_broken_loss(config: RunConfig, tokenizer: Tokenizer, error: BrokenLoss) -> UserError:
+    """What a user needs to know: which FILE:LINE the loss was of (numbers if they cannot be read), and how to go on."""
+    rows = error.documents[:8]
+    wanted = {number for row in rows for number in row}
+    places: dict[int, Where] = {}
+    with contextlib.suppress(UserError):
+        numbered = zip(range(max(wanted) + 1), document_places(config.data, tokenizer), strict=False)
+        places = {number: where for number, where in numbered if number in wanted}
+    named = [dict.fromkeys(str(places.get(number, f"document {number}")) for number in row) for row in rows]
+    shown = "; ".join(f"row {i}: {', '.join(names)}" for i, names in enumerate(named))
+    saved = step_folders(config.folder)
+    start = f"--init-from {saved[-1]} and a lower --learning-rate, as another --name" if saved else ""
+    return UserError(
+        f"{error}; documents of that batch: {shown}{' ...' if len(error.documents) > len(rows) else ''}. "
+        f"Resuming would repeat the step: start again with {start or 'a lower --learning-rate'}"
+    )
+
+
+def document_places(data: DataConfig, tokenizer: Tokenizer) -> Iterator[Where]:
+    """The place of each training document, in the order of the token store, which does not keep them.
+
+    Raises:
+        UserError: for files that are gone or damaged.
+    """
+    encoding = Encoding(data.format, data.text_field, data.turns)
+    return (document.where for document in documents(resolve(data.data), tokenizer, encoding, BadRows("skip")))

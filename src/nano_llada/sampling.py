@@ -16,7 +16,8 @@ from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.decode.autoregressive import AutoregressiveSampler
-from nano_llada.decode.config import Autoregressive, Decoding, Diffusion
+from nano_llada.decode.block import BlockSampler
+from nano_llada.decode.config import Autoregressive, Block, Decoding, Diffusion
 from nano_llada.decode.diffusion import DiffusionSampler
 from nano_llada.decode.types import Request, Sampler, StopTest, Write, collect
 from nano_llada.model.transformer import Transformer
@@ -28,13 +29,17 @@ def make_sampler(model: Transformer, vocab: Vocabulary, decoding: Decoding) -> S
     """The sampler of a decoding config."""
     if isinstance(decoding, Autoregressive):
         return AutoregressiveSampler(model, vocab, decoding)
+    if isinstance(decoding, Block):
+        return BlockSampler(model, vocab, decoding)
     return DiffusionSampler(model, vocab, decoding)
 
 
-def default_decoding(track: str, max_new_tokens: int = 64) -> Decoding:
-    """Greedy decoding for a track."""
+def default_decoding(track: str, max_new_tokens: int = 64, block_size: int | None = None) -> Decoding:
+    """Greedy decoding for a track, in blocks where there is a size for them."""
     if track == "ar":
         return Autoregressive(max_new_tokens=max_new_tokens)
+    if block_size is not None:
+        return Block(max_new_tokens=max_new_tokens, block_size=block_size)
     return Diffusion(max_new_tokens=max_new_tokens)
 
 
@@ -68,12 +73,12 @@ def cut_at(text: str, stops: Sequence[str]) -> str:
 
 def sample_texts(model: Transformer, tokenizer: Tokenizer, config: RunConfig) -> list[str]:
     """Greedy continuations (or answers) of a run's sample prompts."""
-    if config.data.format == "chat":
+    if config.data.format != "text":
         prompts = [encode_prompt(tokenizer, [Message("user", text)]) for text in config.sample_prompts]
     else:
         prompts = [encode_start(tokenizer, text) for text in config.sample_prompts]
     room = max(1, min(64, model.config.max_length - max(map(len, prompts))))
-    sampler = make_sampler(model, tokenizer.vocab, default_decoding(config.track, room))
+    sampler = make_sampler(model, tokenizer.vocab, default_decoding(config.track, room, config.block_size))
     requests = [Request(tuple(prompt), seed=i) for i, prompt in enumerate(prompts)]
     done = collect(sampler.stream(requests), len(requests), sampler.ends)
     return [tokenizer.decode(completion.tokens) for completion in done]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nano_llada.cli.options import DecodingOptions, decoding_for, parse
+from nano_llada.cli.options import DecodingOptions, checkpoint_decoding, parse
 
 if TYPE_CHECKING:
     from nano_llada.data.rows import Message
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
 
     writer = Writer.load(options.checkpoint, choose_machine(options.device).device)
     tokenizer = writer.checkpoint.tokenizer
-    decoding = decoding_for(writer.checkpoint.track, options.decoding, default_length=64)
+    decoding = checkpoint_decoding(writer.checkpoint, options.decoding, default_length=64)
     start = [Message("system", options.system)] if options.system else []
     console, messages = Console(), list(start)
     while True:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nano_llada.cli.options import DecodingOptions, decoding_for, parse
+from nano_llada.cli.options import CHAT_STAGES, DecodingOptions, checkpoint_decoding, parse
 from nano_llada.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     loaded = [load_checkpoint(path, device) for path in options.checkpoints]
     entries = [entry for checkpoint in loaded for entry in _entries(options, checkpoint)]
     skills = SKILLS if options.skills == ("all",) else options.skills
-    chat = any(checkpoint.info.get("stage") == "sft" for checkpoint in loaded)
+    chat = any(checkpoint.info.get("stage") in CHAT_STAGES for checkpoint in loaded)
     questions = held_out_questions(skills, options.items)
     comparison = compare(entries, questions, options.prompts, chat=chat, timed=options.timed)
     curves = [path / "loss.png" for path in options.checkpoints]
@@ -87,9 +87,9 @@ def _entries(options: Options, checkpoint: Checkpoint) -> list[Entry]:
     if checkpoint.track == "ar":  # options of diffusion models are for those compared with it
         common = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "min_new_tokens")
         kept = {key: getattr(given, key) for key in (*common, "seed")}
-        return [Entry(name, checkpoint, decoding_for("ar", DecodingOptions(**kept), default_length=64))]
-    entries = [Entry(name, checkpoint, decoding_for("diffusion", given, default_length=64))]
+        return [Entry(name, checkpoint, checkpoint_decoding(checkpoint, DecodingOptions(**kept), default_length=64))]
+    entries = [Entry(name, checkpoint, checkpoint_decoding(checkpoint, given, default_length=64))]
     for threshold in options.thresholds if given.threshold is None and given.strategy is None else ():
-        decoding = decoding_for("diffusion", replace(given, threshold=threshold, steps=None), default_length=64)
+        decoding = checkpoint_decoding(checkpoint, replace(given, threshold=threshold, steps=None), default_length=64)
         entries.append(Entry(f"{name}, threshold {threshold:g}", checkpoint, decoding))
     return entries

@@ -11,7 +11,7 @@ from nano_llada.cli.options import choose_word, parse
 from nano_llada.data.config import default_cache
 
 WORDS = {
-    "world": "write the small bilingual world as JSONL files",
+    "world": "write the small bilingual world as JSONL files, with preference pairs if asked for",
     "show": "read files, report bad rows, lengths and how they pack",
 }
 
@@ -26,6 +26,8 @@ class World:
     """Training documents for pretraining; the other splits hold a tenth."""
     chats: int = 60_000
     """Training conversations; the other splits hold a tenth."""
+    preferences: int = 0
+    """Training pairs of a right and a wrong answer, for DPO; the other splits hold a tenth."""
     skills: tuple[str, ...] = ()
     """Skills to cover; default: all."""
     seed: int = 0
@@ -38,7 +40,7 @@ class Show:
 
     data: tuple[str, ...]
     """Files, folders, globs, or hf:NAME."""
-    format: Literal["text", "chat"] = "text"
+    format: Literal["text", "chat", "preference"] = "text"
     """What rows hold."""
     text_field: str = "text"
     """The field of a text row."""
@@ -62,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     if word == "world":
         options = parse(World, rest, command="data world", about="Write the small bilingual world as JSONL files.")
         from nano_llada.data.world import SKILLS
-        from nano_llada.data.world.files import write_world
+        from nano_llada.data.world.files import write_preferences, write_world
 
         paths = write_world(
             options.out,
@@ -71,6 +73,9 @@ def main(arguments: Sequence[str]) -> int:
             skills=options.skills or SKILLS,
             seed=options.seed,
         )
+        if options.preferences:
+            count, skills = options.preferences, options.skills or SKILLS
+            paths += write_preferences(options.out, count=count, skills=skills, seed=options.seed + 1)  # not the chats'
         for path in paths:
             print(path)
         return 0

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nano_llada.cli.options import DecodingOptions, decoding_for, parse
+from nano_llada.cli.options import DecodingOptions, checkpoint_decoding, parse
 from nano_llada.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _skills(options: Options, path: Path, checkpoint: Checkpoint) -> list[dict[s
     if not options.skills:
         return []
     skills = SKILLS if options.skills == ("all",) else options.skills
-    decoding = decoding_for(checkpoint.track, options.decoding, default_length=24)
+    decoding = checkpoint_decoding(checkpoint, options.decoding, default_length=24)
     sampler = make_sampler(checkpoint.model, checkpoint.tokenizer.vocab, decoding)
     questions = [example for skill in skills for example in examples(skill, "test", options.items, 0)]
     answers = answer_examples(sampler, checkpoint.tokenizer, questions, options.batch_size)

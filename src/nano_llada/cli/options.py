@@ -13,6 +13,7 @@ from nano_llada.core.errors import UserError
 from nano_llada.core.record import from_plain, read_config
 
 if TYPE_CHECKING:
+    from nano_llada.checkpoint.files import Checkpoint
     from nano_llada.decode.config import Decoding
 
 T = TypeVar("T")
@@ -99,7 +100,7 @@ class DecodingOptions:
     """How text is written; what is not given is the default of the model's track."""
 
     max_new_tokens: int | None = None
-    """Most tokens to write; default 128."""
+    """Most tokens to write; default: the answer length of its training, else 128 (chat and compare 64, eval 24)."""
     temperature: float | None = None
     """0 (default) always takes the likeliest token; above, tokens are drawn."""
     top_k: int | None = None
@@ -119,30 +120,64 @@ class DecodingOptions:
     steps: int | None = None
     """Diffusion: forward passes for the whole canvas; default one a token."""
     threshold: float | None = None
-    """Diffusion: write all positions surer than this in a pass, and at least one; instead of --steps."""
+    """Diffusion: write all positions surer than this in a pass, and at least one; instead of a number of steps."""
     block_length: int | None = None
     """Diffusion: fill the canvas in blocks of this size, left to right; default all at once."""
+    block_size: int | None = None
+    """Diffusion in blocks, with an exact cache: tokens in a block; default what the model was trained with."""
+    cache: str | None = None
+    """Diffusion with --block-length: approximate cache, prefix or dual; default none."""
     guidance: float | None = None
     """Diffusion: classifier-free guidance; default 0, off."""
     end_confidence: float | None = None
     """Diffusion: factor on the confidence of end tokens; default 1, off."""
 
 
-def decoding_for(track: str, options: DecodingOptions, default_length: int | None = None) -> Decoding:
-    """The decoding config of a track. Raises UserError for options of the other track, or values that cannot be."""
-    from nano_llada.decode.config import Autoregressive, Diffusion
+CHAT_STAGES = ("sft", "dpo")  # after which a model answers, before which it continues
+CHOICES = {"strategy": ("low_confidence", "random", "margin", "entropy"), "cache": ("none", "prefix", "dual")}
 
-    cls = Autoregressive if track == "ar" else Diffusion
-    known = {field.name for field in dataclasses.fields(cls)}
+
+def decoding_for(track: str, options: DecodingOptions, default_length: int | None = None) -> Decoding:
+    """The decoding config of a track; a diffusion model with a block_size is decoded in blocks.
+
+    Raises:
+        UserError: for options of the other track, or values that cannot be.
+    """
+    from nano_llada.decode.config import Autoregressive, Block, Diffusion
+
     given = {name: value for name, value in vars(options).items() if value is not None}
-    if foreign := sorted(set(given) - known):
-        raise UserError(f"{', '.join(foreign)}: for diffusion models only, this one is autoregressive")
+    cls = Autoregressive if track == "ar" else Block if "block_size" in given else Diffusion
+    if foreign := sorted(set(given) - {field.name for field in dataclasses.fields(cls)}):
+        why = {
+            Autoregressive: "for diffusion models only, this one is autoregressive",
+            Block: f"not for writing in blocks of {options.block_size} tokens, which is how this model was trained"
+            " or was asked to write",
+            Diffusion: "not for diffusion models",
+        }
+        raise UserError(f"{', '.join(foreign)}: {why[cls]}")
     if default_length is not None:
         given.setdefault("max_new_tokens", default_length)
-    strategies = ("low_confidence", "random", "margin", "entropy")
-    if given.get("strategy", "random") not in strategies:
-        raise UserError(f"strategy {given['strategy']!r} is not one of {', '.join(strategies)}")
+    for name, choices in CHOICES.items():
+        if given.get(name, choices[0]) not in choices:
+            raise UserError(f"{name} {given[name]!r} is not one of {', '.join(choices)}")
     try:
         return cls(**given)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def checkpoint_decoding(
+    checkpoint: Checkpoint, options: DecodingOptions, default_length: int | None = None
+) -> Decoding:
+    """The decoding config of a checkpoint; the one place that says how many tokens it writes, and in which blocks.
+
+    What the user gives comes first, then the checkpoint's info: `answer_length`, since a diffusion model fine-tuned on
+    answers filled up to this length knows no longer canvas, and `block_size`, where it was trained in blocks. Then
+    `default_length`, then the track's own default.
+
+    Raises:
+        UserError: as `decoding_for` does.
+    """
+    if options.block_size is None and checkpoint.info.get("block_size"):
+        options = dataclasses.replace(options, block_size=int(checkpoint.info["block_size"]))
+    return decoding_for(checkpoint.track, options, checkpoint.info.get("answer_length") or default_length)

@@ -1,33 +1,85 @@
-"""Who may attend to whom. One description serves training, cached decoding and the tests."""
+"""Who may attend to whom. One rule serves training, cached decoding, FlexAttention and the tests."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-Kind = Literal["causal", "full"]
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+Kind = Literal["causal", "full", "block_causal", "two_stream"]
 
 
 @dataclass(frozen=True)
 class AttentionPattern:
-    """`causal` is the autoregressive model, `full` the masked-diffusion one: their only difference.
+    """Which keys a query may see within its own document: the only difference between the models of this library.
+
+    * `causal`: those before it and itself. The autoregressive model.
+    * `full`: all. LLaDA 1.0.
+    * `block_causal`: its own block and earlier ones. How a block-diffusion model writes.
+    * `two_stream`: how a block-diffusion model is trained on all blocks at once (BD3-LM; LLaDA 2.0, eq. 3). The first
+      half of the keys is the noisy text, the second the clean one. A noisy token sees its own noisy block and the clean
+      blocks before it; a clean token sees clean blocks up to its own, and nothing noisy.
 
     Attributes:
-        kind: which keys a query may see within its own document.
+        kind: the rule.
         key_docs: (B, K) document of each key, -1 for padding; None: one document, no padding.
+        key_blocks: (B|1, K) block of each key, counted within its document; only for the two block patterns.
+        query_slots: (B, Q) which key each query is; None: the queries are the last keys.
     """
 
     kind: Kind
     key_docs: Tensor | None = None
+    key_blocks: Tensor | None = None
+    query_slots: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if (self.key_blocks is not None) != (self.kind in ("block_causal", "two_stream")):
+            raise ValueError(f"pattern {self.kind} {'needs' if self.key_blocks is None else 'has no'} blocks")
 
     @classmethod
-    def packed(cls, kind: Kind, doc_ids: Tensor) -> AttentionPattern:
+    def packed(cls, kind: Literal["causal", "full"], doc_ids: Tensor) -> AttentionPattern:
         """For rows of packed documents; the mask is left out where a row is one document, as it costs time."""
-        single = bool((doc_ids == 0).all())
-        return cls(kind, None if single else doc_ids)
+        return cls(kind, None if _single(doc_ids) else doc_ids)
+
+    @classmethod
+    def blocks(
+        cls, kind: Literal["block_causal", "two_stream"], doc_ids: Tensor, positions: Tensor, block_size: int
+    ) -> AttentionPattern:
+        """For rows (B, L) of packed documents, in blocks counted from each document's start.
+
+        For `two_stream` the tokens are to be the noisy and the clean row side by side, (B, 2L).
+        """
+        numbers = positions // block_size
+        if kind == "two_stream":
+            numbers, doc_ids = numbers.repeat(1, 2), doc_ids.repeat(1, 2)
+        if _single(doc_ids):  # then all rows are alike
+            return cls(kind, None, numbers[:1])
+        return cls(kind, doc_ids, numbers)
+
+    def allowed(self, row: Tensor, query: Tensor, key: Tensor, keys: int) -> Tensor:
+        """Whether query may see key, by their indices among `keys` keys in a row of the batch; broadcasts."""
+        if self.kind == "causal":
+            allowed = query >= key
+        elif self.key_blocks is None:
+            allowed = key >= 0
+        else:
+            mine, other = self.key_blocks[row, query], self.key_blocks[row, key]
+            if self.kind == "block_causal":
+                allowed = mine >= other
+            else:
+                from_noisy, to_noisy = query < keys // 2, key < keys // 2
+                to_clean = ~to_noisy & ((mine > other) | (~from_noisy & (mine == other)))
+                allowed = (from_noisy & to_noisy & (mine == other)) | to_clean
+        if self.key_docs is not None:
+            other_doc = self.key_docs[row, key]
+            # a padded query must still see itself, or its softmax has nothing to sum
+            allowed = (allowed & (self.key_docs[row, query] == other_doc) & (other_doc >= 0)) | (query == key)
+        return allowed
 
     def is_causal(self, queries: int, keys: int) -> bool:
         """Whether attention needs no explicit mask but the standard causal one."""
@@ -37,12 +89,33 @@ class AttentionPattern:
         """Boolean mask (B|1, 1, Q, K), True where attention is allowed; None if everything is."""
         if self.kind == "full" and self.key_docs is None:
             return None
-        q = torch.arange(keys - queries, keys, device=device)[:, None]
-        k = torch.arange(keys, device=device)[None, :]
-        allowed = (q >= k)[None] if self.kind == "causal" else torch.ones(1, 1, 1, dtype=torch.bool, device=device)
-        if self.key_docs is not None:
-            query_docs = self.key_docs[:, keys - queries :]  # queries are the last keys
-            same = (query_docs[:, :, None] == self.key_docs[:, None, :]) & (self.key_docs >= 0)[:, None, :]
-            # a padded query must still see itself, or its softmax has nothing to sum
-            allowed = (allowed & same) | (q == k)[None]
-        return allowed[:, None]
+        rows = torch.arange(self._rows, device=device)[:, None, None]
+        if self.query_slots is None:
+            query = torch.arange(keys - queries, keys, device=device)[None, :, None]
+        else:
+            query = self.query_slots[:, :, None]
+        return self.allowed(rows, query, torch.arange(keys, device=device)[None, None, :], keys)[:, None]
+
+    def flex(self, queries: int, keys: int, device: torch.device) -> BlockMask | None:
+        """The same as `dense` for FlexAttention, which skips what is masked; None if everything is allowed."""
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        if self.kind == "full" and self.key_docs is None:
+            return None
+        shared, first = self._rows == 1, keys - queries
+
+        def rule(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            row = torch.zeros_like(row) if shared else row
+            slot = query + first if self.query_slots is None else self.query_slots[row, query]
+            return self.allowed(row, slot, key, keys)
+
+        return create_block_mask(rule, None if shared else self._rows, None, queries, keys, device=str(device))
+
+    @property
+    def _rows(self) -> int:
+        given = [t for t in (self.key_docs, self.key_blocks, self.query_slots) if t is not None]
+        return max((len(tensor) for tensor in given), default=1)
+
+
+def _single(doc_ids: Tensor) -> bool:
+    return bool((doc_ids == 0).all())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -63,6 +63,7 @@ class LossOutput:
     total: Tensor  # () differentiable
     count: Tensor  # () what to divide by once the whole global batch is summed
     predicted: Tensor  # () positions whose logits were computed, for counting work
+    positions: int  # positions that went through the model, padding included, for counting work
     metrics: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # name -> (sum, count)
 
 
@@ -75,11 +76,13 @@ class StepContext:
     step: int
     total_steps: int
     global_rows: int  # rows of the global batch, over all micro-batches and processes
+    measuring: bool = False  # on validation data: what changes over a run stands where it ends
+    reference: Model | None = None  # a frozen model to compare with, for objectives that want one
 
     @property
     def progress(self) -> float:
-        """0 at the first step, towards 1 at the last."""
-        return self.step / max(self.total_steps, 1)
+        """0 at the first step, towards 1 at the last; 1 when measuring."""
+        return 1.0 if self.measuring else self.step / max(self.total_steps, 1)
 
 
 class Cache(Protocol):
@@ -116,8 +119,12 @@ class Model(Protocol):
         positions: Tensor | None = None,
         select: Tensor | None = None,
         cache: Cache | None = None,
+        commit: Sequence[int] | None = None,
     ) -> Tensor:
-        """Logits (B, L, V); with `select` (B, L) bool only those positions, (N, V). A cache is continued."""
+        """Logits (B, L, V); with `select` (B, L) bool only those positions, (N, V).
+
+        With a cache the tokens continue what it holds. Of them the first `commit` of each row are then held; None: all.
+        """
         ...
 
 

@@ -23,8 +23,9 @@ class DataConfig:
     """Validation data; none: a `validation_share` of the training documents is held out."""
     validation_share: float = 0.01
     """Share of training documents held out when no validation data is given."""
-    format: Literal["text", "chat"] = "text"
-    """`text`: one document a row, in `text_field`; `chat`: conversations, of which the assistant's turns are learnt."""
+    format: Literal["text", "chat", "preference"] = "text"
+    """`text`: one document a row, in `text_field`; `chat`: conversations, of which the assistant's turns are learnt;
+    `preference`: a prompt with a chosen and a rejected answer, for DPO."""
     text_field: str = "text"
     """The field of a row that holds its text."""
     sequence_length: int = 256
@@ -34,8 +35,11 @@ class DataConfig:
     turns: Literal["all", "each", "last"] = "all"
     """Chat: `all` answers of a conversation in one document, a document for `each`, or only the `last`."""
     eos_fill: int | None = 0
-    """Chat: fill shorter answers with <|endoftext|> to this many tokens: a diffusion model learns its length from them.
-    None: to the batch's longest answer (without packing). 0: off."""
+    """Fill shorter answers with <|endoftext|> to this many tokens: a diffusion model learns its length from them.
+    None: to the batch's longest answer (without packing). 0: off. Not for format `text`."""
+    fill_multiple: int = 1
+    """Fill further, to a conversation of a multiple of this many tokens; for block diffusion the block size, so that
+    the last block is whole (LLaDA 2.0's effective length). Not for format `text`."""
     on_bad_row: Literal["stop", "skip"] = "stop"
     """What to do about a row that cannot be used: stop with its place and the reason, or skip, count and report."""
     cache: Path = field(default_factory=default_cache)
@@ -54,3 +58,15 @@ class DataConfig:
             raise ValueError("eos_fill 'None' fills to the batch's longest answer, which needs packing off")
         if self.format == "text" and self.eos_fill is not None and self.eos_fill > 0:
             raise ValueError("eos_fill is about answers; it has no effect with format 'text'")
+        if self.fill_multiple < 1:
+            raise ValueError(f"fill_multiple must be at least 1, got {self.fill_multiple}")
+        if self.fill_multiple > 1 and (self.format == "text" or self.eos_fill is None):
+            raise ValueError("fill_multiple has no effect with format 'text' or eos_fill 'None'")
+        if self.format == "preference":
+            self._check_preference()
+
+    def _check_preference(self) -> None:
+        if self.packing:
+            raise ValueError("format 'preference' keeps each answer in a row of its own; turn packing off")
+        if self.turns != "all":
+            raise ValueError(f"turns {self.turns!r} has no effect with format 'preference': its last answer is learnt")

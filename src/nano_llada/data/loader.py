@@ -36,6 +36,14 @@ def hold_out(count: int, share: float) -> tuple[Ints, Ints]:
     return np.sort(order[cut:]), order[:cut]
 
 
+def shuffled(numbers: Ints, seed: int | None, epoch: int) -> Ints:
+    """The order of some numbers in an epoch: a permutation decided by (seed, epoch), or as they are without a seed."""
+    if seed is None:
+        return numbers
+    rng = np.random.Generator(np.random.Philox(derive_seed(seed, "order", epoch)))
+    return rng.permutation(numbers)
+
+
 class Batches:
     """Rows of some documents of a store: for ever, reshuffled every epoch by the seed, or in the order given (None).
 
@@ -68,16 +76,17 @@ class Batches:
     def _filled_lengths(self) -> Ints:
         """Length of every document of the store, filled with <|endoftext|> where the config says so."""
         lengths = self._store.lengths
-        if self._config.format == "chat" and self._config.eos_fill:
-            lengths = lengths + np.maximum(0, self._config.eos_fill - self._store.scored_counts)
+        if self._config.format != "text":
+            lengths = lengths + np.maximum(0, (self._config.eos_fill or 0) - self._store.scored_counts)
+            lengths = -(-lengths // self._config.fill_multiple) * self._config.fill_multiple
         return lengths
 
+    def _order(self, epoch: int) -> Ints:
+        """The documents as an epoch goes through them."""
+        return shuffled(self._documents, self._seed, epoch)
+
     def _make_plan(self, epoch: int) -> ContinuousPlan | WholePlan:
-        order = self._documents
-        if self._seed is not None:
-            rng = np.random.Generator(np.random.Philox(derive_seed(self._seed, "order", epoch)))
-            order = rng.permutation(order)
-        length = self._config.sequence_length
+        order, length = self._order(epoch), self._config.sequence_length
         if self._config.format == "text" and self._config.packing:
             return ContinuousPlan(self._lengths, order, length)
         return WholePlan(self._lengths, order, length, packing=self._config.packing)
@@ -109,7 +118,7 @@ class Batches:
 
     def _collate(self, rows: Sequence[Sequence[Piece]]) -> TokenBatch:
         parts = [self._parts(row) for row in rows]
-        if self._config.format == "chat" and self._config.eos_fill is None:
+        if self._config.format != "text" and self._config.eos_fill is None:
             parts = self._fill_to_longest(parts)
         longest = max(sum(map(len, part.tokens)) for part in parts)
         width = longest if not self._config.packing else self._config.sequence_length

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from nano_llada.core.errors import UserError
 from nano_llada.data.chat import Turns, encode_conversation, score_last_turn, split_turns
 from nano_llada.data.read import BadRow, BadRows, Row, Source, ending_of, read_rows
-from nano_llada.data.rows import find_special, to_messages, to_text
+from nano_llada.data.rows import Message, Where, find_special, to_messages, to_preference, to_text
 from nano_llada.data.tokenizer import MASK, Tokenizer
 
 VERSION = 3  # raised when the same input gives other files
@@ -28,7 +28,7 @@ VERSION = 3  # raised when the same input gives other files
 class Encoding:
     """How rows become documents."""
 
-    format: str  # "text" or "chat"
+    format: str  # "text", "chat" or "preference"
     text_field: str = "text"
     turns: Turns = "all"
 
@@ -40,6 +40,7 @@ class Document:
     tokens: list[int]
     scored: list[bool]
     text_bytes: int  # UTF-8 length of the text that is scored: what bits per byte divide by
+    where: Where  # the row it is of
 
 
 class TokenStore:
@@ -122,16 +123,38 @@ def _encode_row(row: Row, tokenizer: Tokenizer, encoding: Encoding) -> Iterator[
         _refuse_mask(text)
         eos = tokenizer.vocab.eos
         tokens = [eos, *tokenizer.encode(text), eos]  # the first gives an AR model something to begin from
-        yield Document(tokens, [False] + [True] * (len(tokens) - 1), len(text.encode()))
+        yield Document(tokens, [False] + [True] * (len(tokens) - 1), len(text.encode()), row.where)
+        return
+    if encoding.format == "preference":
+        yield from _encode_preference(row, tokenizer)
         return
     messages = to_messages(row.value)
     for message in messages:
         _refuse_mask(message.content)
     for part, last_only in split_turns(messages, encoding.turns):
-        tokens, scored = encode_conversation(tokenizer, part)
-        learnt = part[-1:] if last_only else part
-        size = sum(len(m.content.encode()) for m in learnt if m.role == "assistant")
-        yield Document(tokens, score_last_turn(scored) if last_only else scored, size)
+        yield _encode_turns(row.where, tokenizer, part, last_only=last_only)
+
+
+def _encode_preference(row: Row, tokenizer: Tokenizer) -> tuple[Document, Document]:
+    """The chosen and the rejected conversation: both are there, or neither is."""
+    preference = to_preference(row.value)
+    answers = (preference.chosen, preference.rejected)
+    for text in (*(message.content for message in preference.prompt), *answers):
+        _refuse_mask(text)
+    chosen, rejected = (
+        _encode_turns(row.where, tokenizer, [*preference.prompt, Message("assistant", answer)], last_only=True)
+        for answer in answers
+    )
+    if chosen.tokens == rejected.tokens:
+        raise ValueError("chosen and rejected are the same answer")
+    return chosen, rejected
+
+
+def _encode_turns(where: Where, tokenizer: Tokenizer, messages: Sequence[Message], *, last_only: bool) -> Document:
+    tokens, scored = encode_conversation(tokenizer, messages)
+    learnt = messages[-1:] if last_only else messages
+    size = sum(len(message.content.encode()) for message in learnt if message.role == "assistant")
+    return Document(tokens, score_last_turn(scored) if last_only else scored, size, where)
 
 
 def _refuse_mask(text: str) -> None:

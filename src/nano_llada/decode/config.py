@@ -60,6 +60,10 @@ class Diffusion(_Common):
     """Write every position whose chosen token is likelier than this, and at least one; instead of `steps`."""
     block_length: int | None = None
     """Fill the canvas in blocks of this many positions, left to right; default: all at once."""
+    cache: Literal["none", "prefix", "dual"] = "none"
+    """Approximate caches of Fast-dLLM, with block_length: keys and values of what stands before the block (`prefix`),
+    or of everything outside it (`dual`), are computed when a block begins and reused until it is full. Other tokens may
+    come out; `none` is exact."""
     guidance: float = 0.0
     """Classifier-free guidance against the prompt replaced by masks (LLaDA, eq. 16); doubles the cost; 0: off."""
     end_confidence: float = 1.0
@@ -79,10 +83,33 @@ class Diffusion(_Common):
             )
         if self.block_length is not None and self.block_length < 1:
             raise ValueError(f"block_length must be at least 1, got {self.block_length}")
+        if self.cache != "none" and self.block_length is None:
+            raise ValueError(f"cache {self.cache!r} keeps what is outside a block: give a block_length")
+        if self.cache != "none" and self.guidance:
+            raise ValueError("cache cannot be combined with guidance, whose second pass sees another prompt")
         if self.end_confidence < 1 and self.strategy == "random":
             raise ValueError("end_confidence has no effect with strategy random, which asks for no confidence")
         if not 0 <= self.end_confidence <= 1:
             raise ValueError(f"end_confidence must be in [0, 1], got {self.end_confidence}")
 
 
-Decoding = Autoregressive | Diffusion
+@dataclass(frozen=True)
+class Block(_Common):
+    """Block after block, left to right, each from masks; finished blocks are cached exactly (LLaDA 2.0)."""
+
+    block_size: int = 32
+    """Tokens in a block, counted from the start of the text: best the size the model was trained with."""
+    threshold: float = 0.95
+    """Write every position of the block whose chosen token is likelier than this, and at least one."""
+    cached: bool = True
+    """Keep keys and values of finished blocks; otherwise compute them anew in every pass, which writes the same."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.block_size < 1:
+            raise ValueError(f"block_size must be at least 1, got {self.block_size}")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold must be in [0, 1], got {self.threshold}")
+
+
+Decoding = Autoregressive | Diffusion | Block

@@ -15,6 +15,7 @@ from nano_llada.decode.autoregressive import check_room
 from nano_llada.decode.config import Diffusion
 from nano_llada.decode.proposal import choose, confidence, forbid, penalise
 from nano_llada.decode.types import Request, StopTest, Write
+from nano_llada.model.cache import KVCache
 from nano_llada.model.transformer import Transformer
 
 
@@ -33,6 +34,13 @@ class _Row:
         self.blocks = [hidden[left : left + size] for left in range(0, len(hidden), size)]
         self.quota = spread(config.steps or len(hidden), [len(block) for block in self.blocks])
         self.block, self.step = 0, 0
+
+    def window(self, kind: str) -> tuple[int, int]:
+        """Canvas slots to compute in this pass, first and behind the last; all of them when a block begins."""
+        if kind == "none" or self.step == 0:
+            return 0, len(self.canvas)
+        block = self.blocks[self.block]
+        return self.first + block[0], len(self.canvas) if kind == "prefix" else self.first + block[-1] + 1
 
     @property
     def written(self) -> list[int | None]:
@@ -54,7 +62,7 @@ class _Row:
         return ranked[: self.quota[self.block][self.step]]
 
     def _ancestral(self, hidden: int) -> list[int]:
-        """From time t to s each masked token is written with probability 1 - s/t (section 3 of ALGORITHMS)."""
+        """From time t to s each masked token is written with probability 1 - s/t (LLaDA, algorithm 4)."""
         left = len(self.quota[self.block]) - self.step  # t is proportional to the passes left, s to one less
         draws = torch.rand(hidden, dtype=torch.float64, generator=self.rng).tolist()
         return [i for i, draw in enumerate(draws) if draw < 1 / left]
@@ -101,23 +109,27 @@ class DiffusionSampler:
             row = _Row(number, request, count, self.vocab, self.config)
             if row.blocks:
                 rows.append(row)
+        cached = self.config.cache != "none" and bool(rows)
+        cache = self.model.new_cache(len(rows), max(len(row.canvas) for row in rows)) if cached else None
         while rows:
             events, left = [], []
-            for row, (places, tokens) in zip(rows, self._step(rows), strict=True):
+            for i, (row, (places, tokens)) in enumerate(zip(rows, self._step(rows, cache), strict=True)):
                 complete = row.write(places, tokens)
                 stopped = bool(stop and stop(row.number, row.written))
                 done = complete or stopped
                 events.append(Write(row.number, tuple(places), tuple(tokens), done, stopped))
                 if not done:
-                    left.append(row)
-            rows = left
+                    left.append(i)
+            if cache is not None and len(left) < len(rows):
+                cache.keep_rows(torch.tensor(left, dtype=torch.int64, device=self.model.embed.weight.device))
+            rows = [rows[i] for i in left]
             yield events
 
     @torch.inference_mode()
-    def _step(self, rows: Sequence[_Row]) -> list[tuple[list[int], list[int]]]:
+    def _step(self, rows: Sequence[_Row], cache: KVCache | None) -> list[tuple[list[int], list[int]]]:
         """Places and tokens that this forward pass writes in each row."""
         config, hidden = self.config, [row.masked() for row in rows]
-        logits = self._logits(rows, hidden)
+        logits = self._logits(rows, hidden, cache)
         streams = [row.rng for row, places in zip(rows, hidden, strict=True) for _ in places]
         tokens = choose(logits, config, streams)
         scores = confidence(logits, tokens, config.strategy)
@@ -133,7 +145,7 @@ class DiffusionSampler:
             first += len(places)
         return result
 
-    def _logits(self, rows: Sequence[_Row], hidden: Sequence[Sequence[int]]) -> Tensor:
+    def _logits(self, rows: Sequence[_Row], hidden: Sequence[Sequence[int]], cache: KVCache | None) -> Tensor:
         """(N, V) for the hidden places of all rows, in order, with everything forbidden that must be."""
         device = self.model.embed.weight.device
         longest = max(len(row.canvas) for row in rows)
@@ -146,11 +158,14 @@ class DiffusionSampler:
             select[i, [row.first + place for place in places]] = True
             prompts[i, : row.first] = True
         tokens, docs, select, prompts = (t.to(device) for t in (tokens, docs, select, prompts))
-        pattern = AttentionPattern.packed("full", docs)
-        logits = self.model(tokens, pattern, select=select).float()
-        if self.config.guidance:
-            blind = self.model(tokens.masked_fill(prompts, self.vocab.mask), pattern, select=select).float()
-            logits = blind + (1 + self.config.guidance) * (logits - blind)
+        if cache is not None:
+            logits = self._window_logits(rows, tokens, docs, select, cache)
+        else:
+            pattern = AttentionPattern.packed("full", docs)
+            logits = self.model(tokens, pattern, select=select).float()
+            if self.config.guidance:
+                blind = self.model(tokens.masked_fill(prompts, self.vocab.mask), pattern, select=select).float()
+                logits = blind + (1 + self.config.guidance) * (logits - blind)
         owner = select.nonzero()[:, 0]
         place = torch.tensor([place for places in hidden for place in places], device=device)
         fill = torch.tensor([row.fill for row in rows], device=device)[owner]
@@ -160,6 +175,23 @@ class DiffusionSampler:
             seen.scatter_(1, tokens, True)
             logits = penalise(logits, seen[owner], self.config.repetition_penalty, self.vocab)
         return logits
+
+    def _window_logits(
+        self, rows: Sequence[_Row], tokens: Tensor, docs: Tensor, select: Tensor, cache: KVCache
+    ) -> Tensor:
+        """The same logits, computing only each row's window; the rest is seen as it was when its block began."""
+        windows = [row.window(self.config.cache) for row in rows]
+        starts, widths = [a for a, _ in windows], [b - a for a, b in windows]
+        cache.place(starts, widths, visible=tokens.shape[1])
+        inside = torch.arange(max(widths), device=tokens.device)
+        slots = (torch.tensor(starts, device=tokens.device)[:, None] + inside).clamp(max=tokens.shape[1] - 1)
+        real = inside < torch.tensor(widths, device=tokens.device)[:, None]
+        pattern = AttentionPattern("full", docs, query_slots=slots)
+        chosen = select.gather(1, slots) & real
+        kept = [0] * len(rows)  # nothing is final: the next block computes everything anew
+        windowed = tokens.gather(1, slots)
+        logits: Tensor = self.model(windowed, pattern, positions=slots, select=chosen, cache=cache, commit=kept)
+        return logits.float()
 
 
 def spread(steps: int, sizes: Sequence[int]) -> list[list[int]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nano_llada.core.types import Vocabulary
-from nano_llada.decode.config import Autoregressive, Diffusion
+from nano_llada.decode.config import Decoding
 
 
 def forbid(logits: Tensor, vocab: Vocabulary, *, no_end: Tensor | None = None) -> Tensor:
@@ -33,7 +33,7 @@ def penalise(logits: Tensor, seen: Tensor, penalty: float, vocab: Vocabulary) ->
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
-def truncate(logits: Tensor, config: Autoregressive | Diffusion) -> Tensor:
+def truncate(logits: Tensor, config: Decoding) -> Tensor:
     """Remove tokens outside top-k, top-p and min-p, at the configured temperature; (N, V), scaled."""
     logits = logits / config.temperature
     if config.top_k:
@@ -50,7 +50,7 @@ def truncate(logits: Tensor, config: Autoregressive | Diffusion) -> Tensor:
     return logits
 
 
-def choose(logits: Tensor, config: Autoregressive | Diffusion, streams: Sequence[torch.Generator]) -> Tensor:
+def choose(logits: Tensor, config: Decoding, streams: Sequence[torch.Generator]) -> Tensor:
     """(N,) tokens: the likeliest, or drawn with Gumbel noise in float64; row i draws from `streams[i]`."""
     if config.temperature == 0:
         return logits.argmax(-1)

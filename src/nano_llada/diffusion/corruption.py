@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
-from nano_llada.diffusion.noise import NoiseName, elbo_weight, mask_rate
+from nano_llada.diffusion.noise import NoiseName, elbo_weight, mask_rate, time_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from nano_llada.core.types import StepContext, TokenBatch
 
-# consecutive documents of a row step by this share of [0, 1): the additive recurrence with the lowest discrepancy
+# consecutive groups of a row step by this share of [0, 1): the additive recurrence with the lowest discrepancy
 GOLDEN = 0.6180339887498949
 EPSILON = 1e-3  # linear Bernoulli times stay this far from 0 and 1
 
 
 @dataclass(frozen=True)
 class Corrupted:
-    """A noisy batch, all tensors (B, L)."""
+    """A noisy batch, tensors (B, L)."""
 
+    batch: TokenBatch  # the clean rows: those given, or those twice
     tokens: Tensor  # x_t: the mask token wherever `masked`
     masked: Tensor  # bool, drawn here and never read back from the tokens
     weights: Tensor  # float32: weight of a position in the bound, 0 where not masked
@@ -28,11 +31,14 @@ class Corrupted:
 
 @dataclass(frozen=True)
 class Masking:
-    """Hide scored tokens; every document of a row has a time of its own.
+    """Hide scored tokens; every document of a row, or every block of a document, has a time of its own.
 
-    `exact` draws how many of a document's n scored tokens to hide, k ~ U{1..n}, hides k of them and weighs each
-    n / k; `bernoulli` draws t, hides each token with probability p(t) and weighs it w(t). Both are unbiased at every
-    length: neither forces a mask and then divides by t as if it had not.
+    `exact` draws how many of a group's n scored tokens to hide, k ~ U{1..n}, hides k of them and weighs each n / k;
+    `bernoulli` draws t, hides each token with probability p(t) and weighs it w(t). Both are unbiased at every length:
+    neither forces a mask and then divides by t as if it had not.
+
+    Raises:
+        ValueError: for options that contradict each other.
     """
 
     mask_count: Literal["exact", "bernoulli"] = "exact"
@@ -41,59 +47,147 @@ class Masking:
     """The schedule alpha(t); only `bernoulli` can tell them apart, since the bound does not depend on it."""
     stratified: bool = True
     """Spread the times of a global batch evenly over [0, 1), which keeps each one uniform and lowers variance."""
+    mask_rate_min: float = 0.0
+    """Least share of hidden tokens that is drawn (LLaDA 2.0's bandwidth). Above 0 the loss bounds no likelihood."""
+    mask_rate_max: float = 1.0
+    """Largest share of hidden tokens that is drawn; below 1 the loss bounds no likelihood."""
+    complementary: bool = False
+    """Show every row twice, with the tokens hidden the second time that were not the first, so that each is learnt
+    exactly once in a pair (LLaDA 2.0)."""
 
     def __post_init__(self) -> None:
         if self.mask_count == "exact" and self.noise != "linear":
             raise ValueError("noise 'cosine' has no effect with mask_count 'exact'; use mask_count 'bernoulli'")
+        if not 0 <= self.mask_rate_min < self.mask_rate_max <= 1:
+            raise ValueError(
+                f"mask rates must satisfy 0 <= min < max <= 1, got {self.mask_rate_min} and {self.mask_rate_max}"
+            )
 
-    def corrupt(self, batch: TokenBatch, ctx: StepContext) -> Corrupted:
-        """Draw x_t for a batch. The noise of a row depends on (seed, step, its global index) alone."""
-        import torch
+    def corrupt(self, batch: TokenBatch, ctx: StepContext, block_size: int | None = None) -> Corrupted:
+        """Draw x_t for a batch. The noise of a row depends on (seed, step, its global index) alone.
 
+        Args:
+            block_size: None gives each document one time, a number each block of a document.
+        """
         from nano_llada.core.random import row_uniforms
 
         device = batch.tokens.device
-        doc = batch.doc_ids.clamp(min=0)
-        documents = int(doc.max()) + 1
-        scored_counts = torch.zeros(len(doc), documents, dtype=torch.int64, device=device)
-        scored_counts.scatter_add_(1, doc, batch.scored.long())
-        times = self._times(batch.rows, documents, ctx).to(device)
-        uniforms = row_uniforms(batch.rows, doc.shape[1], ctx.seed, "mask", ctx.step).to(device)
-        if self.mask_count == "exact":
-            hidden = (times * scored_counts).long().add_(1).minimum(scored_counts)
-            masked = batch.scored & (
-                _rank_in_document(doc, batch.scored, scored_counts, uniforms) < hidden.gather(1, doc)
-            )
-            weight = scored_counts / hidden.clamp(min=1)
-        else:
-            # linear weights grow without bound at 0 and are cut off there; cosine ones are tame in the mean
-            t = EPSILON + (1 - 2 * EPSILON) * times if self.noise == "linear" else times
-            masked = batch.scored & (uniforms < mask_rate(self.noise, t).gather(1, doc))
-            weight = elbo_weight(self.noise, t)
-        weights = weight.gather(1, doc).float().masked_fill_(~masked, 0.0)
-        return Corrupted(batch.tokens.masked_fill(masked, ctx.vocab.mask), masked, weights)
+        group = groups_of(batch, block_size)
+        times = self._times(batch.rows, int(group.max()) + 1, ctx).to(device)
+        uniforms = row_uniforms(batch.rows, group.shape[1], ctx.seed, "mask", ctx.step).to(device)
+        draw = self._exact if self.mask_count == "exact" else self._bernoulli
+        masked, weights, opposite = draw(batch, group, times, uniforms)
+        if self.complementary:
+            batch, masked, weights = _twice(batch, masked, weights, opposite)
+        weights = weights.float().masked_fill(~masked, 0.0)
+        return Corrupted(batch, batch.tokens.masked_fill(masked, ctx.vocab.mask), masked, weights)
 
-    def _times(self, rows: Tensor, documents: int, ctx: StepContext) -> Tensor:
-        """(B, documents) float64 in [0, 1), each uniform."""
+    def _exact(
+        self, batch: TokenBatch, group: Tensor, times: Tensor, uniforms: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Masked positions, their weights, and what the others weigh in the complement, all (B, L)."""
+        import torch
+
+        scored = count_in_groups(batch.scored, group)
+        # with a complement, hiding none is a legal draw: its twin hides all
+        least = (scored * self.mask_rate_min).ceil().long().clamp(min=0 if self.complementary else 1).minimum(scored)
+        most = torch.maximum((scored * self.mask_rate_max).floor().long(), least)
+        hidden = (least + (times * (most - least + 1)).long()).minimum(most)
+        masked = hide(batch.scored, group, hidden, uniforms)
+        weight = _count_weight(scored, hidden, least, most)
+        opposite = _count_weight(scored, scored - hidden, scored - most, scored - least)
+        return masked, weight.gather(1, group), opposite.gather(1, group)
+
+    def _bernoulli(
+        self, batch: TokenBatch, group: Tensor, times: Tensor, uniforms: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same with a time for each group."""
+        # linear weights grow without bound at 0 and are cut off there; cosine ones are tame in the mean
+        edge = EPSILON if self.noise == "linear" else 0.0
+        first = time_of(self.noise, max(self.mask_rate_min, edge))
+        last = time_of(self.noise, min(self.mask_rate_max, 1 - edge))
+        t = first + (last - first) * times
+        masked = batch.scored & (uniforms < mask_rate(self.noise, t).gather(1, group))
+        weight, opposite = elbo_weight(self.noise, t), elbo_weight(self.noise, 1 - t)
+        return masked, weight.gather(1, group), opposite.gather(1, group)
+
+    def _times(self, rows: Tensor, groups: int, ctx: StepContext) -> Tensor:
+        """(B, groups) float64 in [0, 1), each uniform."""
         import torch
 
         from nano_llada.core.random import generator, row_uniforms
 
         if not self.stratified:
-            return row_uniforms(rows, documents, ctx.seed, "time", ctx.step)
+            return row_uniforms(rows, groups, ctx.seed, "time", ctx.step)
         offset = torch.rand((), dtype=torch.float64, generator=generator(ctx.seed, "time", ctx.step))
         by_row = rows.cpu().double()[:, None] / ctx.global_rows
-        return (offset + by_row + torch.arange(documents) * GOLDEN) % 1.0
+        return (offset + by_row + torch.arange(groups) * GOLDEN) % 1.0
 
 
-def _rank_in_document(doc: Tensor, scored: Tensor, scored_counts: Tensor, uniforms: Tensor) -> Tensor:
-    """(B, L): place of each scored position in a random order of its document's scored positions."""
+def stratified_draws(
+    batch: TokenBatch, *, draws: int, seed: int, block_size: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Masked positions (B, L) and their weights (B, L) float64, `draws` times, for estimating a likelihood.
+
+    How many of a group's tokens are hidden is spread evenly over the draws, from a random start in each group.
+    """
+    from nano_llada.core.random import row_uniforms
+
+    device, group = batch.tokens.device, groups_of(batch, block_size)
+    scored = count_in_groups(batch.scored, group)
+    starts = row_uniforms(batch.rows, scored.shape[1], seed, "likelihood").to(device)
+    for draw in range(draws):
+        count = (((starts + draw / draws) % 1.0 * scored).long() + 1).minimum(scored)
+        uniforms = row_uniforms(batch.rows, group.shape[1], seed, "likelihood", draw).to(device)
+        yield hide(batch.scored, group, count, uniforms), (scored / count.clamp(min=1)).double().gather(1, group)
+
+
+def groups_of(batch: TokenBatch, block_size: int | None) -> Tensor:
+    """(B, L): which document of its row a position belongs to, or, with a block size, which block of all its documents.
+
+    Blocks are counted from each document's start; the last of a document may be shorter.
+    """
     import torch
 
-    documents = scored_counts.shape[1]
-    order = (torch.where(scored, doc, documents) + uniforms).argsort(dim=1)
+    doc = batch.doc_ids.clamp(min=0)
+    if block_size is None:
+        return doc
+    block = batch.positions // block_size
+    begins = (doc[:, 1:] != doc[:, :-1]) | (block[:, 1:] != block[:, :-1])
+    return torch.nn.functional.pad(begins, (1, 0)).cumsum(1)
+
+
+def _count_weight(scored: Tensor, hidden: Tensor, least: Tensor, most: Tensor) -> Tensor:
+    """n / k for k hidden of n, k uniform in least..most; more where k may be 0, a draw that teaches nothing."""
+    useful = (most - least.clamp(min=1) + 1).clamp(min=1)
+    return scored / hidden.clamp(min=1) * ((most - least + 1) / useful)
+
+
+def _twice(batch: TokenBatch, masked: Tensor, weights: Tensor, opposite: Tensor) -> tuple[TokenBatch, Tensor, Tensor]:
+    """The rows, and again with everything hidden that was not."""
+    import torch
+
+    doubled = type(batch)(*(getattr(batch, field.name).repeat_interleave(2, 0) for field in fields(batch)))
+    masks = torch.stack([masked, batch.scored & ~masked], dim=1).flatten(0, 1)
+    return doubled, masks, torch.stack([weights, opposite], dim=1).flatten(0, 1)
+
+
+def count_in_groups(flags: Tensor, group: Tensor) -> Tensor:
+    """(B, groups) int64: how many positions of each group are flagged."""
+    import torch
+
+    counts = torch.zeros(len(group), int(group.max()) + 1, dtype=torch.int64, device=group.device)
+    return counts.scatter_add_(1, group, flags.long())
+
+
+def hide(scored: Tensor, group: Tensor, hidden: Tensor, uniforms: Tensor) -> Tensor:
+    """(B, L) bool: `hidden` (B, groups) scored positions of each group, chosen by the order of `uniforms` (B, L)."""
+    import torch
+
+    counts = count_in_groups(scored, group)
+    order = (torch.where(scored, group, counts.shape[1]) + uniforms).argsort(dim=1)
     place = torch.empty_like(order).scatter_(
-        1, order, torch.arange(doc.shape[1], device=doc.device).expand_as(order).contiguous()
+        1, order, torch.arange(group.shape[1], device=group.device).expand_as(order).contiguous()
     )
-    start = scored_counts.cumsum(1) - scored_counts
-    return place - start.gather(1, doc)
+    start = counts.cumsum(1) - counts
+    return scored & (place - start.gather(1, group) < hidden.gather(1, group))

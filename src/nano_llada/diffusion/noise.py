@@ -1,4 +1,4 @@
-"""How much of the text is hidden at time t, and how much a hidden token then weighs (ALGORITHMS: section 0)."""
+"""How much of the text is hidden at time t, and how much a hidden token then weighs (LLaDA, eq. 3; MDLM, eq. 10)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ NoiseName = Literal["linear", "cosine"]
 def mask_rate(noise: NoiseName, t: Tensor) -> Tensor:
     """p(t) = 1 - alpha(t): `linear` is LLaDA's alpha = 1 - t, `cosine` is alpha = cos^2(pi t / 2)."""
     return t if noise == "linear" else (t * math.pi / 2).sin() ** 2
+
+
+def time_of(noise: NoiseName, rate: float) -> float:
+    """The time at which the mask rate is `rate`."""
+    return rate if noise == "linear" else 2 / math.pi * math.asin(math.sqrt(rate))
 
 
 def elbo_weight(noise: NoiseName, t: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ def text_likelihood(
         if checkpoint.track == "ar":
             nll = exact_nll(checkpoint.model, batch)
         else:
-            nll = bound_nll(checkpoint.model, batch, checkpoint.tokenizer.vocab, draws=draws, seed=seed)
+            vocab, size = checkpoint.tokenizer.vocab, checkpoint.info.get("block_size")
+            nll = bound_nll(checkpoint.model, batch, vocab, draws=draws, seed=seed, block_size=size)
         nats += float(nll.mean.sum())
         variance += float(nll.standard_error.square().sum())
         tokens += int(nll.tokens.sum())

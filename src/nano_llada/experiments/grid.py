@@ -11,6 +11,7 @@ from typing import Any
 
 from nano_llada.core import hardware
 from nano_llada.core.errors import UserError
+from nano_llada.train.log import read_metrics
 
 Metrics = Mapping[str, Any]
 
@@ -40,11 +41,13 @@ class Cell:
 def run_grid(experiment: str, cells: Sequence[Cell], folder: Path, command: str) -> list[Result] | None:
     """Make the runs that are not in `folder`/results.jsonl yet, in order; None if one was interrupted.
 
-    A run of another command is another run: its line stays in the file and is left out of what is returned.
+    A run of another command is another run, and so is one of a variant or seed that no cell asks for: its line stays
+    in the file and is left out of what is returned. The command names no seed, so that more seeds can be added.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "results.jsonl"
-    results = [r for r in read_results(path) if r.command == command] if path.is_file() else []
+    path, asked = folder / "results.jsonl", {(cell.variant, cell.seed) for cell in cells}
+    before = read_results(path) if path.is_file() else []
+    results = [r for r in before if r.command == command and (r.variant, r.seed) in asked]
     done = {(r.variant, r.seed) for r in results}
     for cell in cells:
         if (cell.variant, cell.seed) in done:
@@ -68,6 +71,11 @@ def read_results(path: Path) -> list[Result]:
         except (json.JSONDecodeError, TypeError) as error:
             raise UserError(f"{path}:{number}: not a result: {error}") from error
     return results
+
+
+def trained_tokens(run: Path) -> int:
+    """Tokens that a run was trained on, padding not counted; those of the run it started from are not in it."""
+    return max(int(line.get("tokens", 0)) for line in read_metrics(run))
 
 
 def commit() -> str:

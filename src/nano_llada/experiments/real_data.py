@@ -14,7 +14,7 @@ from nano_llada.data.read import BadRows
 from nano_llada.data.texts import read_texts
 from nano_llada.demo import stage_finished
 from nano_llada.evaluate.likelihood import text_likelihood
-from nano_llada.experiments.grid import Cell, Result, markdown_table, run_grid
+from nano_llada.experiments.grid import Cell, Result, markdown_table, run_grid, trained_tokens
 from nano_llada.experiments.options import RealData
 from nano_llada.model.config import ModelConfig
 from nano_llada.objectives.denoising import Denoising
@@ -66,7 +66,8 @@ def _variant(options: RealData, variant: str) -> dict[str, Any] | None:
     checkpoint = load_checkpoint(config.folder)
     metrics: dict[str, Any] = {
         "parameters": count_parameters(checkpoint.model),
-        "train_tokens": _tokens(config),
+        "train_tokens": trained_tokens(config.folder),  # of this pretraining alone
+        "tokens_before": trained_tokens(config.init_from) if config.init_from else 0,  # of the model it started from
         "init": "ar" if variant == "diffusion" else "scratch",
     }
     for language in ("zh", "en"):
@@ -77,10 +78,6 @@ def _variant(options: RealData, variant: str) -> dict[str, Any] | None:
         metrics[f"standard_error_{language}"] = found.standard_error
         metrics[f"nats_per_token_{language}"] = found.nats_per_token
     return metrics
-
-
-def _tokens(config: RunConfig) -> int:
-    return max(int(line.get("tokens", 0)) for line in read_metrics(config.folder))
 
 
 def _texts(path: Path) -> list[str]:
@@ -143,13 +140,13 @@ def _training(options: RealData, steps: int, learning_rate: float) -> TrainConfi
 
 def _report(options: RealData, results: Sequence[Result], folder: Path) -> None:
     """The table, the curves, and samples as they came."""
-    columns = ("variant", "parameters", "train_tokens", "bits_per_byte_zh", "bits_per_byte_en")
-    rows = [[r.variant, *(r.metrics[name] for name in columns[1:])] for r in results]
+    columns = ("variant", "parameters", "tokens_before", "train_tokens", "bits_per_byte_zh", "bits_per_byte_en")
+    rows = [[r.variant, *(r.metrics.get(name, "not recorded") for name in columns[1:])] for r in results]
     _plot(options, folder / "curves.png")
     text = ["# Real data: AR, diffusion from AR, diffusion from scratch\n", markdown_table(columns, rows)]
     text.append("\n![validation loss](curves.png)\n\n## Samples, greedy, as they came\n")
     for name in ("ar", "diffusion", "diffusion-scratch", "ar-sft", "diffusion-sft"):
-        lines = (options.runs / name / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (options.runs / name / "samples.jsonl").read_bytes().splitlines()  # a text may hold U+2028
         text.append(f"\n### {name}\n")
         for line in lines[-4:]:
             row = json.loads(line)

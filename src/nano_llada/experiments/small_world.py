@@ -15,7 +15,7 @@ from nano_llada.decode.config import Autoregressive, Decoding, Diffusion
 from nano_llada.demo import held_out_questions, stage_finished, stages
 from nano_llada.demo_config import DemoConfig
 from nano_llada.evaluate.answers import answer_examples, exact_match
-from nano_llada.experiments.grid import Cell, Result, markdown_table, run_grid
+from nano_llada.experiments.grid import Cell, Result, markdown_table, run_grid, trained_tokens
 from nano_llada.experiments.options import SmallWorld
 from nano_llada.model.config import ModelConfig
 from nano_llada.run import count_parameters, execute
@@ -33,9 +33,8 @@ def run(options: SmallWorld) -> bool:
         for variant in VARIANTS
     ]
     command = (
-        f"nano-llada experiment small-world --seeds {' '.join(map(str, options.seeds))} --pretrain-steps "
-        f"{options.pretrain_steps} --sft-steps {options.sft_steps} --hidden-size {options.hidden_size} "
-        f"--num-layers {options.num_layers} --items {options.items}"
+        f"nano-llada experiment small-world --pretrain-steps {options.pretrain_steps} --sft-steps {options.sft_steps} "
+        f"--hidden-size {options.hidden_size} --num-layers {options.num_layers} --items {options.items}"
     )
     folder = options.docs / NAME
     results = run_grid(NAME, cells, folder, command)
@@ -80,7 +79,9 @@ def _variant(options: SmallWorld, variant: str, seed: int) -> dict[str, Any] | N
     for name in names:
         if not stage_finished(by_name[name]) and not _train(by_name[name]):
             return None
-    return measure(by_name[names[-1]].folder, variant, options.items, config.answer_length)
+    tokens = sum(trained_tokens(by_name[name].folder) for name in names)
+    measured = measure(by_name[names[-1]].folder, variant, options.items, config.answer_length)
+    return {"train_tokens_all_stages": tokens} | measured
 
 
 def _train(stage: RunConfig) -> bool:
@@ -99,7 +100,6 @@ def measure(folder: Path, variant: str, items: int, answer_length: int) -> dict[
     answers = answer_examples(sampler, checkpoint.tokenizer, held_out_questions(SKILLS, items))
     metrics: dict[str, Any] = {
         "parameters": count_parameters(checkpoint.model),
-        "train_tokens": int(checkpoint.info["tokens"]),
         "exact_match_zh": exact_match(answers, language="zh"),
         "exact_match_en": exact_match(answers, language="en"),
     }

@@ -6,11 +6,15 @@ only its input for the backward pass. `tests/test_model.py` checks every one aga
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cache
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+Mask: TypeAlias = Tensor | BlockMask | None
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -71,6 +75,21 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-1)
     torch.mul(second, cos, out=out[..., half:]).addcmul_(first, sin)
     return out
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, causal: bool) -> Tensor:
+    """Scaled dot-product attention, (B, heads, Q, D) over (B, kv_heads, K, D); heads share keys in groups."""
+    grouped = q.shape[1] != k.shape[1]
+    if isinstance(mask, BlockMask):
+        result: Tensor = _flex_kernel(q.device.type)(q, k, v, block_mask=mask, enable_gqa=grouped)
+        return result
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+
+
+@cache
+def _flex_kernel(device: str) -> Any:
+    """Compiled once for CUDA; uncompiled it is a plain, slow reference that runs anywhere."""
+    return torch.compile(flex_attention) if device == "cuda" else flex_attention
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

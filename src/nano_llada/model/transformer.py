@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.model.cache import KVCache
 from nano_llada.model.config import ModelConfig, YarnScaling
-from nano_llada.model.functional import rms_norm, rotary, swiglu
+from nano_llada.model.functional import Mask, attend, rms_norm, rotary, swiglu
 
 
 class RMSNorm(nn.Module):
@@ -45,7 +45,7 @@ class Attention(nn.Module):
         return {self.qkv.weight: (heads * width, kv_heads * width, kv_heads * width)}
 
     def forward(
-        self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool, cache: KVCache | None
+        self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Mask, causal: bool, cache: KVCache | None
     ) -> Tensor:
         batch, length, _ = x.shape
         heads, kv_heads = self.config.num_heads, self.config.kv_heads
@@ -60,7 +60,7 @@ class Attention(nn.Module):
         v = v.transpose(1, 2)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=heads != kv_heads)
+        y = attend(q, k, v, mask, causal)
         result: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, -1))
         return result
 
@@ -82,7 +82,7 @@ class Block(nn.Module):
         return {self.gate_up.weight: (self.gate_up.weight.shape[0] // 2,) * 2}
 
     def forward(
-        self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool, cache: KVCache | None
+        self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Mask, causal: bool, cache: KVCache | None
     ) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), angles, mask, causal, cache))
         result: Tensor = x + self.dropout(self.down(swiglu(self.gate_up(self.mlp_norm(x)))))
@@ -130,9 +130,11 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         select: Tensor | None = None,
         cache: KVCache | None = None,
+        commit: Sequence[int] | None = None,
     ) -> Tensor:
-        """Logits, see `core.types.Model`. With a cache the tokens continue what it holds, and are then held."""
-        logits: Tensor = self.head(self.features(tokens, pattern, positions=positions, select=select, cache=cache))
+        """Logits, see `core.types.Model`."""
+        features = self.features(tokens, pattern, positions=positions, select=select, cache=cache, commit=commit)
+        logits: Tensor = self.head(features)
         return logits
 
     def features(
@@ -143,14 +145,16 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         select: Tensor | None = None,
         cache: KVCache | None = None,
+        commit: Sequence[int] | None = None,
     ) -> Tensor:
         """What the head is applied to, (B, L, H) or (N, H): see `core.types.Model`."""
-        held = cache.length if cache is not None else 0
         length = tokens.shape[1]
+        keys = cache.slots(length) if cache is not None else length
         if positions is None:
-            positions = torch.arange(held, held + length, device=tokens.device)[None]
-        causal = pattern.is_causal(length, held + length)
-        mask = None if causal else pattern.dense(length, held + length, tokens.device)
+            starts = cache.starts if cache is not None else [0]
+            positions = torch.tensor(starts, device=tokens.device)[:, None] + torch.arange(length, device=tokens.device)
+        causal = pattern.is_causal(length, keys)
+        mask = None if causal else make_mask(pattern, length, keys, tokens.device, training=cache is None)
         x = self.dropout(self.embed(tokens))
         angles = self._angles(positions, x.dtype)
         for block in self.blocks:
@@ -159,7 +163,7 @@ class Transformer(nn.Module):
             else:
                 x = block(x, angles, mask, causal, cache)
         if cache is not None:
-            cache.advance(length)
+            cache.advance(length if commit is None else commit)
         if select is not None:
             x = x[select]
         normed: Tensor = self.norm(x)
@@ -168,6 +172,16 @@ class Transformer(nn.Module):
     def _angles(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         angles = (positions[..., None].float() * self.inverse_frequencies)[:, :, None]
         return (angles.cos() * self.rotary_scale).to(dtype), (angles.sin() * self.rotary_scale).to(dtype)
+
+
+def make_mask(pattern: AttentionPattern, queries: int, keys: int, device: torch.device, *, training: bool) -> Mask:
+    """The pattern for `attend`: FlexAttention's on a GPU, where whole tiles are skipped, a dense one elsewhere.
+
+    Generation has other lengths at every step, for each of which FlexAttention would be compiled anew.
+    """
+    if device.type == "cuda" and training:
+        return pattern.flex(queries, keys, device)
+    return pattern.dense(queries, keys, device)
 
 
 def rotary_frequencies(config: ModelConfig) -> tuple[Tensor, float]:

@@ -20,7 +20,8 @@ class _HeadCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         nll = torch.empty(len(targets), device=features.device)
-        grad_features, grad_head = torch.empty_like(features), torch.zeros_like(head)
+        # many chunks add up in the head's gradient: in bf16 the small ones would be lost
+        grad_features, grad_head = torch.empty_like(features), torch.zeros_like(head, dtype=torch.float32)
         rows = max(1, CHUNK_BYTES // (4 * head.shape[0]))
         for first in range(0, len(targets), rows):
             chunk = slice(first, first + rows)
@@ -31,7 +32,10 @@ class _HeadCrossEntropy(torch.autograd.Function):
             # the gradient of a weighted sum is known at once: weight * (softmax - one-hot)
             grad = log_probs.exp_().mul_(weight).scatter_add_(1, target, -weight).to(features.dtype)
             torch.mm(grad, head, out=grad_features[chunk])
-            grad_head.addmm_(grad.T, features[chunk])
+            if head.dtype == torch.float32:
+                grad_head.addmm_(grad.T, features[chunk])
+            else:
+                grad_head += grad.T @ features[chunk]
         ctx.save_for_backward(grad_features, grad_head)
         ctx.mark_non_differentiable(nll)
         return (nll * weights).sum(), nll
@@ -39,7 +43,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_features, grad_head = ctx.saved_tensors
-        return grad_features * grads[0], grad_head * grads[0], None, None
+        return grad_features * grads[0], (grad_head * grads[0]).to(grad_features.dtype), None, None
 
 
 def head_cross_entropy(features: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,9 +59,7 @@ def head_cross_entropy(features: Tensor, head: Tensor, targets: Tensor, weights:
         weights: (N,) float32; the sum weighs each position by it.
     """
     if not torch.is_grad_enabled():
-        rows = max(1, CHUNK_BYTES // (4 * head.shape[0]))
-        chunks = zip(features.split(rows), targets.split(rows), strict=True)
-        nll = torch.cat([cross_entropy(some @ head.T, target) for some, target in chunks])
+        nll = head_nll(features, head, targets)
         return (nll * weights).sum(), nll
     if torch.is_autocast_enabled(features.device.type):
         # inside a custom function autocast does not act: the products below take the types they are given
@@ -65,3 +67,20 @@ def head_cross_entropy(features: Tensor, head: Tensor, targets: Tensor, weights:
         features, head = features.to(dtype), head.to(dtype)
     total, nll = _HeadCrossEntropy.apply(features, head, targets, weights)
     return total, nll
+
+
+def head_nll(features: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    """(N,) cross-entropies of `targets` under ``features @ head.T``, a few rows at a time; differentiable."""
+    rows = max(1, CHUNK_BYTES // (4 * head.shape[0]))
+    chunks = zip(features.split(rows), targets.split(rows), strict=True)
+    return torch.cat([cross_entropy(some @ head.T, target) for some, target in chunks])
+
+
+def head_entropy(features: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Entropy in nats of the distribution at each position, (N,), and whether its likeliest token is the target.
+
+    The entropy's gradient flows, the choice has none. All logits are held at once, forward and backward.
+    """
+    log_probs = (features @ head.T).float().log_softmax(-1)
+    right = log_probs.detach().argmax(-1) == targets
+    return -(log_probs.exp() * log_probs).sum(-1), right

@@ -1,28 +1,35 @@
-"""The masked-diffusion objective of LLaDA 1.0: predict the hidden tokens from those that are left."""
+"""The denoising objectives of LLaDA 1.0 and 2.0: predict the hidden tokens of a text, or of each of its blocks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from nano_llada.diffusion.corruption import Masking
+from nano_llada.core.schedule import BlockSizeSchedule
+from nano_llada.diffusion.corruption import Masking, count_in_groups, groups_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from nano_llada.core.types import LossOutput, Model, StepContext, TokenBatch
+    from nano_llada.diffusion.corruption import Corrupted
 
 
 @dataclass(frozen=True)
 class Denoising:
-    """An upper bound on -log p(x_0): weighted cross-entropy at masked positions (LLaDA, eq. 3 and 5).
+    """An upper bound on -log p(x_0): weighted cross-entropy at masked positions.
+
+    With no block size this is LLaDA 1.0 (eq. 3 and 5). With one, each block is denoised given the clean blocks before
+    it (LLaDA 2.0, eq. 1), all blocks of a row in one pass; a block as long as the row is LLaDA 1.0 again.
 
     Raises:
-        ValueError: if `random_length` is not a probability.
+        ValueError: for options that contradict each other.
     """
 
     corruption: Masking = field(default_factory=Masking)
     """The forward process."""
+    blocks: BlockSizeSchedule = field(default_factory=BlockSizeSchedule)
+    """How many tokens are denoised together."""
     loss_weight: Literal["elbo", "uniform"] = "elbo"
     """`elbo` weighs masked tokens so that the loss bounds the likelihood; `uniform` is a plain mean over masked tokens,
     another objective, never reported as a likelihood."""
@@ -30,46 +37,103 @@ class Denoising:
     """`token` divides by all scored tokens (pretraining); `document` averages each answer first (SFT, eq. 5)."""
     random_length: float = 0.0
     """Share of rows cut to a random length, so that the model meets short contexts; LLaDA pretrains with 0.01."""
+    confidence_weight: float = 0.0
+    """Confidence-aware training (CAP): how much the entropy at masked positions that are predicted rightly adds to the
+    loss, so that the model dares to write more tokens at once; LLaDA 2.0 fine-tunes with it. 0: off."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.random_length <= 1:
             raise ValueError(f"random_length is a share of rows, in [0, 1]; got {self.random_length}")
         if self.loss_weight == "uniform" and self.normalise_by == "document":
             raise ValueError("loss_weight 'uniform' is a mean over masked tokens; normalise_by must be 'token'")
+        if self.confidence_weight < 0:
+            raise ValueError(f"confidence_weight must not be negative, got {self.confidence_weight}")
 
     def loss(self, model: Model, batch: TokenBatch, ctx: StepContext) -> LossOutput:
         """Sum of weighted cross-entropies, and what it is divided by over the global batch."""
-        from nano_llada.core.pattern import AttentionPattern
+        import torch
+
         from nano_llada.core.types import LossOutput
-        from nano_llada.objectives.cross_entropy import head_cross_entropy
+        from nano_llada.objectives.cross_entropy import head_cross_entropy, head_entropy
 
         if self.random_length:
             batch = cut_to_random_length(batch, self.random_length, ctx)
-        noisy = self.corruption.corrupt(batch, ctx)
-        pattern = AttentionPattern.packed("full", batch.doc_ids)
-        features = model.features(noisy.tokens, pattern, positions=batch.positions, select=noisy.masked)
-        targets = batch.tokens[noisy.masked]
-        weights, count = self._weights(noisy.masked, noisy.weights, batch)
+        size = self.blocks.at(ctx.progress)
+        if size is not None and size > int(batch.positions.max()):
+            size = None  # every document is one block
+        noisy = self.corruption.corrupt(batch, ctx, size)
+        features, positions = noisy_features(model, noisy.tokens, noisy.batch, noisy.masked, size)
+        targets = noisy.batch.tokens[noisy.masked]
+        weights, count = self._weights(noisy)
         total, nll = head_cross_entropy(features, model.head.weight, targets, weights[noisy.masked])
         end = targets == ctx.vocab.eos
         metrics = {
             "masked_text_loss": (nll[~end].sum(), (~end).sum()),
             "masked_eos_loss": (nll[end].sum(), end.sum()),
         }
-        return LossOutput(total, count, noisy.masked.sum(), metrics)
+        if self.blocks.block_warmup or self.blocks.block_decay:
+            used = batch.tokens.shape[1] if size is None else size
+            metrics["block_size"] = (torch.tensor(float(used)), torch.tensor(1.0))
+        if self.confidence_weight:
+            entropy, right = head_entropy(features, model.head.weight, targets)
+            total = total + self.confidence_weight * (entropy * self._shares(noisy, right)).sum()
+            metrics["right_entropy"] = ((entropy.detach() * right).sum(), right.sum())
+        return LossOutput(total, count, noisy.masked.sum(), positions, metrics)
 
-    def _weights(self, masked: Tensor, elbo: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    def _weights(self, noisy: Corrupted) -> tuple[Tensor, Tensor]:
         """(B, L) weights and the count they are normalised by."""
+        if self.loss_weight == "uniform":
+            return noisy.masked.float(), noisy.masked.sum()
+        if self.normalise_by == "token":
+            return noisy.weights, noisy.batch.scored.sum()
+        lengths = _per_document(noisy.batch, noisy.batch.scored)
+        at_each = lengths.gather(1, groups_of(noisy.batch, None))
+        return noisy.weights / at_each.clamp(min=1), (lengths > 0).sum()
+
+    def _shares(self, noisy: Corrupted, right: Tensor) -> Tensor:
+        """(N,) weights that make a sum over rightly predicted positions each document's mean, as heavy as its text.
+
+        So CAP's term is an average over documents of the mean over their right positions; a mean over the whole batch
+        would depend on how it is cut into micro-batches.
+        """
         import torch
 
+        hit = torch.zeros_like(noisy.masked)
+        hit[noisy.masked] = right
+        document, hits = groups_of(noisy.batch, None), _per_document(noisy.batch, hit)
         if self.loss_weight == "uniform":
-            return masked.float(), masked.sum()
-        if self.normalise_by == "token":
-            return elbo, batch.scored.sum()
-        doc = batch.doc_ids.clamp(min=0)
-        lengths = torch.zeros(len(doc), int(doc.max()) + 1, device=doc.device)
-        lengths.scatter_add_(1, doc, batch.scored.float())
-        return elbo / lengths.gather(1, doc).clamp(min=1), (lengths > 0).sum()
+            mass = _per_document(noisy.batch, noisy.masked)
+        elif self.normalise_by == "token":
+            mass = _per_document(noisy.batch, noisy.batch.scored)
+        else:
+            mass = torch.ones_like(hits)
+        return ((mass / hits.clamp(min=1)).gather(1, document) * hit)[noisy.masked]
+
+
+def noisy_features(
+    model: Model, tokens: Tensor, batch: TokenBatch, select: Tensor, block_size: int | None
+) -> tuple[Tensor, int]:
+    """(N, H) features at `select` (B, L) of noisy `tokens`, and how many positions the model computed for them.
+
+    With a block size, each block of the noisy text sees itself and the clean text of earlier blocks: the noisy and the
+    clean row go through the model side by side (LLaDA 2.0, eq. 3).
+    """
+    import torch
+
+    from nano_llada.core.pattern import AttentionPattern
+
+    if block_size is None:
+        pattern = AttentionPattern.packed("full", batch.doc_ids)
+        return model.features(tokens, pattern, positions=batch.positions, select=select), tokens.numel()
+    pattern = AttentionPattern.blocks("two_stream", batch.doc_ids, batch.positions, block_size)
+    both = torch.cat([tokens, batch.tokens], dim=1)
+    chosen = torch.cat([select, torch.zeros_like(select)], dim=1)
+    return model.features(both, pattern, positions=batch.positions.repeat(1, 2), select=chosen), both.numel()
+
+
+def _per_document(batch: TokenBatch, flags: Tensor) -> Tensor:
+    """(B, documents) float32: how many positions of each document are flagged."""
+    return count_in_groups(flags, groups_of(batch, None)).float()
 
 
 def cut_to_random_length(batch: TokenBatch, share: float, ctx: StepContext) -> TokenBatch:

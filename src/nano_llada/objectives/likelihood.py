@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from nano_llada.core.pattern import AttentionPattern
-from nano_llada.core.random import generator
 from nano_llada.core.types import Model, TokenBatch, Vocabulary
-from nano_llada.objectives.cross_entropy import cross_entropy
+from nano_llada.diffusion.corruption import count_in_groups, groups_of, stratified_draws
+from nano_llada.objectives.cross_entropy import head_nll
+from nano_llada.objectives.denoising import noisy_features
 from nano_llada.objectives.next_token import next_token_targets
 
 
@@ -27,40 +28,49 @@ class NLL:
 @torch.no_grad()
 def exact_nll(model: Model, batch: TokenBatch) -> NLL:
     """-sum log p(x_i | x_<i) over scored tokens, for an autoregressive model."""
-    select, targets = next_token_targets(batch)
-    pattern = AttentionPattern.packed("causal", batch.doc_ids)
-    logits = model(batch.tokens, pattern, positions=batch.positions, select=select)
-    per_token = torch.zeros(select.shape, dtype=torch.float64, device=select.device)
-    per_token[select] = cross_entropy(logits, targets).double()
-    return NLL(per_token.sum(1), torch.zeros(len(select), dtype=torch.float64), select.sum(1), 1)
+    total = exact_scores(model, batch)
+    return NLL(-total, torch.zeros(len(total), dtype=torch.float64), next_token_targets(batch)[0].sum(1), 1)
 
 
 @torch.no_grad()
-def bound_nll(model: Model, batch: TokenBatch, vocab: Vocabulary, *, draws: int, seed: int) -> NLL:
-    """Monte-Carlo estimate of the diffusion bound (LLaDA, eq. 6), unbiased for any number of draws.
+def bound_nll(
+    model: Model, batch: TokenBatch, vocab: Vocabulary, *, draws: int, seed: int, block_size: int | None = None
+) -> NLL:
+    """Monte-Carlo estimate of the diffusion bound, see `bound_scores`. Where every unit has one token it is exact."""
+    estimates = -bound_scores(model, batch, vocab, draws=draws, seed=seed, block_size=block_size)
+    error = estimates.std(0) / draws**0.5 if draws > 1 else torch.full_like(estimates[0], float("nan"))
+    units = count_in_groups(batch.scored, groups_of(batch, block_size))
+    error = torch.where((units <= 1).all(1), 0.0, error)
+    return NLL(estimates.mean(0), error, batch.scored.sum(1), draws)
 
-    Each draw hides l ~ U{1..L'} of a row's L' scored tokens and adds L'/l times their cross-entropy; l is stratified
-    over the draws. A row of one scored token has nothing to draw, so its estimate is exact. A row holds one document.
+
+def exact_scores(model: Model, batch: TokenBatch) -> Tensor:
+    """(B,) float64: sum of log p(x_i | x_<i) over scored tokens; differentiable."""
+    select, targets = next_token_targets(batch)
+    pattern = AttentionPattern.packed("causal", batch.doc_ids)
+    features = model.features(batch.tokens, pattern, positions=batch.positions, select=select)
+    return -_row_sums(select, head_nll(features, model.head.weight, targets).double())
+
+
+def bound_scores(
+    model: Model, batch: TokenBatch, vocab: Vocabulary, *, draws: int, seed: int, block_size: int | None = None
+) -> Tensor:
+    """(draws, B) float64: estimates, each unbiased, of a lower bound on log p of each row; differentiable.
+
+    A draw hides l ~ U{1..L'} of a document's L' scored tokens and adds L'/l times their log-probability (LLaDA, eq. 6);
+    l is stratified over the draws. With a block size the same is done to each block, given the clean blocks before it,
+    and the blocks' bounds add up to the text's. The noise is a function of the seed and the row: two models that are
+    asked with the same seed see the same masks.
     """
-    estimates = torch.zeros(draws, len(batch.tokens), dtype=torch.float64)
-    counts = batch.scored.sum(1)
-    pattern = AttentionPattern.packed("full", batch.doc_ids)
-    streams = [generator(seed, "likelihood", row) for row in batch.rows.tolist()]
-    offsets = [float(torch.rand((), dtype=torch.float64, generator=rng)) for rng in streams]
-    for draw in range(draws):
-        hidden, scale = torch.zeros_like(batch.scored), torch.zeros(len(streams), dtype=torch.float64)
-        for row, rng in enumerate(streams):
-            scored = batch.scored[row].nonzero()[:, 0]
-            if len(scored):
-                count = min(int((offsets[row] + draw) / draws * len(scored)) + 1, len(scored))
-                picked = torch.randperm(len(scored), generator=rng)[:count]
-                hidden[row, scored[picked.to(scored.device)]] = True
-                scale[row] = len(scored) / count
+    estimates = []
+    for hidden, weights in stratified_draws(batch, draws=draws, seed=seed, block_size=block_size):
         noisy = batch.tokens.masked_fill(hidden, vocab.mask)
-        logits = model(noisy, pattern, positions=batch.positions, select=hidden)
-        per_token = torch.zeros(hidden.shape, dtype=torch.float64, device=hidden.device)
-        per_token[hidden] = cross_entropy(logits, batch.tokens[hidden]).double()
-        estimates[draw] = per_token.sum(1).cpu() * scale
-    error = estimates.std(0) / draws**0.5 if draws > 1 else torch.full((len(streams),), float("nan"))
-    error = torch.where(counts.cpu() <= 1, 0.0, error.double())
-    return NLL(estimates.mean(0), error, counts, draws)
+        features, _ = noisy_features(model, noisy, batch, hidden, block_size)
+        nll = head_nll(features, model.head.weight, batch.tokens[hidden]).double()
+        estimates.append(-_row_sums(hidden, nll * weights[hidden]))
+    return torch.stack(estimates)
+
+
+def _row_sums(select: Tensor, values: Tensor) -> Tensor:
+    """(B,): sums over each row of `values` (N,), which stand at `select` (B, L)."""
+    return torch.zeros(select.shape, dtype=values.dtype, device=values.device).masked_scatter(select, values).sum(1)

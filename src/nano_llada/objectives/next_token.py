@@ -28,7 +28,7 @@ class NextToken:
         features = model.features(batch.tokens, pattern, positions=batch.positions, select=select)
         weights = torch.ones(len(targets), device=targets.device)
         total, _ = head_cross_entropy(features, model.head.weight, targets, weights)
-        return LossOutput(total, select.sum(), predicted=select.sum())
+        return LossOutput(total, select.sum(), select.sum(), batch.tokens.numel())
 
 
 def next_token_targets(batch: TokenBatch) -> tuple[Tensor, Tensor]:

@@ -72,6 +72,8 @@ class TrainConfig:
     """Newest checkpoints that are kept."""
     keep_best: int = 1
     """Checkpoints of lowest validation loss that are kept besides."""
+    merge_best: int = 0
+    """At the end, average the weights of this many checkpoints of lowest validation loss into RUN/merged; 0: off."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     sample_every: int = 0
@@ -81,11 +83,15 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "batch_size", "micro_batch_size", "steps", "log_every")
-        at_least(self, 0, "clip_norm", "warmup_steps", "weight_decay", "patience", "min_delta", "keep_best")
+        at_least(
+            self, 0, "clip_norm", "warmup_steps", "weight_decay", "patience", "min_delta", "keep_best", "merge_best"
+        )
         positive(self, "learning_rate", "epochs")
         below_one(self, "ema_decay", "beta1", "beta2")
         share(self, "decay_share", "min_lr_ratio")
         if self.keep_last < 1:
             raise ValueError("keep_last must be at least 1, or a run could not be resumed")
+        if self.merge_best > self.keep_best:
+            raise ValueError(f"merge_best {self.merge_best} needs as many checkpoints kept: raise keep_best")
         if self.patience and not self.eval_every:
             raise ValueError("patience counts measurements, so it needs eval_every above 0")

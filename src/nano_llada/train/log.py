@@ -1,10 +1,10 @@
-"""What a run writes down: metrics.jsonl, log.txt, trackers, and the progress bar on a terminal."""
+"""What a run writes down: metrics.jsonl, samples.jsonl, log.txt, trackers, and the progress bar on a terminal."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from nano_llada.core.errors import UserError
 
+METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 QUIET_SECONDS = 10.0  # between lines where there is no terminal to draw a bar on
 
 
@@ -84,9 +85,9 @@ class RunLog:
         self._task = self._bar.add_task(folder.name, total=total_steps, note="")
 
     def start(self, step: int) -> None:
-        """Draw the bar from a step on, and drop metrics written after it."""
+        """Draw the bar from a step on, and drop metrics and samples written after it."""
         forget_after(self.folder, step)
-        self._metrics = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._metrics = (self.folder / METRICS).open("a", encoding="utf-8")
         self._bar.start()
         self._bar.update(self._task, completed=step)
 
@@ -105,6 +106,20 @@ class RunLog:
         if self._tracker is not None:
             self._tracker.log({k: float(v) for k, v in values.items()}, step)
 
+    def has_samples(self, step: int) -> bool:
+        """Whether samples of a step stand in samples.jsonl already."""
+        path = self.folder / SAMPLES
+        lines = path.read_bytes().splitlines() if path.is_file() else []
+        return any(json.loads(line)["step"] == step for line in lines)
+
+    def samples(self, step: int, samples: Iterable[tuple[str, str]]) -> None:
+        """Prompts and the texts that answer them, for samples.jsonl and to read."""
+        rows = [{"step": step, "prompt": prompt, "text": text} for prompt, text in samples]
+        with (self.folder / SAMPLES).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        for row in rows:
+            self.say(f"sample: {row['prompt']} -> {row['text']}")
+
     def say(self, text: str) -> None:
         """A line for the terminal and log.txt."""
         self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
@@ -121,25 +136,28 @@ class RunLog:
 
 
 def forget_after(folder: Path, step: int) -> None:
-    """Drop metrics written after a checkpoint, so that a resumed run's file reads like an uninterrupted one's."""
-    path = folder / "metrics.jsonl"
-    if not path.is_file():
-        return
+    """Drop metrics and samples written after a checkpoint, so that a resumed run's files read like a whole run's."""
+    for path in (folder / METRICS, folder / SAMPLES):
+        if path.is_file():
+            _keep_until(path, step)
+
+
+def _keep_until(path: Path, step: int) -> None:
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines():  # bytes: a kill may cut a line inside a character
         try:
             if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (json.JSONDecodeError, KeyError):
+                kept.append(line + b"\n")
+        except (ValueError, KeyError):
             continue  # a line cut off by a kill
-    hidden = path.with_name(".metrics.jsonl.writing")
-    hidden.write_text("".join(kept), encoding="utf-8")
+    hidden = path.with_name(f".{path.name}.writing")
+    hidden.write_bytes(b"".join(kept))
     hidden.replace(path)
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
     """All lines of a run's metrics. Raises UserError if there are none."""
-    path = folder / "metrics.jsonl"
+    path = folder / METRICS
     if not path.is_file():
         raise UserError(f"{folder} is not a run folder: it has no metrics.jsonl")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def plot_losses(metrics: Sequence[Mapping[str, float]], path: Path, title: str) -> None:
-    """Training and validation loss (nats) over steps, with the learning rate behind them."""
+    """Training and validation loss (nats) over steps, the learning rate behind them, and block sizes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -29,4 +30,16 @@ def plot_losses(metrics: Sequence[Mapping[str, float]], path: Path, title: str) 
         right.plot(*zip(*rates, strict=True), color="0.7", linewidth=1)
         right.set_ylabel("learning rate", color="0.5")
         right.tick_params(colors="0.5")
+    if sizes := [(m["step"], m["block_size"]) for m in metrics if "block_size" in m]:
+        _mark_blocks(axes, sizes)
     figure.savefig(path, dpi=110)
+
+
+def _mark_blocks(axes: Any, sizes: Sequence[tuple[float, float]]) -> None:
+    """A dotted line wherever the block size changes, and the size that begins there."""
+    last = None
+    for step, size in sizes:
+        if size != last:
+            axes.axvline(step, color="tab:green", linestyle=":", linewidth=1)
+            axes.text(step, 0.02, f" {size:.0f}", color="tab:green", fontsize=8, transform=axes.get_xaxis_transform())
+        last = size

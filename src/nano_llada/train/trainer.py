@@ -12,7 +12,6 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from nano_llada.core.errors import UserError
 from nano_llada.core.hardware import Machine
 from nano_llada.core.random import derive_seed
 from nano_llada.core.schedule import learning_rate_scale
@@ -55,6 +54,15 @@ class StepReport:
     metrics: Mapping[str, float]
 
 
+class BrokenLoss(Exception):
+    """The loss or the gradient's norm is not a number. Trainer and checkpoints stand as before the step that broke."""
+
+    def __init__(self, step: int, loss: float, norm: float, documents: Sequence[Sequence[int]]) -> None:
+        super().__init__(f"the loss is not a number at step {step} (loss {loss}, gradient norm {norm})")
+        self.step = step  # counts from 1, as in the log
+        self.documents = documents  # the numbers of the documents in each row of its batch
+
+
 class Trainer:
     """Gradient steps until the end, a lack of improvement, or an interruption."""
 
@@ -70,10 +78,11 @@ class Trainer:
         total_steps: int,
         validation: Sequence[TokenBatch],
         observer: Observer,
+        reference: nn.Module | None = None,
     ) -> None:
         self.config, self.model, self.vocab, self.objective = config, model, vocab, objective
         self.batches, self.machine, self.observer = batches, machine, observer
-        self.total_steps, self.validation = total_steps, validation
+        self.total_steps, self.validation, self.reference = total_steps, validation, reference
         self.optimizer = Optimizer(model, config)
         self.ema = {n: p.detach().clone() for n, p in model.named_parameters()} if config.ema_decay else {}
         self._raw: dict[str, Tensor] = {}  # the trained weights, while the averaged ones stand in the model
@@ -87,7 +96,7 @@ class Trainer:
         """Train from where the state stands.
 
         Raises:
-            UserError: when the loss is not a number; what was saved before stays as it is.
+            BrokenLoss: when the loss is not a number; what was saved before stays as it is.
         """
         config = self.config
         while self.step < self.total_steps:
@@ -124,27 +133,31 @@ class Trainer:
         if self.has_dropout:
             torch.manual_seed(derive_seed(config.seed, "dropout", self.step))
         self.model.train()
-        loss, count, predicted, metrics = self._accumulate(batch)
+        loss, count, work, metrics = self._accumulate(batch)
         norm = self._clip(count)
         if not math.isfinite(loss) or not math.isfinite(norm):
-            raise self._broken(loss, norm)
+            raise BrokenLoss(self.step + 1, loss, norm, self.batches.document_names(self.step))
         learning_rate = self.learning_rate()
         self.optimizer.step(learning_rate)
         self._update_ema()
         tokens = int((batch.doc_ids >= 0).sum())
         self.step, self.tokens = self.step + 1, self.tokens + tokens
-        positions, seconds = batch.tokens.numel(), time.perf_counter() - begin
-        return StepReport(self.step, loss, learning_rate, norm, tokens, positions, predicted, seconds, metrics)
+        seconds = time.perf_counter() - begin
+        return StepReport(self.step, loss, learning_rate, norm, tokens, *work, seconds, metrics)
 
-    def _accumulate(self, batch: TokenBatch) -> tuple[float, float, int, dict[str, float]]:
-        """Gradients of the batch's summed loss; its mean, the global count, positions predicted, and metrics."""
-        ctx = StepContext(self.vocab, self.config.seed, self.step, self.total_steps, len(batch.tokens))
+    def _accumulate(self, batch: TokenBatch) -> tuple[float, float, tuple[int, int], dict[str, float]]:
+        """Gradients of the batch's summed loss; its mean, the global count, the work done, and metrics."""
+        ctx = self._context(self.config.seed, self.step, len(batch.tokens), measuring=False)
         sums = _Sums()
         for out in self._losses(batch, ctx):
             out.total.backward()
             sums.add(out)
         loss, count, metrics = sums.means()
-        return loss, count, sums.predicted, metrics
+        return loss, count, sums.work, metrics
+
+    def _context(self, seed: int, step: int, rows: int, *, measuring: bool) -> StepContext:
+        reference: Any = self.reference
+        return StepContext(self.vocab, seed, step, self.total_steps, rows, measuring, reference)
 
     def _losses(self, batch: TokenBatch, ctx: StepContext) -> Iterator[LossOutput]:
         """The objective's output for each micro-batch."""
@@ -163,15 +176,6 @@ class Trainer:
         scale = min(1.0, limit / (norm + 1e-6)) if limit and math.isfinite(norm) else 1.0
         torch._foreach_mul_(grads, scale / max(count, 1.0))
         return norm
-
-    def _broken(self, loss: float, norm: float) -> UserError:
-        names = self.batches.document_names(self.step)
-        shown = "; ".join(f"row {i}: {', '.join(map(str, row))}" for i, row in enumerate(names[:8]))
-        return UserError(
-            f"the loss is not a number at step {self.step + 1} (loss {loss}, gradient norm {norm}); "
-            f"documents of that batch: {shown}{' ...' if len(names) > 8 else ''}. "
-            "Nothing was saved after the last good checkpoint; resume from it with a lower learning rate"
-        )
 
     def _update_ema(self) -> None:
         if self.ema:
@@ -205,7 +209,7 @@ class Trainer:
         sums = _Sums()
         with self.averaged():
             for index, batch in enumerate(self.validation):
-                ctx = StepContext(self.vocab, VALIDATION_SEED, index, len(self.validation), len(batch.tokens))
+                ctx = self._context(VALIDATION_SEED, index, len(batch.tokens), measuring=True)
                 for out in self._losses(batch, ctx):
                     sums.add(out)
         loss, _, means = sums.means()
@@ -253,18 +257,20 @@ class _Sums:
     def __init__(self) -> None:
         self._pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self._predicted: list[Tensor] = []
+        self._positions = 0
 
     def add(self, out: LossOutput) -> None:
         """Take in one output; tensors stay on their device until `means`."""
         self._pairs.setdefault("", []).append((out.total.detach(), out.count))
         self._predicted.append(out.predicted)
+        self._positions += out.positions
         for name, pair in out.metrics.items():
             self._pairs.setdefault(name, []).append(pair)
 
     @property
-    def predicted(self) -> int:
-        """Positions whose logits were computed."""
-        return int(torch.stack(self._predicted).sum())
+    def work(self) -> tuple[int, int]:
+        """Positions that went through the model, and those whose logits were computed."""
+        return self._positions, int(torch.stack(self._predicted).sum())
 
     def means(self) -> tuple[float, float, dict[str, float]]:
         """The mean loss, its count, and the mean of each metric."""

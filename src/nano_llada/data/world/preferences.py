@@ -86,7 +86,7 @@ def _wrong(example: Example, rng: Random) -> str:
 def _changed(example: Example) -> list[str]:
     """One word is another word of its group, or one number is off by one or two."""
     answer, texts = example.answer, []
-    for match in _pieces(example.language).finditer(answer):
+    for match in _pieces().finditer(answer):
         for other in _instead(match[0], example):
             texts.append(answer[: match.start()] + other + answer[match.end() :])
     return texts
@@ -96,8 +96,8 @@ def _instead(piece: str, example: Example) -> list[str]:
     if piece.isdigit():
         low, high = NUMBERS[example.skill]
         return [str(int(piece) + step) for step in (-2, -1, 1, 2) if low <= int(piece) + step <= high]
-    group = next(group for group in _groups(example.language) if piece in group)
-    used = _pieces(example.language).findall(example.answer)
+    group = next(group for group in _groups() if piece in group)
+    used = _pieces().findall(example.answer)
     return [word for word in group if word not in used]
 
 
@@ -156,16 +156,14 @@ def _other_self(example: Example) -> list[str]:
 
 
 @cache
-def _groups(language: Language) -> tuple[Group, ...]:
-    """Words that can stand for each other without a change in the rest of the text, as written in `language`."""
-    groups = [tuple(word.text(language) for word in words) for words in NAMED]
+def _groups() -> tuple[Group, ...]:
+    """Words, Chinese or English, that can stand for each other without a change in the rest of the text."""
+    groups = [tuple(word.text(language) for word in words) for words in NAMED for language in LANGUAGES]
     for things in (OBJECTS, ANIMALS):
-        if language == "zh":  # the measure word stays as it is
-            measures = dict.fromkeys(word.measure for word in things)
-            groups += [tuple(word.zh for word in things if word.measure == measure) for measure in measures]
-        else:
-            regular = [word for word in things if word.plural != word.en]
-            groups += [tuple(word.en for word in regular), tuple(word.plural for word in regular)]
+        measures = dict.fromkeys(word.measure for word in things)  # which stay as they are
+        groups += [tuple(word.zh for word in things if word.measure == measure) for measure in measures]
+        regular = [word for word in things if word.plural != word.en]
+        groups += [tuple(word.en for word in regular), tuple(word.plural for word in regular)]
     return tuple(groups)
 
 
@@ -175,10 +173,11 @@ def _any_of(words: Sequence[str]) -> str:
 
 
 @cache
-def _pieces(language: Language) -> re.Pattern[str]:
+def _pieces() -> re.Pattern[str]:
     """Finds the words of all groups and numbers in a text."""
-    edge = r"\b" if language == "en" else ""
-    return re.compile(rf"\d+|{edge}{_any_of([word for group in _groups(language) for word in group])}{edge}")
+    words = [word for group in _groups() for word in group]
+    english, chinese = (_any_of([word for word in words if word.isascii() is ascii]) for ascii in (True, False))
+    return re.compile(rf"\d+|\b{english}\b|{chinese}")
 
 
 @cache

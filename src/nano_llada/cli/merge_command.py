@@ -1,0 +1,48 @@
+"""`nano-llada merge`: several checkpoints become one, the mean of their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nano_llada.cli.options import parse
+from nano_llada.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the command."""
+
+    checkpoints: tuple[Path, ...]
+    """Checkpoint folders of one model (a run folder means its best); with --top-k, one run folder."""
+    output: Path
+    """Folder to write; it must not exist."""
+    top_k: int | None = None
+    """Merge the K checkpoints of lowest validation loss that the run kept."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; gives the exit status."""
+    options = parse(
+        Options,
+        arguments,
+        command="merge",
+        about="Average the weights of several checkpoints, or of the K best of a run.",
+        leading="checkpoints",
+    )
+    given = options.checkpoints
+    if options.top_k is not None and len(given) != 1:
+        raise UserError(f"--top-k chooses among the checkpoints of one run, but {len(given)} folders are given")
+    if options.top_k is None and len(given) == 1:
+        raise UserError(f"{given[0]} alone is nothing to merge: give several checkpoints, or --top-k K for a run")
+    from nano_llada.checkpoint.files import read_shape
+    from nano_llada.checkpoint.merge import best_checkpoints, merge_checkpoints
+
+    folders = given if options.top_k is None else best_checkpoints(given[0], options.top_k)
+    merged = merge_checkpoints(folders, options.output)
+    for part in read_shape(merged)["info"]["merged_from"]:
+        loss = f"validation loss {part['validation_loss']:.4f}" if "validation_loss" in part else "not validated"
+        print(f"  {part['name']}: {loss}")
+    print(f"the mean of these {len(folders)} is in {merged}")
+    return 0

@@ -1,0 +1,146 @@
+"""What a run leaves behind while it trains: metrics, log, samples, checkpoints, plot; and how Ctrl-C ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from nano_llada.checkpoint.files import Track, model_weights, save_model
+from nano_llada.checkpoint.manager import RunCheckpoints
+from nano_llada.checkpoint.merge import best_checkpoints, merge_checkpoints
+from nano_llada.config import RunConfig
+from nano_llada.core import hardware
+from nano_llada.data.tokenizer import Tokenizer
+from nano_llada.model.transformer import Transformer
+from nano_llada.sampling import sample_texts
+from nano_llada.train.log import RunLog, open_tracker, read_metrics
+from nano_llada.train.plots import plot_losses
+from nano_llada.train.trainer import Outcome, StepReport, Trainer
+
+
+class RunObserver:
+    """Watches the trainer on behalf of the run folder."""
+
+    trainer: Trainer
+
+    def __init__(
+        self, config: RunConfig, tokenizer: Tokenizer, model: Transformer, steps: int, machine: hardware.Machine
+    ) -> None:
+        self.config, self.tokenizer, self.model, self.machine = config, tokenizer, model, machine
+        self.checkpoints = RunCheckpoints(config.folder, config.train.keep_last, config.train.keep_best)
+        self.log = RunLog(config.folder, steps, open_tracker(config.train.tracker, config.folder))
+        self._peak_rate = hardware.matmul_rate(machine)
+        self._validation: tuple[int, float] = (-1, 0.0)
+        self._window: list[StepReport] = []
+        self._stop_signal: int | None = None
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """While the block runs, Ctrl-C and SIGTERM end the run after the current step instead of killing it."""
+
+        def ask(number: int, frame: object) -> None:
+            if self._stop_signal is not None:  # asked twice: do not wait
+                raise KeyboardInterrupt
+            self._stop_signal = number
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.log.start(self.trainer.step)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self.log.close()
+
+    def on_step(self, report: StepReport) -> None:
+        """Keep the report; every `log_every` steps write the window's means."""
+        self._window.append(report)
+        config = self.config
+        if report.step % config.train.log_every == 0 or report.step == self.log.total_steps:
+            window, self._window = self._window, []
+            seconds = sum(r.seconds for r in window)
+            length = config.data.sequence_length
+            flops = sum(self.model.config.train_flops(r.positions, r.predicted, length) for r in window)
+            values: dict[str, float] = {
+                "loss": sum(r.loss for r in window) / len(window),
+                "learning_rate": report.learning_rate,
+                "grad_norm": report.grad_norm,
+                "tokens": self.trainer.tokens,
+                "tokens_per_second": sum(r.tokens for r in window) / seconds,
+                "mfu": flops / seconds / self._peak_rate,
+                "memory_gib": hardware.peak_memory(self.machine.device) / 2**30,
+            }
+            self.log.metrics(report.step, values | dict(report.metrics))
+            blocks = f"  blocks of {report.metrics['block_size']:.0f}" if "block_size" in report.metrics else ""
+            self.log.progress(
+                report.step,
+                f"loss {values['loss']:.3f}  {values['tokens_per_second']:,.0f} tokens/s  MFU {values['mfu']:.0%}"
+                + blocks,
+            )
+        if config.train.sample_every and report.step % config.train.sample_every == 0:
+            self.write_samples(report.step)
+
+    def on_validation(self, step: int, metrics: Mapping[str, float], improved: bool) -> None:
+        """Write a measurement down."""
+        self._validation = (step, metrics["validation_loss"])
+        self.log.metrics(step, metrics)
+        self.log.say(f"step {step}: validation loss {metrics['validation_loss']:.4f}{' (best)' if improved else ''}")
+
+    def save(self, step: int) -> None:
+        """A checkpoint of the trainer as it stands."""
+        loss = self._validation[1] if self._validation[0] == step else None
+        config = self.config
+        info = {"stage": config.stage, "step": step, "tokens": self.trainer.tokens, "run": config.name}
+        if config.track == "diffusion":  # how it is to be decoded
+            info |= {"answer_length": config.data.eos_fill or None, "block_size": config.block_size}
+        track: Track = "ar" if config.track == "ar" else "diffusion"
+
+        def write_model(folder: Path) -> None:
+            weights = model_weights(self.model)
+            save_model(folder, weights, self.model.config, self.tokenizer, track, info)
+
+        with self.trainer.averaged():
+            tensors, plain = self.trainer.state()
+            window = [asdict(report) for report in self._window]
+            self.checkpoints.save(step, write_model, (tensors, plain | {"window": window}), loss)
+
+    def continue_window(self, plain: Mapping[str, Any]) -> None:
+        """Take over the reports that were not logged yet when a checkpoint was written."""
+        self._window = [StepReport(**report) for report in plain["window"]]
+
+    def wants_stop(self) -> bool:
+        """Whether somebody asked the run to end."""
+        return self._stop_signal is not None
+
+    def write_samples(self, step: int) -> None:
+        """Continue or answer the sample prompts with the model as it is."""
+        if not self.config.sample_prompts or self.log.has_samples(step):
+            return
+        with self.trainer.averaged():
+            self.model.eval()
+            texts = sample_texts(self.model, self.tokenizer, self.config)
+        self.log.samples(step, zip(self.config.sample_prompts, texts, strict=True))
+
+    def finish(self, outcome: Outcome) -> None:
+        """The plot, the last samples, and a word on how it ended."""
+        step, total = self.trainer.step, self.log.total_steps
+        plot_losses(read_metrics(self.config.folder), self.config.folder / "loss.png", self.config.name)
+        if outcome == "interrupted":
+            self.log.say(f"stopped at step {step} of {total}, saved; continue with --resume")
+            return
+        self.write_samples(step)
+        if self.config.train.merge_best:
+            self._merge()
+        self.log.say(f"{self.config.name}: {outcome} at step {step} of {total}, saved in {self.config.folder}")
+
+    def _merge(self) -> None:
+        """RUN/merged: the mean of the best checkpoints (LLaDA 2.0)."""
+        best = best_checkpoints(self.config.folder, min(self.config.train.merge_best, len(self.checkpoints.losses)))
+        merged = self.config.folder / "merged"
+        if not merged.exists():
+            merge_checkpoints(best, merged)
+        self.log.say(f"{merged}: the mean of {', '.join(path.name for path in best)}")

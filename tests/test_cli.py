@@ -28,7 +28,6 @@ WORDS = {
     "pretrain": ("ar", "diffusion"),
     "sft": ("ar", "diffusion"),
     "dpo": ("ar", "diffusion"),
-    "dpo": ("ar", "diffusion"),
     "experiment": ("small-world", "real-data"),
 }
 HELPS = [(), *((name,) for name in COMMANDS), *((name, word) for name, words in WORDS.items() for word in words)]

@@ -179,6 +179,15 @@ def test_held_out_documents_are_a_fixed_sample_of_all():
     assert len(hold_out(1, 0.5)[0]) == 1  # something is left to learn
 
 
+def test_without_a_document_mask_a_row_is_one_text(make):
+    store = Documents([5, 11, 9, 3, 20])
+    apart, joined = (next(make(store, seed=None, rows=2, document_mask=on).once()) for on in (True, False))
+    assert torch.equal(apart.tokens, joined.tokens)
+    assert int(apart.doc_ids.max()) == 1
+    assert joined.doc_ids.tolist() == [[0] * 16] * 2
+    assert joined.positions.tolist() == [list(range(16))] * 2
+
+
 def test_epochs_whose_plans_differ_in_rows_keep_every_step_defined(make, monkeypatch):
     monkeypatch.setattr(packing, "POOL", 5)
     batches = make(KINDS["chat"][0], rows=1, format="chat")

@@ -69,6 +69,8 @@ def assemble(
 ) -> tuple[Trainer, RunObserver]:
     """Model, data, objective and trainer put together, and, of a resumed run, set to where it stopped."""
     batches, validation = load_data(config, tokenizer)
+    if config.train.merge_best and validation is None:
+        raise UserError("merge_best goes by the validation loss, and there is no validation data: give --validation")
     model = build_model(config, tokenizer, start).to(machine.device)
     steps = config.train.steps or math.ceil(config.train.epochs * batches.rows_per_epoch / config.train.batch_size)
     observer = RunObserver(config, tokenizer, model, steps, machine)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 
 from nano_llada.cli.options import choose_word, parse
@@ -9,20 +10,24 @@ from nano_llada.cli.options import choose_word, parse
 WORDS = {
     "small-world": "every skill of the small world, AR and diffusion, with per-skill exact match",
     "real-data": "AR, diffusion from AR and diffusion from scratch on real text, in bits per byte",
+    "llada2-ablation": "each idea of LLaDA 2.0 by itself: curriculum, masks, bands, pairs, merging, CAP, block sizes",
+    "block-speed": "cached block decoding against AR decoding, at equal exact match, with the ablation's models",
+    "dpo": "preference optimisation of AR and diffusion models, on the small world and on your own pairs",
+}
+OPTIONS = {  # the class of options of each; its module is the name with underscores
+    "small-world": "SmallWorld",
+    "real-data": "RealData",
+    "llada2-ablation": "Llada2Ablation",
+    "block-speed": "BlockSpeed",
+    "dpo": "Dpo",
 }
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the experiment; gives the exit status: 130 when it was interrupted and can be gone on with."""
     name, rest = choose_word(arguments, WORDS, "experiment")
-    from nano_llada.experiments.options import RealData, SmallWorld
+    from nano_llada.experiments import options as all_options
 
-    if name == "small-world":
-        small = parse(SmallWorld, rest, command=f"experiment {name}", about=WORDS[name])
-        from nano_llada.experiments import small_world
-
-        return 0 if small_world.run(small) else 130
-    real = parse(RealData, rest, command=f"experiment {name}", about=WORDS[name])
-    from nano_llada.experiments import real_data
-
-    return 0 if real_data.run(real) else 130
+    options = parse(getattr(all_options, OPTIONS[name]), rest, command=f"experiment {name}", about=WORDS[name])
+    experiment = importlib.import_module(f"nano_llada.experiments.{name.replace('-', '_')}")
+    return 0 if experiment.run(options) else 130

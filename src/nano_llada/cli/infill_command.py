@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nano_llada.cli.options import DecodingOptions, decoding_for, parse
+from nano_llada.cli.options import DecodingOptions, checkpoint_decoding, parse
 from nano_llada.core.errors import UserError
 
 
@@ -42,5 +42,5 @@ def main(arguments: Sequence[str]) -> int:
     from nano_llada.sampling import Writer
 
     writer = Writer.load(options.checkpoint, choose_machine(options.device).device)
-    print(writer.infill(options.text, decoding_for(writer.checkpoint.track, options.decoding), options.length))
+    print(writer.infill(options.text, checkpoint_decoding(writer.checkpoint, options.decoding), options.length))
     return 0

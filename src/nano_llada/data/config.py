@@ -32,6 +32,8 @@ class DataConfig:
     """Tokens in a row of a batch."""
     packing: bool = True
     """Several documents in a row, which do not see each other; otherwise one document a row, padded."""
+    document_mask: bool = True
+    """Packed documents do not see each other (LLaDA 2.0, eq. 4); off, a row is read as one text."""
     turns: Literal["all", "each", "last"] = "all"
     """Chat: `all` answers of a conversation in one document, a document for `each`, or only the `last`."""
     eos_fill: int | None = 0
@@ -58,6 +60,8 @@ class DataConfig:
             raise ValueError("eos_fill 'None' fills to the batch's longest answer, which needs packing off")
         if self.format == "text" and self.eos_fill is not None and self.eos_fill > 0:
             raise ValueError("eos_fill is about answers; it has no effect with format 'text'")
+        if not self.document_mask and not self.packing:
+            raise ValueError("without packing a row is one document: document_mask off has no effect")
         if self.fill_multiple < 1:
             raise ValueError(f"fill_multiple must be at least 1, got {self.fill_multiple}")
         if self.fill_multiple > 1 and (self.format == "text" or self.eos_fill is None):

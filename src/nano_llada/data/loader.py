@@ -132,8 +132,9 @@ class Batches:
                 right = min(left + len(piece), shape[1])
                 tokens[i, left:right] = torch.from_numpy(piece[: right - left])
                 scored[i, left:right] = torch.from_numpy(flags[: right - left])
-                doc_ids[i, left:right] = name
-                positions[i, left:right] = torch.arange(right - left)
+                apart = self._config.document_mask
+                doc_ids[i, left:right] = name if apart else 0
+                positions[i, left:right] = torch.arange(right - left) if apart else torch.arange(left, right)
                 left = right
         return TokenBatch(tokens, scored, doc_ids, positions, torch.arange(len(parts)))
 

@@ -89,9 +89,11 @@ class Masking:
         import torch
 
         scored = count_in_groups(batch.scored, group)
+        rates = (self.mask_rate_min, self.mask_rate_max)
+        ends = [(scored.double() * rate).round(decimals=9) for rate in rates]  # 0.29 * 100 is 28.999999999999996
         # with a complement, hiding none is a legal draw: its twin hides all
-        least = (scored * self.mask_rate_min).ceil().long().clamp(min=0 if self.complementary else 1).minimum(scored)
-        most = torch.maximum((scored * self.mask_rate_max).floor().long(), least)
+        least = ends[0].ceil().long().clamp(min=0 if self.complementary else 1).minimum(scored)
+        most = torch.maximum(ends[1].floor().long(), least)
         hidden = (least + (times * (most - least + 1)).long()).minimum(most)
         masked = hide(batch.scored, group, hidden, uniforms)
         weight = _count_weight(scored, hidden, least, most)

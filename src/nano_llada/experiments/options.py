@@ -58,3 +58,75 @@ class SmallWorld:
     """Test questions a skill and language."""
     threads: int | None = None
     """CPU threads; default: all."""
+
+
+@dataclass(frozen=True)
+class Llada2Ablation:
+    """Options of the experiment; each seed takes about an hour and a half on one core."""
+
+    runs: Path = Path("runs/llada2-ablation")
+    """Folder for the runs."""
+    docs: Path = Path("docs/experiments")
+    """Folder that results are recorded in."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of training; the third is for the questions (a), (c) and (g) only."""
+    ar_steps: int = 400
+    """Steps of AR pretraining."""
+    ar_sft_steps: int = 600
+    """Steps of AR fine-tuning."""
+    pretrain_steps: int = 300
+    """Steps of diffusion pretraining."""
+    sft_steps: int = 400
+    """Steps of diffusion fine-tuning."""
+    items: int = 40
+    """Test questions a skill and language."""
+    threads: int | None = None
+    """CPU threads; default: all."""
+
+
+@dataclass(frozen=True)
+class Dpo:
+    """Options of the experiment; the small world's part takes about half an hour on one core."""
+
+    models: Path = Path("runs/llada2-ablation")
+    """Folder of the ablation's runs, whose fine-tuned models are aligned; they are trained if they are not there."""
+    runs: Path = Path("runs/dpo")
+    """Folder for the runs."""
+    docs: Path = Path("docs/experiments")
+    """Folder that results are recorded in."""
+    data: Path | None = None
+    """Preference pairs of your own to align other models with, too."""
+    validation: Path | None = None
+    """Pairs of your own that are held out."""
+    own_ar: Path | None = None
+    """A fine-tuned AR model for your own pairs."""
+    own_diffusion: Path | None = None
+    """A fine-tuned diffusion model for your own pairs."""
+    steps: int = 300
+    """Optimizer steps."""
+    learning_rate: float = 1e-4
+    """Learning rate."""
+    draws: int = 2
+    """Noisy versions of each answer in a training step."""
+    items: int = 40
+    """Test questions a skill and language."""
+    seed: int = 0
+    """Seed of all runs."""
+    threads: int | None = None
+    """CPU threads; default: all."""
+
+
+@dataclass(frozen=True)
+class BlockSpeed:
+    """Options of the experiment, which trains nothing; the defaults take about half an hour on two cores."""
+
+    runs: Path = Path("runs/llada2-ablation")
+    """Folder of the ablation's runs, whose models of the first seed are timed."""
+    docs: Path = Path("docs/experiments")
+    """Folder that results are recorded in."""
+    items: int = 40
+    """Test questions a skill and language."""
+    repeats: int = 5
+    """How often each decoder answers all questions at each setting, in turns with the AR decoder."""
+    threads: int | None = None
+    """CPU threads; default: all."""

@@ -1,0 +1,209 @@
+"""Preference optimisation of both tracks: is it learnt, at what cost, and what does shared noise save."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nano_llada.checkpoint.files import Checkpoint, load_checkpoint
+from nano_llada.config import RunConfig
+from nano_llada.core.types import StepContext, TokenBatch
+from nano_llada.data.config import DataConfig
+from nano_llada.data.world.files import write_preferences, write_world
+from nano_llada.demo import stage_finished
+from nano_llada.experiments import llada2_ablation
+from nano_llada.experiments.grid import Cell, Result, markdown_table, run_grid
+from nano_llada.experiments.options import Dpo, Llada2Ablation
+from nano_llada.objectives.preference import BoundScore, ExactScore, Preference
+from nano_llada.run import choose_tokenizer, execute
+from nano_llada.run_data import load_data
+from nano_llada.train.config import TrainConfig
+from nano_llada.train.log import read_metrics
+
+NAME = "dpo"
+MEASURED_PAIRS, MEASURED_DRAWS, GRADIENTS = 200, 8, 12
+
+
+def run(options: Dpo) -> bool:
+    """Make or go on with the experiment; True when it is complete."""
+    sets = ["world"] + (["own"] if options.data is not None else [])
+    cells = [
+        Cell(
+            track if kind == "world" else f"{track}-own",
+            options.seed,
+            lambda track=track, kind=kind: _variant(options, track, kind),  # type: ignore[misc]
+        )
+        for kind in sets
+        for track in ("ar", "diffusion")
+    ]
+    command = f"nano-llada experiment {NAME} --steps {options.steps} --learning-rate {options.learning_rate:g}"
+    results = run_grid(NAME, cells, options.docs / NAME, command)
+    if results is None:
+        return False
+    _report(options, results, options.docs / NAME)
+    return True
+
+
+def _variant(options: Dpo, track: str, kind: str) -> Mapping[str, Any] | None:
+    start = _small_world_models(options, track) if kind == "world" else _own_models(options, track)
+    if start is None:
+        return None
+    stage = _stage(options, track, kind, start)
+    if not stage_finished(stage):
+        resume = (stage.folder / "config.json").is_file()
+        if execute(stage, resume=resume) == "interrupted":
+            return None
+    before, after = load_checkpoint(start), load_checkpoint(stage.folder)
+    metrics: dict[str, Any] = {"reward_accuracy_before": 0.5} | _margins(stage, before, after)
+    if kind == "world":
+        ablation = Llada2Ablation(items=options.items)
+        metrics["exact_match_before"] = llada2_ablation.answers(before, ablation)["exact_match"]
+        metrics["exact_match_after"] = llada2_ablation.answers(after, ablation)["exact_match"]
+    return metrics
+
+
+def _small_world_models(options: Dpo, track: str) -> Path | None:
+    """The fine-tuned model of a track; trained as in the ablation of LLaDA 2.0, whose folder may be shared."""
+    ablation = Llada2Ablation(runs=options.models, threads=options.threads)
+    world = options.models / "world"
+    if not (world / "words.txt").is_file():
+        write_world(world, documents_count=30_000, chats_count=60_000, skills=llada2_ablation.SKILLS, seed=0)
+    if not (world / "preference-train.jsonl").is_file():  # another seed than the conversations: other questions
+        write_preferences(world, count=8_000, skills=llada2_ablation.SKILLS, seed=1)
+    plan = llada2_ablation.stages(ablation, llada2_ablation.VARIANTS[0], options.seed)
+    for stage in plan[:2] if track == "ar" else plan:
+        resume = (stage.folder / "config.json").is_file()
+        if not stage_finished(stage) and execute(stage, resume=resume) == "interrupted":
+            return None
+    return plan[1].folder if track == "ar" else plan[3].folder
+
+
+def _own_models(options: Dpo, track: str) -> Path:
+    from nano_llada.core.errors import UserError
+
+    path = options.own_ar if track == "ar" else options.own_diffusion
+    if path is None or options.validation is None:
+        raise UserError("--data needs --validation, --own-ar and --own-diffusion: pairs held out, and models to align")
+    return path
+
+
+def _stage(options: Dpo, track: str, kind: str, start: Path) -> RunConfig:
+    world = options.models / "world"
+    own = kind == "own"
+    data = options.data if own else world / "preference-train.jsonl"
+    validation = options.validation if own else world / "preference-validation.jsonl"
+    info = load_checkpoint(start).info
+    score = ExactScore() if track == "ar" else BoundScore(draws=options.draws, block_size=info.get("block_size"))
+    return RunConfig(
+        name=f"{track}-{kind}",
+        runs=options.runs,
+        init_from=start,
+        objective=Preference(score),
+        data=DataConfig(
+            data=(str(data),),
+            validation=(str(validation),),
+            format="preference",
+            packing=False,
+            sequence_length=256 if own else 128,
+            eos_fill=0 if track == "ar" else info.get("answer_length") or 0,
+        ),
+        train=TrainConfig(
+            steps=options.steps,
+            batch_size=16,
+            learning_rate=options.learning_rate,
+            schedule="constant",
+            warmup_steps=10,
+            eval_every=max(1, options.steps // 6),
+            eval_rows=MEASURED_PAIRS,
+            save_every=100,
+            keep_last=1,
+            keep_best=0,
+            seed=options.seed,
+            threads=options.threads,
+        ),
+    )
+
+
+def _margins(stage: RunConfig, before: Checkpoint, after: Checkpoint) -> dict[str, Any]:
+    """Reward accuracy on held-out pairs, and how much estimates vary with the same and with other masks."""
+    _, held_out = load_data(stage, choose_tokenizer(stage, before))
+    batches = list(held_out.once(MEASURED_PAIRS)) if held_out is not None else []
+    size = stage.block_size
+    score = ExactScore() if stage.track == "ar" else BoundScore(MEASURED_DRAWS, size)
+    gains = [_gains(Preference(score), before, after, batch, i) for i, batch in enumerate(batches)]
+    margins = torch.cat([gain.mean(0)[0::2] - gain.mean(0)[1::2] for gain in gains])
+    found = {"reward_accuracy_after": float((margins > 0).double().mean()), "pairs": len(margins)}
+    if stage.track == "ar":  # an exact likelihood has no noise
+        return found | {"score_variance_shared": 0.0, "score_variance_independent": 0.0}
+    for name, shared in (("shared", True), ("independent", False)):
+        objective = Preference(score, shared_noise=shared)
+        gains = [_gains(objective, before, after, batch, i) for i, batch in enumerate(batches)]
+        found[f"score_variance_{name}"] = float(torch.cat([gain.var(0) for gain in gains]).mean())
+        one = Preference(BoundScore(1, size), shared_noise=shared)
+        found[f"gradient_variance_{name}"] = gradient_variance(one, before, after, batches[0])
+    return found
+
+
+def _context(before: Checkpoint, batch: TokenBatch, step: int) -> StepContext:
+    reference: Any = before.model
+    return StepContext(before.tokenizer.vocab, 0, step, 1, len(batch.tokens), reference=reference)
+
+
+@torch.no_grad()
+def _gains(objective: Preference, before: Checkpoint, after: Checkpoint, batch: TokenBatch, step: int) -> torch.Tensor:
+    model: Any = after.model
+    return objective.gains(model, batch, _context(before, batch, step))
+
+
+def gradient_variance(objective: Preference, before: Checkpoint, after: Checkpoint, batch: TokenBatch) -> float:
+    """Mean squared distance of a batch's gradients, each with other masks, from their mean, over the mean's square."""
+    model: Any = after.model
+    gradients = []
+    for step in range(GRADIENTS):
+        after.model.zero_grad()
+        out = objective.loss(model, batch, _context(before, batch, 1000 + step))
+        (out.total / out.count).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in after.model.parameters() if p.grad is not None]))
+    after.model.zero_grad()
+    stacked = torch.stack(gradients)
+    mean = stacked.mean(0)
+    return float((stacked - mean).square().sum() / (GRADIENTS - 1) / mean.square().sum())
+
+
+def _report(options: Dpo, results: Sequence[Result], folder: Path) -> None:
+    columns = (
+        "reward_accuracy_before",
+        "reward_accuracy_after",
+        "exact_match_before",
+        "exact_match_after",
+        "score_variance_shared",
+        "score_variance_independent",
+        "gradient_variance_shared",
+        "gradient_variance_independent",
+    )
+    rows = [[r.variant, *(r.metrics.get(name, "") for name in columns)] for r in results]
+    text = (
+        f"# Preference optimisation\n\n`{results[0].command}`\n\n"
+        "Reward accuracy: share of held-out pairs whose better answer gained more likelihood, against the model that "
+        "training started from; a half by definition before the first step. Exact match: held-out questions of the "
+        "small world. Variances of one draw: of the gain in likelihood, and of the gradient relative to its mean's "
+        "square, with the same masks for model and reference and with other ones. `-own`: pairs given with --data.\n\n"
+        f"{markdown_table(('variant', *columns), rows)}\n![reward accuracy](curves.png)\n"
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for result in results:
+        track, _, own = result.variant.partition("-")
+        metrics = read_metrics(options.runs / f"{track}-{own or 'world'}")
+        points = [(m["step"], m["validation_reward_accuracy"]) for m in metrics if "validation_reward_accuracy" in m]
+        axes.plot(*zip((0, 0.5), *points, strict=True), marker="o", label=result.variant)
+    axes.set(xlabel="optimizer step", ylabel="reward accuracy on held-out pairs", ylim=(0.4, 1.0))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(folder / "curves.png", dpi=110)

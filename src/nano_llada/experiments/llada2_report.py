@@ -1,0 +1,84 @@
+"""The report of the LLaDA 2.0 ablation: a table for each question, intervals, and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nano_llada.evaluate.compare import wilson
+from nano_llada.experiments.grid import Result, markdown_table
+
+QUESTIONS = (
+    ("a", "From AR weights: straight to whole rows, or through the curriculum of block sizes", ("direct", "wsd")),
+    ("b", "Document mask in packed rows: on, off", ("wsd", "no-document-mask")),
+    ("c", "Fine-tuning with complementary pairs: off, on", ("wsd", "complementary")),
+    ("d", "Band of mask rates in fine-tuning", ("wsd", "band-0.05-0.95", "band-0.3-0.8")),
+    ("e", "Which weights: the last, the best, the mean of the three best", ("wsd", "best", "merged")),
+    ("f", "Weight of the confidence loss (CAP): 0, 0.1, 0.5, 2", ("wsd", "cap-0.1", "cap-0.5", "cap-2")),
+    ("g", "Block size, the same from the first step on", ("mdlm", "bdlm-32", "bdlm-16", "bdlm-8", "bdlm-4")),
+)
+
+
+def write_report(results: Sequence[Result], folder: Path, curves: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    """README.md with a table a question, curves.png and frontier.png."""
+    text = [
+        "# LLaDA 2.0, one idea at a time\n",
+        f"`{results[0].command}`\n",
+        "Exact match over held-out questions of six small-world skills in both languages, all seeds together, with "
+        "Wilson's 95 % interval over questions; in brackets the seeds one by one, which tell more. TPF: tokens per "
+        "forward pass at threshold 0.95. Bits per byte: the bound on held-out documents after pretraining.\n",
+    ]
+    for letter, question, variants in QUESTIONS:
+        rows = [_row(results, variant) for variant in variants]
+        columns = ("variant", "seeds", "exact match", "each seed", "TPF", "bits per byte")
+        text += [f"## ({letter}) {question}\n", markdown_table(columns, [row for row in rows if row])]
+    text.append("![validation loss while pretraining](curves.png)\n\n![exact match against TPF](frontier.png)\n")
+    (folder / "README.md").write_text("\n".join(text), encoding="utf-8")
+    _plot_curves(curves, folder / "curves.png")
+    _plot_frontier(results, folder / "frontier.png")
+
+
+def _row(results: Sequence[Result], variant: str) -> list[object]:
+    found = [result.metrics for result in results if result.variant == variant]
+    if not found:
+        return []
+    questions = sum(m["questions"] for m in found)
+    right = round(sum(m["exact_match"] * m["questions"] for m in found))
+    low, high = wilson(right, questions)
+    return [
+        variant,
+        len(found),
+        f"{right / questions:.1%} [{low:.1%}, {high:.1%}]",
+        ", ".join(f"{m['exact_match']:.1%}" for m in found),
+        sum(m["tpf"] for m in found) / len(found),
+        sum(m["bits_per_byte"] for m in found) / len(found),
+    ]
+
+
+def _plot_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, metrics in curves.items():
+        points = [(m["step"], m["loss"]) for m in metrics if "loss" in m]
+        axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
+    axes.set(xlabel="pretraining step", ylabel="training loss at the block size of the step (nats per token)")
+    axes.set_yscale("log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def _plot_frontier(results: Sequence[Result], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for variant in dict.fromkeys(result.variant for result in results):
+        found = [result.metrics for result in results if result.variant == variant]
+        axes.plot([m["tpf"] for m in found], [m["exact_match"] for m in found], "o", label=variant, markersize=4)
+    axes.set(xlabel="tokens per forward at threshold 0.95", ylabel="exact match", title="each dot is a seed")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, ncols=2)
+    figure.savefig(path, dpi=110)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nano_llada.cli.main import main as nano_llada
+from nano_llada.core.errors import UserError
 
 OLD_ENDINGS = ("_state_dict", "_best")
-BLOCK_DIFFUSION = ("--llada2-", "--wsd-", "--use-block-curriculum")
 CANVAS = "no effect here: the canvas is as long as --max-new-tokens, after the whole prompt"
 FOREIGN_TOKENIZER = "no effect here: a checkpoint carries its own tokenizer"
 ROPE_SCALING = (
@@ -24,19 +24,21 @@ ROPE_SCALING = (
 
 @dataclass(frozen=True)
 class Option:
-    """An option of an old script and what becomes of it: another option, a remark, or both."""
+    """An option of an old script and what becomes of it: other options, a remark, or both."""
 
     name: str
     becomes: str = ""
-    """The nano-llada option that gets the value; none: the script decides, or the option has no effect."""
+    """The nano-llada options that get the value; none: the script decides, or the option has no effect."""
     note: str = ""
     """What to tell whoever uses the option."""
     flag: bool = False
     checkpoint: bool = False
     """The value is a path that may mean a run folder (see `run_folder`)."""
     required: bool = False
-    default: str | None = None
+    default: Any = None
     type: Callable[[str], Any] = str
+    needs: tuple[str, ...] = ()
+    """What it has no effect without, each as it is written; `--a or --b 3` asks for one of the two."""
     choices: tuple[str, ...] | None = None
 
 
@@ -52,23 +54,18 @@ class Translation:
     """One call of an old script on its way to a `nano-llada` command.
 
     Raises:
-        SystemExit: 2 for options that are unknown, missing or not implemented; 0 after --help.
+        SystemExit: 2 for options that are unknown, missing or broken; 0 after --help.
     """
 
     def __init__(self, module: str, about: str, options: Sequence[Option], argv: Sequence[str] | None) -> None:
         self._parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about, allow_abbrev=False)
         for option in options:
             self._declare(option)
-        values, unknown = self._parser.parse_known_args(argv)
-        for word in unknown:
-            if word.startswith(BLOCK_DIFFUSION):
-                self.refuse_blocks(word)
-        if unknown:
-            self.fail(f"unrecognized arguments: {shlex.join(unknown)}")
-        self._values = vars(values)
+        given = vars(self._parser.parse_args(argv))
+        self._given = {option.name: given[option.name.removeprefix("--").replace("-", "_")] for option in options}
+        self._options = {option.name: option for option in options}
         self._words: list[str] = []
         self._notes: list[str] = []
-        self._options = options
 
     def _declare(self, option: Option) -> None:
         meaning = option.note or f"becomes {option.becomes}" * bool(option.becomes)
@@ -80,14 +77,27 @@ class Translation:
             help=meaning,
             metavar=None if option.choices else "VALUE",
             required=option.required,
-            default=option.default,
             type=option.type,
             choices=option.choices,
         )
 
     def value(self, name: str) -> Any:
         """What was given for an option, or its default; None (a flag: False) without either."""
-        return self._values[name.removeprefix("--").replace("-", "_")]
+        given = self._given[name]
+        return self._options[name].default if given is None else given
+
+    def has(self, need: str) -> bool:
+        """Whether an option, or one of several, is as it is written: `--a`, `--b 3`, `--a or --b 3`."""
+        for words in need.split(" or "):
+            name, _, wanted = words.partition(" ")
+            value = self.value(name)
+            if value == wanted if wanted else value:
+                return True
+        return False
+
+    def lacks(self, name: str) -> str:
+        """The first of the options that this one has no effect without and that is not there; or nothing."""
+        return next((need for need in self._options[name].needs if not self.has(need)), "")
 
     def checkpoint(self, name: str) -> str:
         """The checkpoint that an option's value means, with a remark where it is not where the value says."""
@@ -109,13 +119,9 @@ class Translation:
         """Stop with the usage and a message."""
         self._parser.error(text)
 
-    def refuse_blocks(self, what: str) -> NoReturn:
-        """Stop at an option of the later, block-wise models."""
-        self.fail(f"{what} belongs to block diffusion (LLaDA 2.0), which is not implemented yet in this version")
-
     def run(self) -> int:
         """Print the command and the remarks on standard error, run it, and give its exit status."""
-        for option in self._options:
+        for option in self._options.values():
             self._translate(option)
         print(f"runs: nano-llada {shlex.join(self._words)}", file=sys.stderr)
         for text in self._notes:
@@ -128,15 +134,19 @@ class Translation:
         value = self.value(option.name)
         if value is None or value is False:
             return
-        if option.becomes == "--tokenizer" and not (Path(value) / "tokenizer.json").is_file():
-            self.note(
-                f"{option.name} {value}: no tokenizer.json there, so the bundled one (or the checkpoint's) is used"
-            )
+        words = [] if option.flag else [str(word) for word in (value if isinstance(value, tuple) else (value,))]
+        written = f"{option.name} {','.join(words)}".strip()
+        if lacking := self.lacks(option.name):
+            if self._given[option.name]:
+                self.note(f"{written}: no effect without {lacking}, as in the old script")
             return
-        if option.becomes:
-            self.add(option.becomes, self.checkpoint(option.name) if option.checkpoint else str(value))
+        if option.becomes == "--tokenizer" and not (Path(value) / "tokenizer.json").is_file():
+            self.note(f"{written}: no tokenizer.json there, so the bundled one (or the checkpoint's) is used")
+            return
+        for name in option.becomes.split():
+            self.add(name, *([self.checkpoint(option.name)] if option.checkpoint else words))
         if option.note:
-            self.note(f"{option.name}{'' if option.flag else f' {value}'}: {option.note}")
+            self.note(f"{written}: {option.note}")
 
 
 def run_folder(path: str) -> str:
@@ -152,3 +162,14 @@ def run_folder(path: str) -> str:
         if (place.parent / candidate).is_dir():
             return str(place.parent / candidate)
     return path
+
+
+def trained_block_size(path: str) -> int | None:
+    """Tokens in a block of the model that an old path means; None: it knows whole rows, or there is none to look at."""
+    from nano_llada.checkpoint.files import find_checkpoint, read_shape
+
+    try:
+        size: int | None = read_shape(find_checkpoint(Path(run_folder(path))))["info"].get("block_size")
+    except UserError:
+        return None  # the command will say what is wrong
+    return size

@@ -116,7 +116,7 @@ SLIPS = [
     ({"model": {"yarn": {"type": "YarnScaling", "beta": 1}}}, "model.yarn.beta: unknown option; did you mean 'beta_"),
     (
         {"objective": {"zzz": 1}},
-        "objective.zzz: unknown option; known: corruption, blocks, loss_weight, normalise_by",
+        "objective.zzz: unknown option; known: corruption, blocks, editing, loss_weight",
     ),
     ({"train": 3}, "train: expected an object, got 3"),
     ({"train": None}, "train: expected an object, got null"),

@@ -46,6 +46,7 @@ ON_TOP = {
     "run.py",
     "run_data.py",
     "run_observer.py",
+    "recipe.py",
     "demo.py",
     "demo_config.py",
     "__init__.py",

@@ -57,26 +57,6 @@ SFT_DIFFUSION = (
 ONE_PROMPT = 'scripts.eval.eval_sft_one_prompt --prompt "..." --tokenizer-dir . --seq-len 512 --max-new-tokens 128'
 AR_SFT = "--minimind-checkpoint weights/minimind_sft_state_dict.pt"
 DIFFUSION_SFT = "--diffusion-checkpoint weights/diffusion_sft_state_dict.pt"
-BLOCK_PRETRAIN = (
-    "--mask-schedule wsd",
-    "--use-block-curriculum",
-    "--wsd-phase-ratios 0.3,0.5,0.2",
-    "--wsd-block-sizes-up 32,64,128,256",
-    "--wsd-block-sizes-down 256,128,64,32",
-    "--llada2-topk-merge",
-    "--llada2-topk-merge-k 3",
-    "--llada2-enable-parallel-decoding",
-)
-BLOCK_SFT = (
-    "--llada2-enable-block-diffusion",
-    "--llada2-block-size 32",
-    "--llada2-alpha-min 0.05",
-    "--llada2-alpha-max=0.95",
-    "--llada2-enable-cap",
-    "--llada2-cap-lambda 0.1",
-    "--llada2-enable-complementary-masking",
-    "--llada2-quantize-effective-length",
-)
 COMMANDS = (PRETRAIN, EVAL_AR, DIFFUSION, EVAL_DIFFUSION, SFT_AR, SFT_DIFFUSION, ONE_PROMPT)
 
 
@@ -88,6 +68,9 @@ def folder(tmp_path, monkeypatch) -> Path:
     write_rows(Path("dataset/pretrain_hq.jsonl"), texts(300))
     rows = [{"conversations": row["messages"]} for row in chats(16)]
     write_rows(Path("dataset/sft_mini_512.jsonl"), rows)
+    questions = [row["messages"][0]["content"] for row in chats(12)]
+    pairs = [{"prompt": asked, "chosen": "A ball.", "rejected": "Amy has no hat."} for asked in questions]
+    write_rows(Path("dataset/dpo.jsonl"), pairs)
     said = [message["content"] for row in rows for message in row["conversations"]]
     told = [row["text"] for row in texts(300)]
     train_characters([*said, *told, "system user assistant\n."]).save(Path())
@@ -100,7 +83,8 @@ def old(folder, monkeypatch, capsys):
 
     def in_tmp(stage: str, track: str) -> RunConfig:
         run = default_run(stage, track)
-        return replace(run, data=replace(run.data, cache=folder / "cache"), train=replace(run.train, device="cpu"))
+        data = replace(run.data, cache=folder / "cache", validation_share=0.2)
+        return replace(run, data=data, train=replace(run.train, device="cpu", eval_every=1, eval_rows=2, save_every=1))
 
     def run(line: str, *more: str) -> SimpleNamespace:
         module, *arguments = shlex.split(" ".join((line, *more)))
@@ -234,26 +218,15 @@ def test_what_has_no_effect_says_so_and_why(translated):
     silent = ("--tokenizer-dir", "--seq-len", "--gen-steps", "--gen-top-k", "--gen-max-decode-per-step")
     assert all("no effect here: " in told[name] for name in (*silent, "--gen-cap-start-ratio", "--gen-cap-end-ratio"))
     assert "greedy" in told["--gen-top-k"]
-    assert "with --gen-confidence-threshold" in told["--gen-steps"]
+    assert "with a confidence threshold" in told["--gen-steps"]
 
 
 def test_steps_and_threshold(translated):
     words = translated(EVAL_DIFFUSION, "--gen-steps 64 --gen-cfg-scale 1.5").words
-    assert words[-2:] == ["--guidance", "1.5"]
-    assert words[1:3] == ["--steps", "64"]
+    assert words[1:5] == ["--steps", "64", "--guidance", "1.5"]
     words = translated(EVAL_DIFFUSION, GENERATION).words
     assert "--steps" not in words
     assert words[words.index("--threshold") + 1] == "0.9"
-
-
-@pytest.mark.parametrize(
-    ("line", "option"), [*((DIFFUSION, option) for option in BLOCK_PRETRAIN), *((SFT_DIFFUSION, o) for o in BLOCK_SFT)]
-)
-def test_options_of_block_diffusion_stop_with_a_reason(translated, line, option):
-    done = translated(line, option)
-    assert (done.status, done.words) == (2, None)
-    assert "block diffusion (LLaDA 2.0), which is not implemented yet" in done.err
-    assert f"error: {option.split()[0]}" in done.err
 
 
 @pytest.mark.parametrize(

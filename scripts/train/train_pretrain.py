@@ -13,7 +13,7 @@ OPTIONS = (
     Option("--hidden-size", "--hidden-size"),
     Option("--num-hidden-layers", "--num-layers"),
     Option("--num-attention-heads", "--num-heads"),
-    Option("--max-seq-len", "--sequence-length", type=int, default="256"),
+    Option("--max-seq-len", "--sequence-length", type=int, default=256),
     Option("--epochs", "--epochs"),
     *RUN_OPTIONS,
 )

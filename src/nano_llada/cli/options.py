@@ -125,6 +125,14 @@ class DecodingOptions:
     """Diffusion: fill the canvas in blocks of this size, left to right; default all at once."""
     block_size: int | None = None
     """Diffusion in blocks, with an exact cache: tokens in a block; default what the model was trained with."""
+    edit_threshold: float | None = None
+    """Block models: change a written token when another one is likelier than this; default: never."""
+    preset: str | None = None
+    """Block models that edit: q for quality (--threshold 0.7 --edit-threshold 0.5), s for speed (0.5 and 0)."""
+    max_post_steps: int | None = None
+    """Block models: most passes that only edit a full block; default 16."""
+    edit_blocks: int | None = None
+    """Block models: finished blocks that may still be edited; default 0."""
     cache: str | None = None
     """Diffusion with --block-length: approximate cache, prefix or dual; default none."""
     guidance: float | None = None
@@ -134,7 +142,11 @@ class DecodingOptions:
 
 
 CHAT_STAGES = ("sft", "dpo")  # after which a model answers, before which it continues
-CHOICES = {"strategy": ("low_confidence", "random", "margin", "entropy"), "cache": ("none", "prefix", "dual")}
+CHOICES = {
+    "strategy": ("low_confidence", "random", "margin", "entropy"),
+    "cache": ("none", "prefix", "dual"),
+    "preset": ("q", "s"),
+}
 
 
 def decoding_for(track: str, options: DecodingOptions, default_length: int | None = None) -> Decoding:
@@ -143,23 +155,26 @@ def decoding_for(track: str, options: DecodingOptions, default_length: int | Non
     Raises:
         UserError: for options of the other track, or values that cannot be.
     """
-    from nano_llada.decode.config import Autoregressive, Block, Diffusion
+    from nano_llada.decode.config import MODES, Autoregressive, Block, Diffusion
 
     given = {name: value for name, value in vars(options).items() if value is not None}
+    for name, choices in CHOICES.items():
+        if given.get(name, choices[0]) not in choices:
+            raise UserError(f"{name} {given[name]!r} is not one of {', '.join(choices)}")
     cls = Autoregressive if track == "ar" else Block if "block_size" in given else Diffusion
+    if cls is Block and "preset" in given:
+        threshold, edit_threshold = MODES[given.pop("preset")]
+        given = {"threshold": threshold, "edit_threshold": edit_threshold} | given
     if foreign := sorted(set(given) - {field.name for field in dataclasses.fields(cls)}):
         why = {
             Autoregressive: "for diffusion models only, this one is autoregressive",
             Block: f"not for writing in blocks of {options.block_size} tokens, which is how this model was trained"
             " or was asked to write",
-            Diffusion: "not for diffusion models",
+            Diffusion: "for models that write in blocks: give a --block-size",
         }
         raise UserError(f"{', '.join(foreign)}: {why[cls]}")
     if default_length is not None:
         given.setdefault("max_new_tokens", default_length)
-    for name, choices in CHOICES.items():
-        if given.get(name, choices[0]) not in choices:
-            raise UserError(f"{name} {given[name]!r} is not one of {', '.join(choices)}")
     try:
         return cls(**given)
     except ValueError as error:

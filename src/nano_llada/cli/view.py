@@ -21,11 +21,15 @@ class Canvas:
         self._tokenizer = tokenizer
         self._tokens: dict[int, int] = {}
         self._fresh: frozenset[int] = frozenset()
+        self.edits: list[tuple[str, str]] = []  # of the last pass, text before and now
 
     def apply(self, write: Write) -> None:
         """Take over what a forward pass wrote."""
         self._tokens |= dict(zip(write.places, write.tokens, strict=True))
-        self._fresh = frozenset(write.places)
+        self._tokens |= {place: token for place, _, token in write.edited}
+        self._fresh = frozenset((*write.places, *(place for place, _, _ in write.edited)))
+        decode = self._tokenizer.decode
+        self.edits = [(decode([before]), decode([now])) for _, before, now in write.edited]
 
     def segments(self) -> list[tuple[str, bool]]:
         """Text and whether it was just written; a gap shows one mark a hidden token. Nothing after the end is shown."""
@@ -69,7 +73,8 @@ def watch(steps: Iterable[list[Write]], tokenizer: Tokenizer, console: Console) 
         for number, writes in enumerate(steps, 1):
             for write in writes:
                 canvas.apply(write)
-            console.print(f"{number:>4}  {canvas.plain()}", highlight=False, markup=False, soft_wrap=True)
+            edits = "".join(f"  [{before} -> {now}]" for before, now in canvas.edits)
+            console.print(f"{number:>4}  {canvas.plain()}{edits}", highlight=False, markup=False, soft_wrap=True)
             yield writes
         return
     with Live(console=console, refresh_per_second=20, transient=True) as live:

@@ -63,9 +63,14 @@ class BlockSizeSchedule:
             raise ValueError(f"block_decay ends with {self.block_decay[-1]}, but block_size is {self.block_size}")
         if self.block_warmup and not self.block_decay and self.block_size is not None:
             raise ValueError(f"after block_warmup come whole rows: block_size {self.block_size} needs a block_decay")
-        shares = self.block_warmup_share, self.block_decay_share
-        if min(shares) < 0 or sum(shares) > 1:
-            raise ValueError(f"the shares of block_warmup and block_decay must fit into a run, got {shares}")
+        shares = {"block_warmup": self.block_warmup_share, "block_decay": self.block_decay_share}
+        used = {name: share for name, share in shares.items() if getattr(self, name)}
+        if any(share <= 0 for share in used.values()) or sum(used.values()) > 1 + 1e-9:
+            raise ValueError(f"the shares of block_warmup and block_decay must fit into a run, got {used}")
+        if list(self.block_warmup) != sorted(self.block_warmup):
+            raise ValueError(f"block_warmup grows, got {self.block_warmup}")
+        if list(self.block_decay) != sorted(self.block_decay, reverse=True):
+            raise ValueError(f"block_decay shrinks, got {self.block_decay}")
 
     def at(self, progress: float) -> int | None:
         """Block size when `progress` in [0, 1] of the run is done; None: the whole row."""

@@ -101,6 +101,12 @@ class Block(_Common):
     """Tokens in a block, counted from the start of the text: best the size the model was trained with."""
     threshold: float = 0.95
     """Write every position of the block whose chosen token is likelier than this, and at least one."""
+    edit_threshold: float | None = None
+    """Change a token that was written before when another one is likelier than this (LLaDA 2.1); None: never."""
+    max_post_steps: int = 16
+    """Most passes that only edit, once a block is full; a pass that changes nothing is the last."""
+    edit_blocks: int = 0
+    """Finished blocks before the current one that may still be edited when a block is opened (multi-block editing)."""
     cached: bool = True
     """Keep keys and values of finished blocks; otherwise compute them anew in every pass, which writes the same."""
 
@@ -110,6 +116,25 @@ class Block(_Common):
             raise ValueError(f"block_size must be at least 1, got {self.block_size}")
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must be in [0, 1], got {self.threshold}")
+        if self.edit_threshold is not None and not 0 <= self.edit_threshold <= 1:
+            raise ValueError(f"edit_threshold must be in [0, 1], got {self.edit_threshold}")
+        if self.max_post_steps < 1 or self.edit_blocks < 0:
+            raise ValueError(
+                f"max_post_steps must be at least 1 and edit_blocks at least 0, got {self.max_post_steps} and "
+                f"{self.edit_blocks}"
+            )
+        if self.edits and self.repetition_penalty != 1.0:
+            raise ValueError("repetition_penalty punishes every written token for standing there: not with editing")
+        if self.edit_blocks and not self.edits:
+            raise ValueError(f"edit_blocks {self.edit_blocks} has no effect without an edit_threshold below 1")
 
+    @property
+    def edits(self) -> bool:
+        """Whether anything written can change: nothing is likelier than 1."""
+        return self.edit_threshold is not None and self.edit_threshold < 1
+
+
+# LLaDA 2.1: quality and speed, as (threshold, edit_threshold)
+MODES = {"q": (0.7, 0.5), "s": (0.5, 0.0)}
 
 Decoding = Autoregressive | Diffusion | Block

@@ -34,6 +34,7 @@ class Write:
     tokens: tuple[int, ...]
     finished: bool
     stopped: bool = False  # by the stop test
+    edited: tuple[tuple[int, int, int], ...] = ()  # (place, token before, token now) of what stood there already
 
 
 # called with a request's number and its tokens so far (None where nothing stands yet); True ends it
@@ -57,7 +58,9 @@ class Completion:
     forwards: int
     seconds: float  # from the start of the batch to this request's last token
     first_seconds: float  # until its first token or block stood
-    order: list[int] = field(default_factory=list)  # forward pass that wrote each place, from 0
+    order: list[int] = field(default_factory=list)  # forward pass that wrote each place last, from 0
+    draft: list[int] = field(default_factory=list)  # what would stand there if nothing had been edited
+    edits: int = 0  # tokens changed after they had been written
 
     @property
     def tokens_per_forward(self) -> float:
@@ -65,33 +68,55 @@ class Completion:
         return len(self.tokens) / max(self.forwards, 1)
 
 
+class _Canvas:
+    """What stands for one request while it is written."""
+
+    def __init__(self) -> None:
+        self.done = Completion([], "length", 0, 0.0, 0.0)
+        self._now: dict[int, tuple[int, int]] = {}  # place -> token, forward pass that wrote it last
+        self._first: dict[int, int] = {}  # place -> token as it was written first
+
+    def apply(self, write: Write, seconds: float) -> None:
+        """Take over one forward pass."""
+        done = self.done
+        first = dict(zip(write.places, write.tokens, strict=True))
+        self._first |= first
+        for place, token in (first | {place: token for place, _, token in write.edited}).items():
+            self._now[place] = (token, done.forwards)
+        done.edits += len(write.edited)
+        done.forwards += 1
+        if done.first_seconds == 0.0 and 0 in self._now:
+            done.first_seconds = seconds
+        if write.finished:
+            done.seconds, done.finish = seconds, "stop" if write.stopped else "length"
+
+    def completion(self, ends: Sequence[int]) -> Completion:
+        """The text up to its end."""
+        done = self.done
+        for index, place in enumerate(sorted(self._now)):
+            token, forward = self._now[place]
+            if token in ends:
+                done.finish = "stop"
+                break
+            if done.finish == "stop" and place != index:
+                break  # stopped with holes: what stands behind one is no text yet
+            done.tokens.append(token)
+            done.order.append(forward)
+        for place in sorted(self._first):
+            if self._first[place] in ends or place != len(done.draft):
+                break
+            done.draft.append(self._first[place])
+        return done
+
+
 def collect(
     steps: Iterable[list[Write]], count: int, ends: Sequence[int], clock: Callable[[], float] = time.perf_counter
 ) -> list[Completion]:
     """Run a stream to its end and gather what each of `count` requests got."""
     begin = clock()
-    canvases: list[dict[int, tuple[int, int]]] = [{} for _ in range(count)]
-    done = [Completion([], "length", 0, 0.0, 0.0) for _ in range(count)]
+    canvases = [_Canvas() for _ in range(count)]
     for writes in steps:
         now = clock() - begin
         for write in writes:
-            result = done[write.request]
-            for place, token in zip(write.places, write.tokens, strict=True):
-                canvases[write.request][place] = (token, result.forwards)
-            result.forwards += 1
-            if result.first_seconds == 0.0 and 0 in canvases[write.request]:
-                result.first_seconds = now
-            if write.finished:
-                result.seconds = now
-                result.finish = "stop" if write.stopped else "length"
-    for result, canvas in zip(done, canvases, strict=True):
-        for index, place in enumerate(sorted(canvas)):
-            token, forward = canvas[place]
-            if token in ends:
-                result.finish = "stop"
-                break
-            if result.finish == "stop" and place != index:
-                break  # stopped with holes: what stands behind one is no text yet
-            result.tokens.append(token)
-            result.order.append(forward)
-    return done
+            canvases[write.request].apply(write, now)
+    return [canvas.completion(ends) for canvas in canvases]

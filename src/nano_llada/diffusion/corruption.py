@@ -26,7 +26,11 @@ class Corrupted:
     batch: TokenBatch  # the clean rows: those given, or those twice
     tokens: Tensor  # x_t: the mask token wherever `masked`
     masked: Tensor  # bool, drawn here and never read back from the tokens
-    weights: Tensor  # float32: weight of a position in the bound, 0 where not masked
+    weights: Tensor  # float32: weight of a position in the loss, 0 where not learnt
+    group: Tensor  # int64: which document or block of its row a position belongs to
+    mask: int  # the mask token
+    wrong: Tensor  # bool: visible, but not the right token
+    learnt: Tensor  # bool: positions that bear loss; those that are masked, unless editing is learnt too
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,10 @@ class Masking:
         masked, weights, opposite = draw(batch, group, times, uniforms)
         if self.complementary:
             batch, masked, weights = _twice(batch, masked, weights, opposite)
+            group = group.repeat_interleave(2, 0)
         weights = weights.float().masked_fill(~masked, 0.0)
-        return Corrupted(batch, batch.tokens.masked_fill(masked, ctx.vocab.mask), masked, weights)
+        mask, nowhere = ctx.vocab.mask, masked & ~masked
+        return Corrupted(batch, batch.tokens.masked_fill(masked, mask), masked, weights, group, mask, nowhere, masked)
 
     def _exact(
         self, batch: TokenBatch, group: Tensor, times: Tensor, uniforms: Tensor
@@ -98,6 +104,8 @@ class Masking:
         masked = hide(batch.scored, group, hidden, uniforms)
         weight = _count_weight(scored, hidden, least, most)
         opposite = _count_weight(scored, scored - hidden, scored - most, scored - least)
+        if self.complementary:  # where one of a pair never hides anything, the other speaks for both
+            weight, opposite = weight * (1 + (least == scored).long()), opposite * (1 + (most == 0).long())
         return masked, weight.gather(1, group), opposite.gather(1, group)
 
     def _bernoulli(
@@ -106,11 +114,12 @@ class Masking:
         """The same with a time for each group."""
         # linear weights grow without bound at 0 and are cut off there; cosine ones are tame in the mean
         edge = EPSILON if self.noise == "linear" else 0.0
-        first = time_of(self.noise, max(self.mask_rate_min, edge))
-        last = time_of(self.noise, min(self.mask_rate_max, 1 - edge))
+        band = max(self.mask_rate_min, edge), min(self.mask_rate_max, 1 - edge)
+        first, last = (time_of(self.noise, rate) for rate in band)
         t = first + (last - first) * times
+        scale = (last - first) / (band[1] - band[0])  # within a band, too, a token weighs 1 in the mean
         masked = batch.scored & (uniforms < mask_rate(self.noise, t).gather(1, group))
-        weight, opposite = elbo_weight(self.noise, t), elbo_weight(self.noise, 1 - t)
+        weight, opposite = scale * elbo_weight(self.noise, t), scale * elbo_weight(self.noise, 1 - t)
         return masked, weight.gather(1, group), opposite.gather(1, group)
 
     def _times(self, rows: Tensor, groups: int, ctx: StepContext) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -84,3 +85,12 @@ def head_entropy(features: Tensor, head: Tensor, targets: Tensor) -> tuple[Tenso
     log_probs = (features @ head.T).float().log_softmax(-1)
     right = log_probs.detach().argmax(-1) == targets
     return -(log_probs.exp() * log_probs).sum(-1), right
+
+
+def head_choice(features: Tensor, head: Tensor, forbidden: Sequence[int]) -> Tensor:
+    """(N,) the likeliest token at each position that is not forbidden."""
+    rows = max(1, CHUNK_BYTES // (4 * head.shape[0]))
+    allowed = torch.ones(len(head), dtype=torch.bool, device=head.device)
+    allowed[list(forbidden)] = False
+    parts = [(some @ head.T).masked_fill(~allowed, -torch.inf).argmax(-1) for some in features.split(rows)]
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64, device=features.device)

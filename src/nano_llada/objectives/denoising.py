@@ -1,4 +1,4 @@
-"""The denoising objectives of LLaDA 1.0 and 2.0: predict the hidden tokens of a text, or of each of its blocks."""
+"""The denoising objectives of LLaDA 1.0, 2.0 and 2.1: predict what is hidden or wrong in a text, or in its blocks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from nano_llada.core.schedule import BlockSizeSchedule
 from nano_llada.diffusion.corruption import Masking, count_in_groups, groups_of
+from nano_llada.diffusion.editing import TokenEditing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +31,8 @@ class Denoising:
     """The forward process."""
     blocks: BlockSizeSchedule = field(default_factory=BlockSizeSchedule)
     """How many tokens are denoised together."""
+    editing: TokenEditing = field(default_factory=TokenEditing)
+    """Learning to correct wrong tokens (LLaDA 2.1)."""
     loss_weight: Literal["elbo", "uniform"] = "elbo"
     """`elbo` weighs masked tokens so that the loss bounds the likelihood; `uniform` is a plain mean over masked tokens,
     another objective, never reported as a likelihood."""
@@ -61,29 +64,47 @@ class Denoising:
         size = self.blocks.at(ctx.progress)
         if size is not None and size > int(batch.positions.max()):
             size = None  # every document is one block
-        noisy = self.corruption.corrupt(batch, ctx, size)
-        features, positions = noisy_features(model, noisy.tokens, noisy.batch, noisy.masked, size)
-        targets = noisy.batch.tokens[noisy.masked]
+        noisy = self.editing.replace(self.corruption.corrupt(batch, ctx, size), ctx)
+        if self.editing.draft_rate:
+            noisy = self._drafted(model, noisy, ctx, size)
+        features, positions = noisy_features(model, noisy.tokens, noisy.batch, noisy.learnt, size)
+        targets = noisy.batch.tokens[noisy.learnt]
         weights, count = self._weights(noisy)
-        total, nll = head_cross_entropy(features, model.head.weight, targets, weights[noisy.masked])
-        end = targets == ctx.vocab.eos
-        metrics = {
-            "masked_text_loss": (nll[~end].sum(), (~end).sum()),
-            "masked_eos_loss": (nll[end].sum(), end.sum()),
-        }
+        total, nll = head_cross_entropy(features, model.head.weight, targets, weights[noisy.learnt])
+        metrics = self._metrics(noisy, nll, targets == ctx.vocab.eos)
         if self.blocks.block_warmup or self.blocks.block_decay:
             used = batch.tokens.shape[1] if size is None else size
             metrics["block_size"] = (torch.tensor(float(used)), torch.tensor(1.0))
         if self.confidence_weight:
             entropy, right = head_entropy(features, model.head.weight, targets)
+            right &= noisy.masked[noisy.learnt]
             total = total + self.confidence_weight * (entropy * self._shares(noisy, right)).sum()
             metrics["right_entropy"] = ((entropy.detach() * right).sum(), right.sum())
-        return LossOutput(total, count, noisy.masked.sum(), positions, metrics)
+        return LossOutput(total, count, noisy.learnt.sum(), positions, metrics)
+
+    def _drafted(self, model: Model, noisy: Corrupted, ctx: StepContext, size: int | None) -> Corrupted:
+        """The batch after the model's own first look at it (multi-turn forward)."""
+        import torch
+
+        from nano_llada.objectives.cross_entropy import head_choice
+
+        with torch.no_grad():
+            features, _ = noisy_features(model, noisy.tokens, noisy.batch, noisy.masked, size)
+            predicted = head_choice(features, model.head.weight, ctx.vocab.unwritable)
+        return self.editing.draft(noisy, predicted, ctx)
+
+    def _metrics(self, noisy: Corrupted, nll: Tensor, end: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Losses of hidden text and hidden ends apart, and of wrong tokens, as sums and counts."""
+        masked, wrong = noisy.masked[noisy.learnt], noisy.wrong[noisy.learnt]
+        parts = {"masked_text_loss": masked & ~end, "masked_eos_loss": masked & end}
+        if self.editing.replace_rate or self.editing.draft_rate:
+            parts["edit_loss"] = wrong
+        return {name: (nll[part].sum(), part.sum()) for name, part in parts.items()}
 
     def _weights(self, noisy: Corrupted) -> tuple[Tensor, Tensor]:
         """(B, L) weights and the count they are normalised by."""
         if self.loss_weight == "uniform":
-            return noisy.masked.float(), noisy.masked.sum()
+            return noisy.weights.masked_fill(noisy.masked, 1.0), noisy.masked.sum()
         if self.normalise_by == "token":
             return noisy.weights, noisy.batch.scored.sum()
         lengths = _per_document(noisy.batch, noisy.batch.scored)
@@ -99,7 +120,7 @@ class Denoising:
         import torch
 
         hit = torch.zeros_like(noisy.masked)
-        hit[noisy.masked] = right
+        hit[noisy.learnt] = right
         document, hits = groups_of(noisy.batch, None), _per_document(noisy.batch, hit)
         if self.loss_weight == "uniform":
             mass = _per_document(noisy.batch, noisy.masked)
@@ -107,7 +128,7 @@ class Denoising:
             mass = _per_document(noisy.batch, noisy.batch.scored)
         else:
             mass = torch.ones_like(hits)
-        return ((mass / hits.clamp(min=1)).gather(1, document) * hit)[noisy.masked]
+        return ((mass / hits.clamp(min=1)).gather(1, document) * hit)[noisy.learnt]
 
 
 def noisy_features(

@@ -92,8 +92,10 @@ class Preference:
         }
         if draws > 1:  # of one draw; the mean's is as many times smaller
             metrics["gain_variance"] = (gains.detach().var(0).sum(), torch.tensor(rows))
-        scored = batch.scored.sum()
-        return LossOutput(losses.sum().float(), pairs, scored, 2 * draws * batch.tokens.numel(), metrics)
+        streams = 2 if getattr(self.score, "block_size", None) else 1  # the noisy and the clean text
+        positions = 2 * draws * streams * batch.tokens.numel()  # of the model and of the reference
+        predicted = draws * batch.scored.sum()  # half of the tokens are hidden in the mean, for both of them
+        return LossOutput(losses.sum().float(), pairs, predicted, positions, metrics)
 
     def gains(self, model: Model, batch: TokenBatch, ctx: StepContext) -> Tensor:
         """(draws, B) float64: log p under the model minus log p under the reference, estimated."""

@@ -1,0 +1,174 @@
+"""Is block diffusion faster than left to right? Both decoders with their caches, in turns, on the same questions."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from nano_llada.checkpoint.files import Checkpoint, load_checkpoint
+from nano_llada.config import RunConfig
+from nano_llada.core import hardware
+from nano_llada.core.errors import UserError
+from nano_llada.data.chat import encode_prompt
+from nano_llada.data.rows import Message
+from nano_llada.data.tokenizer import Tokenizer
+from nano_llada.data.world import Example, verify
+from nano_llada.decode.config import Autoregressive, Block
+from nano_llada.decode.types import Completion, Request, Sampler, collect
+from nano_llada.demo import held_out_questions
+from nano_llada.experiments import llada2_ablation
+from nano_llada.experiments.block_speed_report import write_report
+from nano_llada.experiments.grid import Cell, run_grid
+from nano_llada.experiments.options import BlockSpeed, Llada2Ablation
+from nano_llada.sampling import make_sampler
+
+NAME = "block-speed"
+THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+BATCH_SIZES = (1, 16)
+SEED = 0  # of the models
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Questions by the length of their prompts, so that a batch holds similar ones, and the prompts as tokens."""
+
+    tokenizer: Tokenizer
+    questions: list[Example]
+    requests: list[Request]
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, questions: Sequence[Example]) -> Exam:
+        """Put questions into order."""
+        prompts = [tuple(encode_prompt(tokenizer, [Message("user", question.prompt)])) for question in questions]
+        order = sorted(range(len(questions)), key=lambda i: len(prompts[i]))
+        return cls(tokenizer, [questions[i] for i in order], [Request(prompts[i]) for i in order])
+
+    def exact_match(self, completions: Sequence[Completion]) -> float:
+        """Share of right answers."""
+        texts = [self.tokenizer.decode(completion.tokens, specials=False) for completion in completions]
+        return sum(verify(q.verifier, text) for q, text in zip(self.questions, texts, strict=True)) / len(texts)
+
+
+@dataclass(frozen=True)
+class Round:
+    """All questions answered once by one decoder."""
+
+    completions: list[Completion]
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second; those up to the end count."""
+        return sum(len(completion.tokens) for completion in self.completions) / self.seconds
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """Tokens up to the end over forward passes, of each answer by itself."""
+        forwards = sum(completion.forwards for completion in self.completions)
+        return sum(len(completion.tokens) for completion in self.completions) / forwards
+
+
+def run(options: BlockSpeed) -> bool:
+    """Make or go on with the experiment; True when it is complete.
+
+    Raises:
+        UserError: if a model is missing, with the command that trains it.
+    """
+    if options.repeats < 1:
+        raise UserError(f"repeats must be at least 1, got {options.repeats}")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    hardware.keep_freed_memory()
+    ar, blocks = load_models(options)
+    exam = Exam.of(ar.tokenizer, held_out_questions(llada2_ablation.SKILLS, options.items))
+    cells = []
+    for batch, size, threshold in itertools.product(BATCH_SIZES, blocks, THRESHOLDS):
+        decoding = Block(llada2_ablation.ANSWER, block_size=size, threshold=threshold)
+        measure = functools.partial(_measure, exam, ar, blocks[size], decoding, batch, options.repeats)
+        cells.append(Cell(f"block-{size}-threshold-{threshold:g}-batch-{batch}", SEED, measure))
+    command = (
+        f"nano-llada experiment {NAME} --items {options.items} --repeats {options.repeats} "
+        f"--threads {torch.get_num_threads()}"
+    )
+    results = run_grid(NAME, cells, options.docs / NAME, command)
+    if results is None:
+        return False
+    write_report(results, options.docs / NAME, questions=len(exam.questions))
+    return True
+
+
+def load_models(options: BlockSpeed) -> tuple[Checkpoint, dict[int, Checkpoint]]:
+    """The ablation's AR model and, by block size, those trained with the same block size from the first step on.
+
+    Raises:
+        UserError: if one of them is missing or was not trained to the end.
+    """
+    ablation = Llada2Ablation(runs=options.runs)
+    plans = {
+        variant.block: llada2_ablation.stages(ablation, variant, SEED)
+        for variant in llada2_ablation.VARIANTS
+        if variant.block and variant.name.startswith("bdlm-")
+    }
+    ar = next(stage for stage in next(iter(plans.values())) if stage.name == "ar-sft")
+    return _load(ar, options), {size: _load(plans[size][-1], options) for size in sorted(plans)}
+
+
+def _load(stage: RunConfig, options: BlockSpeed) -> Checkpoint:
+    log = stage.folder / "log.txt"
+    if not log.is_file() or f"{stage.name}: finished" not in log.read_text(encoding="utf-8"):
+        raise UserError(
+            f"there is no finished model in {stage.folder}; train it with `nano-llada experiment "
+            f"{llada2_ablation.NAME} --runs {options.runs} --seeds {SEED}`"
+        )
+    return load_checkpoint(stage.folder, prefer="last")  # what the ablation measures
+
+
+def _measure(
+    exam: Exam, ar: Checkpoint, block: Checkpoint, decoding: Block, batch_size: int, repeats: int
+) -> Mapping[str, Any]:
+    """Both decoders in turns; speeds are those of the repeat whose ratio is in the middle."""
+    vocab = exam.tokenizer.vocab
+    left_to_right = make_sampler(ar.model, vocab, Autoregressive(decoding.max_new_tokens))
+    in_blocks = make_sampler(block.model, vocab, decoding)
+    rounds = take_turns(left_to_right, in_blocks, exam.requests, batch_size, repeats)
+    if not all(theirs.rate for theirs, _ in rounds):
+        raise UserError(f"the AR model {ar.folder} answers every question with nothing: train it for longer")
+    by_ratio = sorted(rounds, key=lambda pair: pair[1].rate / pair[0].rate)
+    theirs, ours = by_ratio[(len(by_ratio) - 1) // 2]
+    return {
+        "tokens_per_second": ours.rate,
+        "tokens_per_second_ar": theirs.rate,
+        "ratio_low": by_ratio[0][1].rate / by_ratio[0][0].rate,
+        "ratio_high": by_ratio[-1][1].rate / by_ratio[-1][0].rate,
+        "exact_match": exam.exact_match(ours.completions),
+        "exact_match_ar": exam.exact_match(theirs.completions),
+        "tpf": ours.tokens_per_forward,
+        "threshold": decoding.threshold,
+        "block_size": decoding.block_size,
+        "batch_size": batch_size,
+    }
+
+
+def take_turns(
+    first: Sampler, second: Sampler, requests: Sequence[Request], batch_size: int, repeats: int
+) -> list[tuple[Round, Round]]:
+    """All requests with the one, then with the other, and again; after one batch each to warm up."""
+    for sampler in (first, second):
+        answer_all(sampler, requests[:batch_size], batch_size)
+    return [(answer_all(first, requests, batch_size), answer_all(second, requests, batch_size)) for _ in range(repeats)]
+
+
+def answer_all(sampler: Sampler, requests: Sequence[Request], batch_size: int) -> Round:
+    """Write requests in batches, against the clock."""
+    completions: list[Completion] = []
+    begin = time.perf_counter()
+    for start in range(0, len(requests), batch_size):
+        batch = requests[start : start + batch_size]
+        completions += collect(sampler.stream(batch), len(batch), sampler.ends)
+    return Round(completions, time.perf_counter() - begin)

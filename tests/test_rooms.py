@@ -29,6 +29,7 @@ MAY = {
     "decode": ("core", "model"),
     "config.py": ("core", "data", "model", "objectives", "train"),
     "sampling.py": ("core", "data", "model", "decode", "checkpoint", "config"),
+    "rl": ("core", "data", "model", "decode", "objectives", "sampling"),
     "evaluate": ("core", "data", "decode", "objectives", "checkpoint", "sampling"),
 }
 WITHOUT_TORCH = ("config.py", "cli/", "data/config.py", "model/config.py", "train/config.py", "decode/config.py")

@@ -9,11 +9,12 @@ from nano_llada.data.config import DataConfig
 from nano_llada.model.config import ModelConfig
 from nano_llada.objectives.denoising import Denoising
 from nano_llada.objectives.next_token import NextToken
+from nano_llada.objectives.policy import Policy
 from nano_llada.objectives.preference import BoundScore, ExactScore, Preference
 from nano_llada.train.config import TrainConfig
 
-Objective = NextToken | Denoising | Preference
-STAGES = {"text": "pretrain", "chat": "sft", "preference": "dpo"}  # by the format of the data
+Objective = NextToken | Denoising | Preference | Policy
+STAGES = {"text": "pretrain", "chat": "sft", "preference": "dpo", "prompts": "rl"}  # by the format of the data
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,13 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         pairs = self.data.format == "preference"
-        if isinstance(self.objective, Preference) != pairs:
-            raise ValueError("data of format 'preference' and the objective Preference need each other")
+        for form, objective in (("preference", Preference), ("prompts", Policy)):
+            if isinstance(self.objective, objective) != (self.data.format == form):
+                raise ValueError(f"data of format {form!r} and the objective {objective.__name__} need each other")
+        if isinstance(self.objective, Policy) and self.train.batch_size % self.objective.rollouts.group_size:
+            raise ValueError(
+                f"batch_size {self.train.batch_size} is no multiple of group_size {self.objective.rollouts.group_size}"
+            )
         for name in ("batch_size", "micro_batch_size") if pairs else ():
             if (getattr(self.train, name) or 0) % 2:
                 raise ValueError(f"{name} {getattr(self.train, name)} is odd: a pair of answers takes two rows")
@@ -71,16 +77,20 @@ class RunConfig:
 
     @property
     def stage(self) -> str:
-        """`pretrain`, `sft` or `dpo`."""
+        """`pretrain`, `sft`, `dpo` or `rl`."""
         return STAGES[self.data.format]
 
 
 def default_run(stage: str, track: str) -> RunConfig:
-    """Defaults of `nano-llada STAGE TRACK`, with stage pretrain, sft or dpo and track ar or diffusion."""
+    """Defaults of `nano-llada STAGE TRACK`, with stage pretrain, sft, dpo or rl and track ar or diffusion."""
     name = f"{stage}-{track}"
     if stage == "pretrain":
         objective: Objective = NextToken() if track == "ar" else Denoising(random_length=0.01)
         return RunConfig(name=name, objective=objective)
+    if stage == "rl":
+        policy = Policy(ExactScore() if track == "ar" else BoundScore(draws=2))
+        train = TrainConfig(learning_rate=1e-4, batch_size=64, schedule="constant", warmup_steps=10, steps=200)
+        return RunConfig(name=name, objective=policy, data=DataConfig(format="prompts", packing=False), train=train)
     if stage == "dpo":
         score = ExactScore() if track == "ar" else BoundScore()
         data = DataConfig(format="preference", packing=False, eos_fill=0 if track == "ar" else 128)

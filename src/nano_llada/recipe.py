@@ -12,7 +12,7 @@ from nano_llada.config import RunConfig, default_run
 from nano_llada.core.errors import UserError
 from nano_llada.core.record import from_plain, read_config
 
-KINDS = tuple(f"{stage} {track}" for stage in ("pretrain", "sft", "dpo") for track in ("ar", "diffusion"))
+KINDS = tuple(f"{stage} {track}" for stage in ("pretrain", "sft", "dpo", "rl") for track in ("ar", "diffusion"))
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,14 @@ from nano_llada.core import hardware
 from nano_llada.core.errors import UserError
 from nano_llada.core.random import generator
 from nano_llada.core.record import read_config, to_plain
+from nano_llada.data.loader import Batches
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.model.config import FREE_FIELDS, ModelConfig
 from nano_llada.model.transformer import Transformer
+from nano_llada.objectives.policy import Policy
 from nano_llada.objectives.preference import Preference
-from nano_llada.run_data import explain_broken_loss, load_data
+from nano_llada.rl.rollout import RolloutBatches
+from nano_llada.run_data import explain_broken_loss, load_data, load_rollouts
 from nano_llada.run_observer import RunObserver
 from nano_llada.train.trainer import BrokenLoss, Outcome, Trainer
 
@@ -68,10 +71,14 @@ def assemble(
     config: RunConfig, machine: hardware.Machine, tokenizer: Tokenizer, start: Checkpoint | None, *, resume: bool
 ) -> tuple[Trainer, RunObserver]:
     """Model, data, objective and trainer put together, and, of a resumed run, set to where it stopped."""
-    batches, validation = load_data(config, tokenizer)
+    model = build_model(config, tokenizer, start).to(machine.device)
+    batches: Batches | RolloutBatches
+    if isinstance(config.objective, Policy):
+        batches, validation = load_rollouts(config, config.objective, model, tokenizer), None
+    else:
+        batches, validation = load_data(config, tokenizer)
     if config.train.merge_best and validation is None:
         raise UserError("merge_best goes by the validation loss, and there is no validation data: give --validation")
-    model = build_model(config, tokenizer, start).to(machine.device)
     steps = config.train.steps or math.ceil(config.train.epochs * batches.rows_per_epoch / config.train.batch_size)
     observer = RunObserver(config, tokenizer, model, steps, machine)
     trainer = Trainer(
@@ -99,18 +106,19 @@ def assemble(
 
 
 def load_reference(config: RunConfig, machine: hardware.Machine) -> Transformer | None:
-    """The frozen model that preference optimisation compares with: the one it starts from, or another.
+    """The frozen model that DPO, or RL that stays near it, compares with: the one it starts from, or another.
 
     Raises:
         UserError: if there is none, or it reads other tokens.
     """
     source = config.reference or config.init_from
-    if not isinstance(config.objective, Preference):
+    compared = isinstance(config.objective, Preference) or getattr(config.objective, "kl_weight", 0.0) > 0
+    if not compared:
         if config.reference is not None:
-            raise UserError("a reference model is for preference optimisation only; leave --reference out")
+            raise UserError("a reference model is for dpo, and for rl with a kl_weight; leave --reference out")
         return None
     if source is None or config.init_from is None:
-        raise UserError("preference optimisation starts from a fine-tuned model: give it with --init-from")
+        raise UserError(f"{config.stage} starts from a fine-tuned model: give it with --init-from")
     found = load_checkpoint(source)
     if found.tokenizer.hash != load_checkpoint(config.init_from).tokenizer.hash:
         raise UserError(f"the reference {source} has another tokenizer than {config.init_from}")

@@ -18,6 +18,10 @@ from nano_llada.data.read import BadRows, resolve
 from nano_llada.data.rows import Where
 from nano_llada.data.store import Encoding, TokenStore, documents, open_store
 from nano_llada.data.tokenizer import Tokenizer
+from nano_llada.model.transformer import Transformer
+from nano_llada.objectives.policy import Policy
+from nano_llada.rl.reward import load_reward
+from nano_llada.rl.rollout import RolloutBatches, read_questions
 from nano_llada.train.trainer import BrokenLoss
 
 
@@ -67,6 +71,28 @@ def _usable(store: TokenStore, data: DataConfig) -> Ints:
     return usable
 
 
+def load_rollouts(config: RunConfig, objective: Policy, model: Transformer, tokenizer: Tokenizer) -> RolloutBatches:
+    """Batches that the model draws itself."""
+    data, bad = config.data, BadRows(config.data.on_bad_row)
+    if not data.data:
+        raise UserError("no questions: give files of conversations with --data")
+    room = model.config.max_length - objective.rollouts.max_new_tokens
+    questions = read_questions(resolve(data.data), tokenizer, bad, min(room, data.sequence_length))
+    if bad.count:
+        print(bad.summary())
+    reward = load_reward(objective.rollouts.reward)
+    return RolloutBatches(
+        model,
+        tokenizer,
+        objective,
+        questions,
+        reward,
+        rows=config.train.batch_size,
+        seed=config.train.seed,
+        folder=config.folder,
+    )
+
+
 def open_token_store(config: RunConfig, sources: tuple[str, ...], tokenizer: Tokenizer) -> TokenStore:
     """Tokenise (or find in the cache) some sources, and say what was skipped."""
     data = config.data
@@ -102,5 +128,7 @@ def document_places(data: DataConfig, tokenizer: Tokenizer) -> Iterator[Where]:
     Raises:
         UserError: for files that are gone or damaged.
     """
+    if data.format == "prompts":
+        return (q.where for q in read_questions(resolve(data.data), tokenizer, BadRows("skip"), data.sequence_length))
     encoding = Encoding(data.format, data.text_field, data.turns)
     return (document.where for document in documents(resolve(data.data), tokenizer, encoding, BadRows("skip")))

@@ -22,6 +22,16 @@ from nano_llada.train.plots import plot_losses
 from nano_llada.train.trainer import Outcome, StepReport, Trainer
 
 
+def _progress(values: Mapping[str, float]) -> str:
+    """What the bar says about a window of steps."""
+    told = [f"loss {values['loss']:.3f}", f"{values['tokens_per_second']:,.0f} tokens/s", f"MFU {values['mfu']:.0%}"]
+    if "reward" in values:
+        told[0] = f"reward {values['reward']:.2f}"
+    if "block_size" in values:
+        told.append(f"blocks of {values['block_size']:.0f}")
+    return "  ".join(told)
+
+
 class RunObserver:
     """Watches the trainer on behalf of the run folder."""
 
@@ -74,13 +84,12 @@ class RunObserver:
                 "mfu": flops / seconds / self._peak_rate,
                 "memory_gib": hardware.peak_memory(self.machine.device) / 2**30,
             }
-            self.log.metrics(report.step, values | dict(report.metrics))
-            blocks = f"  blocks of {report.metrics['block_size']:.0f}" if "block_size" in report.metrics else ""
-            self.log.progress(
-                report.step,
-                f"loss {values['loss']:.3f}  {values['tokens_per_second']:,.0f} tokens/s  MFU {values['mfu']:.0%}"
-                + blocks,
-            )
+            named = {name for r in window for name in r.metrics}
+            for name in sorted(named):
+                found = [r.metrics[name] for r in window if name in r.metrics]
+                values[name] = found[-1] if name == "block_size" else sum(found) / len(found)
+            self.log.metrics(report.step, values)
+            self.log.progress(report.step, _progress(values))
         if config.train.sample_every and report.step % config.train.sample_every == 0:
             self.write_samples(report.step)
 
@@ -96,7 +105,9 @@ class RunObserver:
         config = self.config
         info = {"stage": config.stage, "step": step, "tokens": self.trainer.tokens, "run": config.name}
         if config.track == "diffusion":  # how it is to be decoded
-            info |= {"answer_length": config.data.eos_fill or None, "block_size": config.block_size}
+            rollouts = getattr(config.objective, "rollouts", None)
+            length = config.data.eos_fill if rollouts is None else rollouts.max_new_tokens
+            info |= {"answer_length": length or None, "block_size": config.block_size}
         track: Track = "ar" if config.track == "ar" else "diffusion"
 
         def write_model(folder: Path) -> None:

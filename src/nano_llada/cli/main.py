@@ -16,6 +16,7 @@ COMMANDS = {
     "pretrain": "pretrain on text: pretrain ar, or pretrain diffusion (from an AR model with --init-from)",
     "sft": "fine-tune on conversations: sft ar, or sft diffusion",
     "dpo": "align with preferences (DPO): dpo ar, or dpo diffusion",
+    "rl": "reinforce a model's own answers by verifiable rewards: rl ar (GRPO), or rl diffusion (EBPO)",
     "recipe": "make a whole pipeline of runs, as a recipe file describes it",
     "generate": "continue or answer prompts with a trained model",
     "chat": "talk to a trained model, and watch a diffusion model write",

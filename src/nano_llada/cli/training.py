@@ -1,4 +1,4 @@
-"""What `pretrain`, `sft` and `dpo` share, which is everything but their defaults."""
+"""What `pretrain`, `sft`, `dpo` and `rl` share, which is everything but their defaults."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ ABOUT = {
     ("sft", "diffusion"): "Fine-tune a masked-diffusion model on conversations.",
     ("dpo", "ar"): "Align an autoregressive model with preferences: pairs of a better and a worse answer.",
     ("dpo", "diffusion"): "Align a masked-diffusion model with preferences, scoring answers by their likelihood bound.",
+    ("rl", "ar"): "Reinforce an autoregressive model's own answers by verifiable rewards (GRPO).",
+    ("rl", "diffusion"): "Reinforce a masked-diffusion model's own answers by verifiable rewards (EBPO).",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -47,13 +47,20 @@ class TokenBatch:
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """The same batch on another device."""
-        move = (getattr(self, name) for name in ("tokens", "scored", "doc_ids", "positions", "rows"))
-        return TokenBatch(*(tensor.to(device, non_blocking=True) for tensor in move))
+        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
 
     def select(self, rows: slice) -> TokenBatch:
         """Some rows of the batch, which keep their global indices: a micro-batch."""
-        names = ("tokens", "scored", "doc_ids", "positions", "rows")
-        return TokenBatch(*(getattr(self, name)[rows] for name in names))
+        return replace(self, **{name: value[rows] for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class PolicyBatch(TokenBatch):
+    """Questions with answers that a model drew and that were rewarded; all tensors (B,) float64."""
+
+    rewards: Tensor
+    advantages: Tensor  # reward less the group's mean, over the group's deviation
+    old_scores: Tensor  # log-likelihood of each answer under the model that drew it
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ class DataConfig:
     """Validation data; none: a `validation_share` of the training documents is held out."""
     validation_share: float = 0.01
     """Share of training documents held out when no validation data is given."""
-    format: Literal["text", "chat", "preference"] = "text"
+    format: Literal["text", "chat", "preference", "prompts"] = "text"
     """`text`: one document a row, in `text_field`; `chat`: conversations, of which the assistant's turns are learnt;
-    `preference`: a prompt with a chosen and a rejected answer, for DPO."""
+    `preference`: a prompt with a chosen and a rejected answer, for DPO; `prompts`: conversations whose last answer is
+    drawn anew and rewarded, for reinforcement learning."""
     text_field: str = "text"
     """The field of a row that holds its text."""
     sequence_length: int = 256
@@ -66,11 +67,12 @@ class DataConfig:
             raise ValueError(f"fill_multiple must be at least 1, got {self.fill_multiple}")
         if self.fill_multiple > 1 and (self.format == "text" or self.eos_fill is None):
             raise ValueError("fill_multiple has no effect with format 'text' or eos_fill 'None'")
-        if self.format == "preference":
-            self._check_preference()
+        self._check_format()
 
-    def _check_preference(self) -> None:
-        if self.packing:
+    def _check_format(self) -> None:
+        if self.format == "prompts" and (self.packing or self.eos_fill or self.validation or self.turns != "all"):
+            raise ValueError("format 'prompts' draws its answers: turn packing off, leave eos_fill, turns, validation")
+        if self.format == "preference" and self.packing:
             raise ValueError("format 'preference' keeps each answer in a row of its own; turn packing off")
-        if self.turns != "all":
+        if self.format == "preference" and self.turns != "all":
             raise ValueError(f"turns {self.turns!r} has no effect with format 'preference': its last answer is learnt")

@@ -63,8 +63,12 @@ class BlockSampler:
         """For each row the chosen token at every place it looks at, and how likely it is."""
         logits = self._logits(rows, cache)
         streams = [row.rng for row in rows for _ in row.places]
-        tokens = choose(logits, self.config, streams)
-        scores, chosen = confidence(logits, tokens, "low_confidence").tolist(), tokens.tolist()
+        hidden = [row.tokens[place] == self.vocab.mask for row in rows for place in row.places]
+        best = logits.argmax(-1)
+        # what stands is judged by the likeliest token, never by a drawn one
+        tokens = torch.where(torch.tensor(hidden, device=best.device), choose(logits, self.config, streams), best)
+        judged = tokens if self.config.certainty == "chosen" else best
+        scores, chosen = confidence(logits, judged, "low_confidence").tolist(), tokens.tolist()
         result, first = [], 0
         for row in rows:
             last = first + len(row.places)

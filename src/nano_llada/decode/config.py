@@ -60,6 +60,9 @@ class Diffusion(_Common):
     """Write every position whose chosen token is likelier than this, and at least one; instead of `steps`."""
     block_length: int | None = None
     """Fill the canvas in blocks of this many positions, left to right; default: all at once."""
+    certainty: Literal["chosen", "likeliest"] = "chosen"
+    """When tokens are drawn: how sure a position is, by the probability of the drawn token, or of the likeliest one.
+    `chosen` writes unlikely draws late or never, which is safe; `likeliest` keeps the variety of drawing."""
     cache: Literal["none", "prefix", "dual"] = "none"
     """Approximate caches of Fast-dLLM, with block_length: keys and values of what stands before the block (`prefix`),
     or of everything outside it (`dual`), are computed when a block begins and reused until it is full. Other tokens may
@@ -83,14 +86,19 @@ class Diffusion(_Common):
             )
         if self.block_length is not None and self.block_length < 1:
             raise ValueError(f"block_length must be at least 1, got {self.block_length}")
-        if self.cache != "none" and self.block_length is None:
-            raise ValueError(f"cache {self.cache!r} keeps what is outside a block: give a block_length")
-        if self.cache != "none" and self.guidance:
-            raise ValueError("cache cannot be combined with guidance, whose second pass sees another prompt")
+        self._check_cache()
         if self.end_confidence < 1 and self.strategy == "random":
             raise ValueError("end_confidence has no effect with strategy random, which asks for no confidence")
         if not 0 <= self.end_confidence <= 1:
             raise ValueError(f"end_confidence must be in [0, 1], got {self.end_confidence}")
+
+    def _check_cache(self) -> None:
+        if self.certainty == "likeliest" and self.strategy != "low_confidence":
+            raise ValueError(f"certainty 'likeliest' needs strategy low_confidence, not {self.strategy}")
+        if self.cache != "none" and self.block_length is None:
+            raise ValueError(f"cache {self.cache!r} keeps what is outside a block: give a block_length")
+        if self.cache != "none" and self.guidance:
+            raise ValueError("cache cannot be combined with guidance, whose second pass sees another prompt")
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,9 @@ class Block(_Common):
     """Most passes that only edit, once a block is full; a pass that changes nothing is the last."""
     edit_blocks: int = 0
     """Finished blocks before the current one that may still be edited when a block is opened (multi-block editing)."""
+    certainty: Literal["chosen", "likeliest"] = "chosen"
+    """When tokens are drawn: how sure a position is, by the probability of the drawn token, or of the likeliest one.
+    `chosen` writes unlikely draws late or never, which is safe; `likeliest` keeps the variety of drawing."""
     cached: bool = True
     """Keep keys and values of finished blocks; otherwise compute them anew in every pass, which writes the same."""
 

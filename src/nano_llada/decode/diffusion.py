@@ -132,7 +132,8 @@ class DiffusionSampler:
         logits = self._logits(rows, hidden, cache)
         streams = [row.rng for row, places in zip(rows, hidden, strict=True) for _ in places]
         tokens = choose(logits, config, streams)
-        scores = confidence(logits, tokens, config.strategy)
+        judged = tokens if config.certainty == "chosen" else logits.argmax(-1)
+        scores = confidence(logits, judged, config.strategy)
         if config.end_confidence < 1:
             is_end = torch.isin(tokens, torch.tensor(self.ends, device=tokens.device))
             scores = torch.where(is_end, scores * config.end_confidence, scores)

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from nano_llada.core.errors import UserError
 
-METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
+METRICS, SAMPLES, ROLLOUTS = "metrics.jsonl", "samples.jsonl", "rollouts.jsonl"
 QUIET_SECONDS = 10.0  # between lines where there is no terminal to draw a bar on
 
 
@@ -137,7 +137,7 @@ class RunLog:
 
 def forget_after(folder: Path, step: int) -> None:
     """Drop metrics and samples written after a checkpoint, so that a resumed run's files read like a whole run's."""
-    for path in (folder / METRICS, folder / SAMPLES):
+    for path in (folder / METRICS, folder / SAMPLES, folder / ROLLOUTS):
         if path.is_file():
             _keep_until(path, step)
 

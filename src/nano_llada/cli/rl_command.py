@@ -1,0 +1,12 @@
+"""`nano-llada rl ar|diffusion`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nano_llada.cli.training import train
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; gives the exit status."""
+    return train("rl", arguments)

@@ -1,0 +1,120 @@
+"""Reinforcement learning from verifiable rewards: GRPO for the autoregressive model, EBPO for the diffusion model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from nano_llada.objectives.preference import BoundScore, ExactScore
+
+if TYPE_CHECKING:
+    from nano_llada.core.types import LossOutput, Model, StepContext, TokenBatch
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """How answers are drawn to be rewarded.
+
+    Raises:
+        ValueError: for groups that cannot be compared, or nothing to draw.
+    """
+
+    group_size: int = 8
+    """Answers drawn to each question; their rewards are compared with each other."""
+    temperature: float = 1.0
+    """Of drawing answers; at 0 all answers to a question would be the same."""
+    max_new_tokens: int = 32
+    """Most tokens of an answer."""
+    threshold: float = 0.9
+    """Diffusion: confidence above which tokens are written together; see decoding."""
+    edit_threshold: float | None = None
+    """Diffusion: change a written token when another one is likelier than this; None: never."""
+    reuse: int = 1
+    """Optimizer steps for each set of answers."""
+    reward: str = "verifier"
+    """`verifier`: 1 for an answer that the row's own verifier accepts, else 0; or FILE.py:FUNCTION, which is called
+    with the question, the answer and the row, and gives a number."""
+
+    def __post_init__(self) -> None:
+        if self.group_size < 2:
+            raise ValueError(f"group_size must be at least 2, got {self.group_size}: rewards are compared in a group")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}: answers would all be the same")
+        if self.max_new_tokens < 1 or self.reuse < 1:
+            raise ValueError(f"max_new_tokens and reuse must be at least 1, got {self.max_new_tokens} and {self.reuse}")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """min(rho A, clip(rho, 1 - low, 1 + high) A), averaged over answers (LLaDA 2.1, EBPO; with exact scores GRPO).
+
+    rho is how much likelier the model finds an answer now than when it was drawn: exactly, or by the likelihood bound
+    with the same masks then and now. A is the answer's reward, less its group's mean, over its group's deviation.
+
+    Raises:
+        ValueError: for clips or weights that cannot be.
+    """
+
+    score: ExactScore | BoundScore = field(default_factory=BoundScore)
+    """How likely an answer is under a model."""
+    rollouts: Rollouts = field(default_factory=Rollouts)
+    """How answers are drawn and rewarded."""
+    clip_low: float = 0.2
+    """How far rho may fall below 1 before an answer teaches no more."""
+    clip_high: float = 0.2
+    """How far rho may rise above 1."""
+    kl_weight: float = 0.0
+    """Weight of the divergence from the model that training started from; 0: off, and it is not loaded."""
+    log_ratio: Literal["mean", "sum"] = "mean"
+    """Over an answer's tokens: `mean` makes rho as steady for long answers as for short ones; `sum` is the ratio."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.clip_low < 1 or self.clip_high <= 0:
+            raise ValueError(f"clip_low must be in (0, 1) and clip_high above 0, got {self.clip_low}, {self.clip_high}")
+        if self.kl_weight < 0:
+            raise ValueError(f"kl_weight must not be negative, got {self.kl_weight}")
+
+    def loss(self, model: Model, batch: TokenBatch, ctx: StepContext) -> LossOutput:
+        """Sum over answers, and their number. The batch is a `PolicyBatch`."""
+        import torch
+
+        from nano_llada.core.types import LossOutput, PolicyBatch
+
+        if not isinstance(batch, PolicyBatch):
+            raise TypeError("Policy learns from drawn answers: a PolicyBatch")
+        seed = self.noise_seed(ctx.seed, ctx.step)
+        new = self.score(model, batch, ctx, seed).mean(0)
+        old = new.detach() if self.rollouts.reuse == 1 else batch.old_scores
+        length = batch.scored.sum(1).clamp(min=1) if self.log_ratio == "mean" else torch.ones_like(new)
+        ratio = ((new - old) / length).exp()
+        clipped = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
+        gain = torch.minimum(ratio * batch.advantages, clipped * batch.advantages)
+        answers = torch.tensor(len(gain), device=gain.device)
+        metrics = {
+            "reward": (batch.rewards.sum(), answers),
+            "ratio": (ratio.detach().sum(), answers),
+            "clipped": ((ratio != clipped).sum(), answers),
+            "informative": ((batch.advantages != 0).sum(), answers),
+            "answer_length": (batch.scored.sum(), answers),
+        }
+        total = -gain.sum()
+        if self.kl_weight:
+            if ctx.reference is None:
+                raise ValueError("kl_weight needs a reference model")
+            with torch.no_grad():
+                before = self.score(ctx.reference, batch, ctx, seed).mean(0)
+            apart = (before - new) / length
+            divergence = apart.exp() - apart - 1  # never negative, and its gradient is the divergence's
+            total = total + self.kl_weight * divergence.sum()
+            metrics["kl"] = (divergence.detach().sum(), answers)
+        streams = 2 if getattr(self.score, "block_size", None) else 1
+        draws = getattr(self.score, "draws", 1)
+        return LossOutput(
+            total.float(), answers, draws * batch.scored.sum(), draws * streams * batch.tokens.numel(), metrics
+        )
+
+    def noise_seed(self, seed: int, step: int) -> int:
+        """Seed of the masks for a step: the same for all steps that reuse one set of answers."""
+        from nano_llada.core.random import derive_seed
+
+        return derive_seed(seed, "policy", step // self.rollouts.reuse)

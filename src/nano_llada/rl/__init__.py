@@ -1,0 +1,1 @@
+"""Drawing answers and rewarding them."""

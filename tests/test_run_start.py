@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from nano_llada import run as run_module
 from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.model.config import ModelConfig, YarnScaling
 from nano_llada.run import execute
-from tiny import Place, make_place, run_cli, tiny_arguments, tiny_run
+from tiny import Place, losses, make_place, run_cli, tiny_arguments, tiny_run
 
 YARN = YarnScaling(factor=2.0, original_length=64)
 
@@ -90,3 +91,12 @@ def test_a_broken_shape_is_told_in_words(place, capsys):
     finally:
         (folder / "model.json").write_text(before, encoding="utf-8")
     assert "model.json: num_heads must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_model_learns_the_same(place):
+    for name, compiled in (("plain", False), ("compiled", True)):
+        execute(tiny_run(place, "pretrain", "diffusion", name=name, compile=compiled, steps=3))
+    plain, compiled = (losses(place.runs / name) for name in ("plain", "compiled"))
+    assert [step for step, _ in plain] == [step for step, _ in compiled]
+    assert [loss for _, loss in compiled] == pytest.approx([loss for _, loss in plain], rel=1e-4)

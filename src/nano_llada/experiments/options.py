@@ -103,7 +103,7 @@ class Dpo:
     own_diffusion: Path | None = None
     """A fine-tuned diffusion model for your own pairs."""
     steps: int = 300
-    """Optimizer steps."""
+    """Optimizer steps of each run."""
     learning_rate: float = 1e-4
     """Learning rate."""
     draws: int = 2

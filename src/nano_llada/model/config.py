@@ -95,9 +95,10 @@ class ModelConfig:
     def train_flops(self, tokens: int, head_tokens: int, length: int) -> float:
         """Floating-point operations of one forward and backward pass.
 
-        Six per weight and token, with the head counted only where logits are computed, and attention over
-        rows of `length` tokens (causal attention is counted in full, as is usual).
+        Six per weight and token, with the head and the last block's output and SwiGLU counted only where logits are
+        computed, and attention over rows of `length` tokens (causal attention is counted in full, as is usual).
         """
         attention = 12 * self.num_layers * self.num_heads * self.head_width * length
-        body = tokens * (6 * self.num_layers * self.block_parameters + attention)
-        return float(body + head_tokens * 6 * self.hidden_size * self.vocab_size)
+        last = self.hidden_size * (self.head_width * self.num_heads + 3 * self.mlp_width)
+        body = tokens * (6 * (self.num_layers * self.block_parameters - last) + attention)
+        return float(body + head_tokens * 6 * (self.hidden_size * self.vocab_size + last))

@@ -47,6 +47,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Mask, causal: bool, cache: KVCache | None
     ) -> Tensor:
+        """What the positions gather, (B, L, heads * D), before it is mixed by `out`."""
         batch, length, _ = x.shape
         heads, kv_heads = self.config.num_heads, self.config.kv_heads
         qkv = self.qkv(x).view(batch, length, heads + 2 * kv_heads, self.config.head_width)
@@ -61,8 +62,7 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
         y = attend(q, k, v, mask, causal)
-        result: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, -1))
-        return result
+        return y.transpose(1, 2).reshape(batch, length, -1)
 
 
 class Block(nn.Module):
@@ -82,9 +82,19 @@ class Block(nn.Module):
         return {self.gate_up.weight: (self.gate_up.weight.shape[0] // 2,) * 2}
 
     def forward(
-        self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Mask, causal: bool, cache: KVCache | None
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor],
+        mask: Mask,
+        causal: bool,
+        cache: KVCache | None,
+        select: Tensor | None,
     ) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), angles, mask, causal, cache))
+        """(B, L, H); with `select` (N,), indices into (B * L), only those, (N, H): of the others only keys matter."""
+        gathered = self.attention(self.attention_norm(x), angles, mask, causal, cache)
+        if select is not None:
+            x, gathered = (tensor.flatten(0, 1).index_select(0, select) for tensor in (x, gathered))
+        x = x + self.dropout(self.attention.out(gathered))
         result: Tensor = x + self.dropout(self.down(swiglu(self.gate_up(self.mlp_norm(x)))))
         return result
 
@@ -157,15 +167,15 @@ class Transformer(nn.Module):
         mask = None if causal else make_mask(pattern, length, keys, tokens.device, training=cache is None)
         x = self.dropout(self.embed(tokens))
         angles = self._angles(positions, x.dtype)
+        chosen = select.flatten().nonzero()[:, 0] if select is not None else None
         for block in self.blocks:
+            wanted = chosen if block is self.blocks[-1] else None  # nobody looks at the others after the last block
             if self.gradient_checkpointing and self.training:
-                x = checkpoint(block, x, angles, mask, causal, cache, use_reentrant=False)
+                x = checkpoint(block, x, angles, mask, causal, cache, wanted, use_reentrant=False)
             else:
-                x = block(x, angles, mask, causal, cache)
+                x = block(x, angles, mask, causal, cache, wanted)
         if cache is not None:
             cache.advance(length if commit is None else commit)
-        if select is not None:
-            x = x[select]
         normed: Tensor = self.norm(x)
         return normed
 

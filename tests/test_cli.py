@@ -29,7 +29,7 @@ WORDS = {
     "sft": ("ar", "diffusion"),
     "dpo": ("ar", "diffusion"),
     "rl": ("ar", "diffusion"),
-    "experiment": ("small-world", "real-data", "llada2-ablation", "block-speed", "dpo"),
+    "experiment": ("small-world", "real-data", "llada2-ablation", "block-speed", "dpo", "editing", "rl"),
 }
 HELPS = [(), *((name,) for name in COMMANDS), *((name, word) for name, words in WORDS.items() for word in words)]
 WITH_OPTIONS = [words for words in HELPS if len(words) == 2 or (words and words[0] not in WORDS)]

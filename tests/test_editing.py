@@ -92,7 +92,7 @@ def test_drafts_are_the_models_own_choices_and_what_stays_hidden_weighs_more(pea
     editing = TokenEditing(draft_rate=0.5, keep_weight=0.1)
     objective = Denoising(blocks=BlockSizeSchedule(block), editing=editing)
     before = Masking().corrupt(batch, context(32), block)
-    noisy = objective._drafted(peaky, before, context(32), block)
+    noisy, computed = objective._drafted(peaky, before, context(32), block)
     features, _ = noisy_features(peaky, before.tokens, batch, before.masked, block)
     logits = peaky.head(features)
     logits[:, list(vocab.unwritable)] = -torch.inf
@@ -100,6 +100,9 @@ def test_drafts_are_the_models_own_choices_and_what_stays_hidden_weighs_more(pea
     drafted = before.masked & ~noisy.masked
     rows = drafted.any(1)
     assert 6 < int(rows.sum()) < 26
+    chosen = editing.drafted_rows(before, context(32))
+    assert not bool((rows & ~chosen).any())
+    assert computed == int(chosen.sum()) * batch.tokens.shape[1] * (2 if block else 1)
     assert torch.equal(noisy.tokens[drafted], best[drafted])
     assert not bool((noisy.masked & ~before.masked).any())
     assert torch.equal(noisy.wrong, drafted & (best != batch.tokens))

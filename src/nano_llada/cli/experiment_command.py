@@ -13,6 +13,8 @@ WORDS = {
     "llada2-ablation": "each idea of LLaDA 2.0 by itself: curriculum, masks, bands, pairs, merging, CAP, block sizes",
     "block-speed": "cached block decoding against AR decoding, at equal exact match, with the ablation's models",
     "dpo": "preference optimisation of AR and diffusion models, on the small world and on your own pairs",
+    "editing": "LLaDA 2.1's editing: a model that never edits and one that does, at many thresholds",
+    "rl": "reinforcing single skills of the ablation's models by their verifiers, EBPO and GRPO",
 }
 OPTIONS = {  # the class of options of each; its module is the name with underscores
     "small-world": "SmallWorld",
@@ -20,6 +22,8 @@ OPTIONS = {  # the class of options of each; its module is the name with undersc
     "llada2-ablation": "Llada2Ablation",
     "block-speed": "BlockSpeed",
     "dpo": "Dpo",
+    "editing": "Editing",
+    "rl": "Rl",
 }
 
 

@@ -49,8 +49,8 @@ class TokenBatch:
         """The same batch on another device."""
         return replace(self, **{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
 
-    def select(self, rows: slice) -> TokenBatch:
-        """Some rows of the batch, which keep their global indices: a micro-batch."""
+    def select(self, rows: slice | Tensor) -> TokenBatch:
+        """Some rows of the batch, which keep their global indices: a micro-batch, or those where (B,) is True."""
         return replace(self, **{name: value[rows] for name, value in vars(self).items()})
 
 

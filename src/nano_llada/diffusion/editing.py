@@ -27,7 +27,7 @@ class TokenEditing:
     """Share of the visible tokens that are replaced by random ones; 0: none. LLaDA 2.1's models learn editing so."""
     draft_rate: float = 0.0
     """Share of the rows in which hidden tokens are filled in by the model first (multi-turn forward); each costs one
-    more forward pass. 0: none."""
+    more forward pass, without gradient. 0: none."""
     edit_weight: float = 1.0
     """How much the cross-entropy at a wrong token counts; a hidden one counts 1 in the mean."""
     keep_weight: float = 0.0
@@ -71,8 +71,15 @@ class TokenEditing:
         learnt = masked | wrong | (visible if self.keep_weight else wrong)
         return replace(noisy, tokens=seen, masked=masked, wrong=wrong, learnt=learnt, weights=weights)
 
-    def draft(self, noisy: Corrupted, predicted: Tensor, ctx: StepContext) -> Corrupted:
-        """Fill some hidden tokens of drafted rows with `predicted` (N,), the model's choice at each `noisy.masked`.
+    def drafted_rows(self, noisy: Corrupted, ctx: StepContext) -> Tensor:
+        """(B,) bool: rows that the model fills in first."""
+        from nano_llada.core.random import row_uniforms
+
+        draws = row_uniforms(noisy.batch.rows, 1, ctx.seed, "draft", ctx.step)[:, 0]
+        return draws.to(noisy.tokens.device) < self.draft_rate
+
+    def draft(self, noisy: Corrupted, rows: Tensor, predicted: Tensor, ctx: StepContext) -> Corrupted:
+        """Fill some hidden tokens of `rows` with `predicted` (N,), the model's choice at each place hidden in them.
 
         How many stay hidden is drawn for each row, and their weight grows as their number falls.
         """
@@ -81,11 +88,12 @@ class TokenEditing:
         from nano_llada.core.random import row_uniforms
         from nano_llada.diffusion.corruption import count_in_groups
 
-        device, rows, width = noisy.tokens.device, noisy.batch.rows, noisy.tokens.shape[1]
-        draws = row_uniforms(rows, 2, ctx.seed, "draft", ctx.step).to(device)
-        stays = row_uniforms(rows, width, ctx.seed, "stays hidden", ctx.step).to(device) < draws[:, 1:]
-        drafted = (draws[:, :1] < self.draft_rate) & noisy.masked & ~stays
-        tokens = noisy.tokens.masked_scatter(noisy.masked, predicted)
+        device, names, width = noisy.tokens.device, noisy.batch.rows, noisy.tokens.shape[1]
+        share = row_uniforms(names, 1, ctx.seed, "share that stays hidden", ctx.step).to(device)
+        stays = row_uniforms(names, width, ctx.seed, "stays hidden", ctx.step).to(device) < share
+        hidden = noisy.masked & rows[:, None]
+        drafted = hidden & ~stays
+        tokens = noisy.tokens.masked_scatter(hidden, predicted)
         masked = noisy.masked & ~drafted
         before, after = (count_in_groups(flags, noisy.group) for flags in (noisy.masked, masked))
         growth = (before / after.clamp(min=1)).gather(1, noisy.group)

@@ -39,7 +39,10 @@ def run(options: Dpo) -> bool:
         for kind in sets
         for track in ("ar", "diffusion")
     ]
-    command = f"nano-llada experiment {NAME} --steps {options.steps} --learning-rate {options.learning_rate:g}"
+    command = (
+        f"nano-llada experiment {NAME} --steps {options.steps} --learning-rate {options.learning_rate:g} "
+        f"--draws {options.draws} --items {options.items}"
+    )
     results = run_grid(NAME, cells, options.docs / NAME, command)
     if results is None:
         return False

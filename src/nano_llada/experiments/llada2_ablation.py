@@ -14,7 +14,7 @@ from nano_llada.data.config import DataConfig
 from nano_llada.data.read import BadRows
 from nano_llada.data.texts import read_texts
 from nano_llada.data.world.files import write_world
-from nano_llada.decode.config import Block, Decoding, Diffusion
+from nano_llada.decode.config import Autoregressive, Block, Decoding, Diffusion
 from nano_llada.demo import held_out_questions, stage_finished
 from nano_llada.diffusion.corruption import Masking
 from nano_llada.evaluate.answers import answer_examples, exact_match
@@ -190,7 +190,9 @@ def answers(checkpoint: Checkpoint, options: Llada2Ablation) -> dict[str, Any]:
     """Exact match and tokens per forward on held-out questions, written with a threshold."""
     size = checkpoint.info.get("block_size")
     decoding: Decoding = Diffusion(max_new_tokens=ANSWER, threshold=THRESHOLD)
-    if size:
+    if checkpoint.track == "ar":
+        decoding = Autoregressive(max_new_tokens=ANSWER)
+    elif size:
         decoding = Block(max_new_tokens=ANSWER, threshold=THRESHOLD, block_size=size)
     sampler = make_sampler(checkpoint.model, checkpoint.tokenizer.vocab, decoding)
     found = answer_examples(sampler, checkpoint.tokenizer, held_out_questions(SKILLS, options.items))

@@ -44,7 +44,7 @@ def _row(results: Sequence[Result], variant: str) -> list[object]:
         return []
     questions = sum(m["questions"] for m in found)
     right = round(sum(m["exact_match"] * m["questions"] for m in found))
-    low, high = wilson(right, questions)
+    low, high = wilson(right / questions, questions)
     return [
         variant,
         len(found),

@@ -130,3 +130,59 @@ class BlockSpeed:
     """How often each decoder answers all questions at each setting, in turns with the AR decoder."""
     threads: int | None = None
     """CPU threads; default: all."""
+
+
+@dataclass(frozen=True)
+class Editing:
+    """Options of the experiment; each seed takes about ten minutes on one core, besides the models."""
+
+    models: Path = Path("runs/llada2-ablation")
+    """Folder of the ablation's runs: AR models and 2.0 models are taken from it, or trained if they are not there."""
+    runs: Path = Path("runs/editing")
+    """Folder for the runs of the models that edit."""
+    docs: Path = Path("docs/experiments")
+    """Folder that results are recorded in."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of training."""
+    replace_rate: float = 0.1
+    """Share of the visible tokens that are replaced by random ones in training."""
+    draft_rate: float = 0.5
+    """Share of the rows in which the model's own first look is what it learns to correct."""
+    edit_weight: float = 1.0
+    """Weight of a wrong token in the loss; a hidden one counts 1 in the mean."""
+    keep_weight: float = 0.05
+    """Weight of a visible token that is right."""
+    items: int = 40
+    """Test questions a skill and language."""
+    threads: int | None = None
+    """CPU threads; default: all."""
+
+
+@dataclass(frozen=True)
+class Rl:
+    """Options of the experiment; each skill and seed takes about five minutes on one core, besides the models."""
+
+    models: Path = Path("runs/llada2-ablation")
+    """Folder of the ablation's runs, whose fine-tuned models are reinforced; they are trained if they are not there."""
+    runs: Path = Path("runs/rl")
+    """Folder for the runs."""
+    docs: Path = Path("docs/experiments")
+    """Folder that results are recorded in."""
+    skills: tuple[str, ...] = ("ordering", "reversal")
+    """Skills to reinforce, one in each run."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the models and of the runs."""
+    steps: int = 200
+    """Optimizer steps of each run."""
+    questions: int = 8
+    """Questions in a step."""
+    group_size: int = 8
+    """Answers drawn to each question."""
+    learning_rate: float = 1e-4
+    """Learning rate of each run, the same from the tenth step on."""
+    draws: int = 2
+    """Noisy versions of each answer in a step of the diffusion model."""
+    items: int = 40
+    """Test questions a skill and language."""
+    threads: int | None = None
+    """CPU threads; default: all."""

@@ -65,8 +65,9 @@ class Denoising:
         if size is not None and size > int(batch.positions.max()):
             size = None  # every document is one block
         noisy = self.editing.replace(self.corruption.corrupt(batch, ctx, size), ctx)
+        drafting = 0
         if self.editing.draft_rate:
-            noisy = self._drafted(model, noisy, ctx, size)
+            noisy, drafting = self._drafted(model, noisy, ctx, size)
         features, positions = noisy_features(model, noisy.tokens, noisy.batch, noisy.learnt, size)
         targets = noisy.batch.tokens[noisy.learnt]
         weights, count = self._weights(noisy)
@@ -80,18 +81,23 @@ class Denoising:
             right &= noisy.masked[noisy.learnt]
             total = total + self.confidence_weight * (entropy * self._shares(noisy, right)).sum()
             metrics["right_entropy"] = ((entropy.detach() * right).sum(), right.sum())
-        return LossOutput(total, count, noisy.learnt.sum(), positions, metrics)
+        work = positions + drafting // 3  # a pass without gradient costs a third
+        return LossOutput(total, count, noisy.learnt.sum(), work, metrics)
 
-    def _drafted(self, model: Model, noisy: Corrupted, ctx: StepContext, size: int | None) -> Corrupted:
-        """The batch after the model's own first look at it (multi-turn forward)."""
+    def _drafted(self, model: Model, noisy: Corrupted, ctx: StepContext, size: int | None) -> tuple[Corrupted, int]:
+        """The batch after the model's first look at some rows (multi-turn forward), and the positions it computed."""
         import torch
 
         from nano_llada.objectives.cross_entropy import head_choice
 
+        rows = self.editing.drafted_rows(noisy, ctx)
+        if not bool((noisy.masked & rows[:, None]).any()):
+            return noisy, 0
+        some, hidden = noisy.batch.select(rows), noisy.masked[rows]
         with torch.no_grad():
-            features, _ = noisy_features(model, noisy.tokens, noisy.batch, noisy.masked, size)
+            features, positions = noisy_features(model, noisy.tokens[rows], some, hidden, size)
             predicted = head_choice(features, model.head.weight, ctx.vocab.unwritable)
-        return self.editing.draft(noisy, predicted, ctx)
+        return self.editing.draft(noisy, rows, predicted, ctx), positions
 
     def _metrics(self, noisy: Corrupted, nll: Tensor, end: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Losses of hidden text and hidden ends apart, and of wrong tokens, as sums and counts."""

@@ -13,15 +13,17 @@ def plot_losses(metrics: Sequence[Mapping[str, float]], path: Path, title: str) 
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    train = [(m["step"], m["loss"]) for m in metrics if "loss" in m]
+    name = "reward" if any("reward" in m for m in metrics) else "loss"  # what is drawn is rewarded, not likely
+    train = [(m["step"], m[name]) for m in metrics if name in m]
     valid = [(m["step"], m["validation_loss"]) for m in metrics if "validation_loss" in m]
     rates = [(m["step"], m["learning_rate"]) for m in metrics if "learning_rate" in m]
     if train:
         axes.plot(*zip(*train, strict=True), color="tab:blue", alpha=0.5, linewidth=1, label="training")
     if valid:
         axes.plot(*zip(*valid, strict=True), color="tab:red", marker="o", markersize=3, label="validation")
-    axes.set(xlabel="optimizer step", ylabel="loss (nats per token)", title=title)
-    axes.set_yscale("log")  # the first steps would flatten all the others
+    axes.set(xlabel="optimizer step", ylabel="loss (nats per token)" if name == "loss" else "mean reward", title=title)
+    if name == "loss":
+        axes.set_yscale("log")  # the first steps would flatten all the others
     axes.grid(alpha=0.3, which="both")
     if train or valid:
         axes.legend(loc="upper right")

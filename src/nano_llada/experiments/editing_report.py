@@ -1,0 +1,204 @@
+"""The report of the editing experiment: what was measured, and in words whether editing did what it is meant to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nano_llada.evaluate.compare import wilson
+from nano_llada.experiments.grid import Metrics, Result, markdown_table
+
+AIM = 2 / 3  # share of the 2.0 model's passes that the 2.1 model may need to be as often right
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way of writing, all seeds together."""
+
+    variant: str
+    seeds: Sequence[Metrics]
+
+    @property
+    def questions(self) -> int:
+        """Answers that were judged."""
+        return sum(int(m["questions"]) for m in self.seeds)
+
+    @property
+    def right(self) -> int:
+        """Those that were right."""
+        return sum(round(m["exact_match"] * m["questions"]) for m in self.seeds)
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes for all answers, each answer's counted by itself."""
+        return sum(int(m["forwards"]) for m in self.seeds)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of exact match, over questions."""
+        return wilson(self.right / self.questions, self.questions)
+
+    def mean(self, name: str) -> float:
+        """Of a metric, over seeds."""
+        return sum(float(m[name]) for m in self.seeds) / len(self.seeds)
+
+    def told(self) -> str:
+        """Exact match and its interval."""
+        low, high = self.interval
+        return f"{self.right / self.questions:.1%} [{low:.1%}, {high:.1%}]"
+
+
+def points_of(results: Sequence[Result]) -> dict[str, Point]:
+    """Results by variant."""
+    names = dict.fromkeys(result.variant for result in results)
+    return {name: Point(name, [r.metrics for r in results if r.variant == name]) for name in names}
+
+
+def write_report(results: Sequence[Result], folder: Path) -> None:
+    """README.md with the tables and what they say, and frontier.png."""
+    points = points_of(results)
+    named = [_row(point) for name, point in points.items() if "@" not in name]
+    frontier = [_row(point) for name, point in points.items() if "@" in name]
+    columns = ["variant", "threshold", "edit threshold", "exact match", "each seed", "zh", "en", "TPF", "passes"]
+    columns += ["edits", "fixed", "broken"]
+    text = [
+        "# Editing\n",
+        f"`{results[0].command}`\n",
+        "2.0: the ablation's model (warm-up, stable, decay, fine-tuned in blocks). 2.1: the same runs from the same AR "
+        "model, with editing learnt in both. Exact match over held-out questions of six small-world skills in both "
+        "languages, all seeds together, with Wilson's 95 % interval over questions. Answers of one seed share a model, "
+        "so the seeds one by one tell more than the interval. TPF: tokens up to the end per forward pass, and passes "
+        "an answer; passes that only edit are counted. Edits: tokens changed for 100 tokens of answers (changes behind "
+        "an answer's end count, too). Fixed and broken: of 100 answers, those that were wrong as first written and "
+        "right in the end, and the reverse. `mbe`: the block before the current one may be edited; an answer of 16 "
+        "tokens at most reaches into one other block of 32, and most do not.\n",
+        cost(points) + "\n",
+        "## Two models at their presets\n",
+        markdown_table(columns, named),
+        "## In words\n",
+        fewer_passes(points) + "\n",
+        more_exact(points) + "\n",
+        "For each threshold of the 2.0 model, the rightest way of writing with the 2.1 model that writes at least as "
+        "many tokens per pass. It is chosen among many by the questions it is judged by, which flatters it.\n",
+        markdown_table(
+            ("2.0 at threshold", "TPF", "exact match", "2.1", "TPF", "exact match", "2.1 is"),
+            [_pair_row(*pair) for pair in pairs(points)],
+        ),
+        "## The frontier\n",
+        markdown_table(columns, frontier),
+        "![exact match against tokens per forward](frontier.png)\n",
+    ]
+    (folder / "README.md").write_text("\n".join(text), encoding="utf-8")
+    _plot(points, folder / "frontier.png")
+
+
+def cost(points: Mapping[str, Point]) -> str:
+    """What training took, from what was recorded."""
+    before, after = (points[name].mean("train_tokens") for name in ("2.0", "2.1-off"))
+    passes = points["2.1-off"].mean("draft_passes")
+    tokens = "the same" if before == after else "not the same"
+    text = f"Both were trained on {tokens} number of tokens after AR: {before:,.0f} and {after:,.0f} (mean over seeds)."
+    if passes:
+        text += (
+            f" That is not the same amount of computing: in each of its steps the 2.1 model looked at the drafted rows "
+            f"once more, without gradient, in all as much as {passes:,.0f} forward passes over a whole batch. A forward "
+            "and a backward pass being three times a forward one, that is about a sixth more at a draft rate of a half."
+        )
+    return text
+
+
+def fewer_passes(points: Mapping[str, Point]) -> str:
+    """Whether the 2.1 model is as often right as the 2.0 model with at most two thirds of its forward passes."""
+    base = points["2.0"]
+    if not base.right:
+        return "The 2.0 model answers no question rightly, so there is nothing to hold the 2.1 model's passes against."
+    ours = [point for name, point in points.items() if name.startswith("2.1")]
+    able = [point for point in ours if point.right * base.questions >= base.right * point.questions]
+    if not able:
+        best = max(ours, key=lambda point: point.right / point.questions)
+        return (
+            f"**Fewer passes: missed.** No way of writing with the 2.1 model is right as often as the 2.0 model at its "
+            f"own threshold, {base.told()}; the nearest is {best.variant}, {best.told()}, with "
+            f"{_share(best, base):.0%} of its passes."
+        )
+    best = min(able, key=lambda point: _share(point, base))
+    verdict = "holds" if _share(best, base) <= AIM else "missed"
+    return (
+        f"**Fewer passes: {verdict}.** Of the ways of writing with the 2.1 model that are right at least as often as "
+        f"the 2.0 model at its own threshold ({base.told()}), {best.variant} ({best.told()}) needs the fewest passes: "
+        f"{_share(best, base):.0%} of the 2.0 model's, where two thirds were the aim."
+    )
+
+
+def _share(point: Point, base: Point) -> float:
+    """Passes an answer, over those of another way of writing."""
+    return point.forwards / point.questions / (base.forwards / base.questions)
+
+
+def pairs(points: Mapping[str, Point]) -> list[tuple[Point, Point | None, str]]:
+    """Each point of the 2.0 model's frontier, the rightest 2.1 one that is no slower, and how it compares."""
+    found: list[tuple[Point, Point | None, str]] = []
+    for base in (point for name, point in points.items() if name.startswith("2.0@")):
+        fast = [p for name, p in points.items() if name.startswith("2.1") and p.mean("tpf") >= base.mean("tpf")]
+        if not fast:
+            found.append((base, None, "never as fast"))
+            continue
+        best = max(fast, key=lambda point: point.right / point.questions)
+        (low, high), (below, above) = best.interval, base.interval
+        found.append((base, best, "higher" if low > above else "lower" if high < below else "overlapping"))
+    return found
+
+
+def more_exact(points: Mapping[str, Point]) -> str:
+    """Whether the 2.1 model is more often right at equal TPF, with intervals that do not overlap."""
+    verdicts = [verdict for _, _, verdict in pairs(points)]
+    higher, lower = verdicts.count("higher"), verdicts.count("lower")
+    word = "holds" if verdicts and higher == len(verdicts) else "holds in part" if higher else "missed"
+    return (
+        f"**More exact at equal TPF: {word}.** At {higher} of the 2.0 model's {len(verdicts)} thresholds the 2.1 model "
+        f"is right more often with at least as many tokens per pass and an interval that does not overlap; at {lower} "
+        f"it is lower with intervals apart, and at {len(verdicts) - higher - lower} they overlap or nothing is as fast."
+    )
+
+
+def _pair_row(base: Point, best: Point | None, verdict: str) -> list[object]:
+    ours: list[object] = ["", "", ""] if best is None else [best.variant, best.mean("tpf"), best.told()]
+    return [f"{base.mean('threshold'):g}", base.mean("tpf"), base.told(), *ours, verdict]
+
+
+def _row(point: Point) -> list[object]:
+    edit = point.seeds[0]["edit_threshold"]
+    shown: list[object] = [
+        point.variant,
+        f"{point.mean('threshold'):g}",
+        "never" if edit is None else f"{edit:g}",
+        point.told(),
+        ", ".join(f"{m['exact_match']:.1%}" for m in point.seeds),
+    ]
+    shown += [f"{point.mean(f'exact_match_{language}'):.1%}" for language in ("zh", "en")]
+    shown += [point.mean("tpf"), f"{point.forwards / point.questions:.2f}"]
+    return shown + [f"{point.mean(name):.1f}" for name in ("edits_per_100", "edits_fixed", "edits_broken")]
+
+
+def _plot(points: Mapping[str, Point], path: Path) -> None:
+    """Means as lines over thresholds, seeds as dots."""
+    from matplotlib.figure import Figure
+
+    def family(name: str) -> str:
+        model, at, setting = name.partition("@")
+        return name if not at else f"{model}, edit threshold {edit}" if (edit := setting.partition("/")[2]) else model
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    shown = {name: point for name, point in points.items() if "@" in name or name in ("2.1-off", "2.1-s-mbe")}
+    for number, label in enumerate(dict.fromkeys(map(family, shown))):
+        some = [point for name, point in shown.items() if family(name) == label]
+        means = [(point.mean("tpf"), point.mean("exact_match")) for point in some]
+        axes.plot(*zip(*means, strict=True), "x-", color=f"C{number}", linewidth=1, label=label)
+        dots = [(m["tpf"], m["exact_match"]) for point in some for m in point.seeds]
+        axes.plot(*zip(*dots, strict=True), "o", color=f"C{number}", markersize=3)
+    axes.set(xlabel="tokens per forward pass", ylabel="exact match", title="each dot is a seed, each cross their mean")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=110)

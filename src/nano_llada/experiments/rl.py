@@ -1,0 +1,168 @@
+"""Reinforcing one skill by its verifier, with both tracks: is it learnt, and what becomes of the other skills?"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nano_llada.checkpoint.files import Checkpoint, load_checkpoint
+from nano_llada.config import RunConfig
+from nano_llada.core.errors import UserError
+from nano_llada.data.config import DataConfig
+from nano_llada.data.world.generate import chats
+from nano_llada.decode.config import Autoregressive, Block, Decoding
+from nano_llada.demo import held_out_questions
+from nano_llada.evaluate.answers import answer_examples, exact_match
+from nano_llada.experiments.editing import finish, wsd_stages
+from nano_llada.experiments.grid import Cell, Result, run_grid
+from nano_llada.experiments.llada2_ablation import ANSWER, ROW, SKILLS, THRESHOLD
+from nano_llada.experiments.options import Rl
+from nano_llada.experiments.rl_report import write_report
+from nano_llada.objectives.policy import Policy, Rollouts
+from nano_llada.objectives.preference import BoundScore, ExactScore
+from nano_llada.sampling import make_sampler
+from nano_llada.train.config import TrainConfig
+from nano_llada.train.log import read_metrics
+
+NAME = "rl"
+VARIANTS = ("ebpo", "grpo")  # of the diffusion model and of the AR model
+QUESTIONS, QUESTION_SEED = 4_000, 2  # to draw answers to; conversations have seed 0 and preferences 1
+
+
+def run(options: Rl) -> bool:
+    """Make or go on with the experiment; True when it is complete.
+
+    Each skill is a grid of its own in one results file, told apart by its command, which names the skill.
+
+    Raises:
+        UserError: for a skill that the models never met, or groups that cannot be compared.
+    """
+    if unknown := [skill for skill in options.skills if skill not in SKILLS]:
+        raise UserError(f"skills {', '.join(unknown)}: the models were taught {', '.join(SKILLS)} alone")
+    if options.group_size < 2:
+        raise UserError(f"group_size must be at least 2, got {options.group_size}: rewards are compared in a group")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    results: list[Result] = []
+    for skill in options.skills:
+        cells = [
+            Cell(variant, seed, functools.partial(_measure, options, variant, skill, seed))
+            for seed in options.seeds
+            for variant in VARIANTS
+        ]
+        found = run_grid(NAME, cells, options.docs / NAME, command(options, skill))
+        if found is None:
+            return False
+        results += found
+    curves = {
+        (skill, variant, seed): _curve(options, variant, skill, seed)
+        for skill in options.skills
+        for variant in VARIANTS
+        for seed in options.seeds
+    }
+    write_report(results, options.docs / NAME, curves)
+    return True
+
+
+def command(options: Rl, skill: str) -> str:
+    """What makes the runs of one skill."""
+    return (
+        f"nano-llada experiment {NAME} --skills {skill} --steps {options.steps} --questions {options.questions} "
+        f"--group-size {options.group_size} --learning-rate {options.learning_rate:g} --draws {options.draws} "
+        f"--items {options.items}"
+    )
+
+
+def _folder(options: Rl, variant: str, skill: str, seed: int) -> Path:
+    return options.runs / f"seed-{seed}" / f"{variant}-{skill}"
+
+
+def _curve(options: Rl, variant: str, skill: str, seed: int) -> list[tuple[float, float]]:
+    """(step, mean reward of the answers since the step before) of a run."""
+    metrics = read_metrics(_folder(options, variant, skill, seed))
+    return [(line["step"], line["reward"]) for line in metrics if "reward" in line]
+
+
+def write_questions(folder: Path, skill: str) -> Path:
+    """Questions of the training split with their verifiers, drawn with another seed than the conversations."""
+    path = folder / f"{skill}-train.jsonl"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        hidden = path.with_name(f".{path.name}.writing")  # a file that is there is complete
+        with hidden.open("w", encoding="utf-8") as file:
+            for example in chats((skill,), "train", QUESTIONS, QUESTION_SEED):
+                file.write(json.dumps(example.to_row(), ensure_ascii=False) + "\n")
+        hidden.replace(path)
+    return path
+
+
+def _stage(options: Rl, variant: str, skill: str, seed: int, start: Path) -> RunConfig:
+    folder, rows = _folder(options, variant, skill, seed), options.questions * options.group_size
+    size = load_checkpoint(start).info.get("block_size")
+    score = ExactScore() if variant == "grpo" else BoundScore(draws=options.draws, block_size=size)
+    return RunConfig(
+        name=folder.name,
+        runs=folder.parent,
+        init_from=start,
+        objective=Policy(score, Rollouts(group_size=options.group_size, max_new_tokens=ANSWER)),
+        data=DataConfig(
+            data=(write_questions(options.runs / "questions", skill).as_posix(),),
+            format="prompts",
+            packing=False,
+            sequence_length=ROW,
+        ),
+        train=TrainConfig(
+            steps=options.steps,
+            batch_size=rows,
+            learning_rate=options.learning_rate,
+            schedule="constant",
+            warmup_steps=10,
+            log_every=max(1, options.steps // 20),
+            save_every=50,
+            keep_last=1,
+            keep_best=0,
+            seed=seed,
+            threads=options.threads,
+        ),
+    )
+
+
+def _measure(options: Rl, variant: str, skill: str, seed: int) -> Mapping[str, Any] | None:
+    plan = wsd_stages(options.models, seed, options.threads)
+    plan = plan if variant == "ebpo" else plan[:2]  # which ends with the fine-tuned AR model
+    if not finish(plan):
+        return None
+    start = plan[-1].folder
+    stage = _stage(options, variant, skill, seed, start)
+    if not finish([stage]):
+        return None
+    before = by_skill(load_checkpoint(start), options.items)
+    after = by_skill(load_checkpoint(stage.folder), options.items)
+    rewards = [reward for _, reward in _curve(options, variant, skill, seed)]
+    return {
+        "skill": skill,
+        "exact_match_before": before[skill],
+        "exact_match_after": after[skill],
+        "worst_other_skill_change": min(after[other] - before[other] for other in SKILLS if other != skill),
+        "reward_first": rewards[0],
+        "reward_last": rewards[-1],
+        "rollouts": options.steps * stage.train.batch_size,
+        "questions": 2 * options.items,
+        **{f"before_{other}": share for other, share in before.items()},
+        **{f"after_{other}": share for other, share in after.items()},
+    }
+
+
+def by_skill(checkpoint: Checkpoint, items: int) -> dict[str, float]:
+    """Exact match on held-out questions of each of the ablation's skills, the likeliest tokens being written."""
+    decoding: Decoding = Autoregressive(ANSWER)
+    if checkpoint.track == "diffusion":
+        decoding = Block(ANSWER, block_size=checkpoint.info["block_size"], threshold=THRESHOLD)
+    sampler = make_sampler(checkpoint.model, checkpoint.tokenizer.vocab, decoding)
+    found = answer_examples(sampler, checkpoint.tokenizer, held_out_questions(SKILLS, items))
+    return {skill: exact_match(found, skill=skill) for skill in SKILLS}

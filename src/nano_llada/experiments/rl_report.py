@@ -1,0 +1,93 @@
+"""The report of the reinforcement experiment: before and after, what the other skills lost, and reward curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nano_llada.evaluate.compare import wilson
+from nano_llada.experiments.grid import Metrics, Result, markdown_table
+
+Curves = Mapping[tuple[str, str, int], Sequence[tuple[float, float]]]  # skill, variant, seed -> (step, reward)
+
+
+def write_report(results: Sequence[Result], folder: Path, curves: Curves) -> None:
+    """README.md with a table and a sentence a skill, and rewards.png."""
+    skills = list(dict.fromkeys(str(result.metrics["skill"]) for result in results))
+    rollouts = sorted({int(result.metrics["rollouts"]) for result in results})
+    text = [
+        "# Reinforcement from verifiable rewards\n",
+        "\n\n".join(f"`{line}`" for line in dict.fromkeys(result.command for result in results)) + "\n",
+        "`ebpo` reinforces the ablation's block-diffusion model, `grpo` its fine-tuned AR model; the diffusion model "
+        "was trained on from the AR model, so there is more training in it. Each run reinforces one skill, on "
+        "questions of the training split, drawn with another seed than the conversations of fine-tuning (in so small a "
+        "world some coincide). Both tracks draw the same number of answers in a run "
+        f"({', '.join(f'{count:,}' for count in rollouts)}), to the same questions in the same order. A reward is 1 "
+        "for an answer that the verifier accepts. Exact match: held-out questions of the skill, the likeliest tokens "
+        "being written, all seeds together, with Wilson's 95 % interval over questions; answers of one seed share a "
+        "model, so the seeds one by one tell more. Worst other skill: the largest loss (or least gain) of exact match "
+        "among the five other skills, in points, of each seed. Reward: mean of the first and of the last steps of the "
+        "curve, of answers drawn at temperature 1.\n",
+    ]
+    columns = ("variant", "before", "after", "each seed", "worst other skill", "reward first", "reward last")
+    for skill in skills:
+        found = {variant: _of(results, skill, variant) for variant in ("ebpo", "grpo")}
+        text += [
+            f"## {skill}\n",
+            " ".join(verdict(variant, some) for variant, some in found.items()) + "\n",
+            markdown_table(columns, [_row(variant, some) for variant, some in found.items()]),
+        ]
+    text.append("![rewards](rewards.png)\n")
+    (folder / "README.md").write_text("\n".join(text), encoding="utf-8")
+    _plot(curves, skills, folder / "rewards.png")
+
+
+def _of(results: Sequence[Result], skill: str, variant: str) -> list[Metrics]:
+    return [r.metrics for r in results if r.metrics["skill"] == skill and r.variant == variant]
+
+
+def share(found: Sequence[Metrics], name: str) -> tuple[float, float, float]:
+    """A share of right answers over all seeds, and its interval."""
+    questions = sum(int(m["questions"]) for m in found)
+    right = sum(m[name] * m["questions"] for m in found) / questions
+    return (right, *wilson(right, questions))
+
+
+def verdict(variant: str, found: Sequence[Metrics]) -> str:
+    """Whether the skill was improved, and at what cost to the others, in one or two sentences."""
+    (before, below, above), (after, low, high) = (share(found, f"exact_match_{when}") for when in ("before", "after"))
+    seeds = sum(m["exact_match_after"] > m["exact_match_before"] for m in found)
+    told = "improved the skill" if low > above else "made the skill worse" if high < below else "changed nothing clear"
+    worst = min(float(m["worst_other_skill_change"]) for m in found)
+    cost = f"lost {-100 * worst:.1f} points" if worst < 0 else "lost nothing"
+    return (
+        f"`{variant}` {told}: {before:.1%} before, {after:.1%} after, with intervals that "
+        f"{'overlap' if told == 'changed nothing clear' else 'do not overlap'}; better with {seeds} of {len(found)} "
+        f"seeds. Of the other skills the one that came off worst in any seed {cost}."
+    )
+
+
+def _row(variant: str, found: Sequence[Metrics]) -> list[object]:
+    told = ["{:.1%} [{:.1%}, {:.1%}]".format(*share(found, f"exact_match_{when}")) for when in ("before", "after")]
+    each = ", ".join(f"{m['exact_match_before']:.1%} to {m['exact_match_after']:.1%}" for m in found)
+    worst = ", ".join(f"{100 * m['worst_other_skill_change']:+.1f}" for m in found)
+    rewards = [sum(float(m[name]) for m in found) / len(found) for name in ("reward_first", "reward_last")]
+    return [variant, *told, each, worst, *rewards]
+
+
+def _plot(curves: Curves, skills: Sequence[str], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(skills), 4), layout="constrained")
+    panels = figure.subplots(1, len(skills), squeeze=False)[0]
+    for axes, skill in zip(panels, skills, strict=True):
+        mine = [(variant, points) for (of, variant, _), points in curves.items() if of == skill]
+        colours = {variant: f"C{i}" for i, variant in enumerate(dict.fromkeys(variant for variant, _ in mine))}
+        for variant, points in mine:
+            axes.plot(*zip(*points, strict=True), marker=".", color=colours[variant], linewidth=1, label=variant)
+        axes.set(xlabel="optimizer step", ylabel="mean reward", ylim=(0, 1), title=skill)
+        axes.grid(alpha=0.3)
+        handles, labels = axes.get_legend_handles_labels()
+        shown = dict(zip(labels, handles, strict=True))  # one entry for all seeds
+        axes.legend(shown.values(), shown.keys())
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,187 @@
+"""The experiments of LLaDA 2.0 from a small world to their READMEs: the ablation, and preference optimisation."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nano_llada.checkpoint.files import find_checkpoint, load_checkpoint
+from nano_llada.core.errors import UserError
+from nano_llada.data.config import DataConfig
+from nano_llada.data.world.files import write_preferences, write_world
+from nano_llada.decode.config import Autoregressive, Block, Diffusion
+from nano_llada.experiments import dpo, llada2_ablation
+from nano_llada.experiments.grid import Result
+from nano_llada.experiments.llada2_ablation import SKILLS
+from nano_llada.experiments.llada2_report import write_report
+from nano_llada.experiments.options import Dpo, Llada2Ablation
+from nano_llada.model.config import ModelConfig
+from nano_llada.run_observer import RunObserver
+from tiny import SHAPE, read_lines, write_rows
+
+CURVES = ("wsd", "direct", "mdlm", "bdlm-4", "bdlm-32")
+VARIANTS = tuple(v for v in llada2_ablation.VARIANTS if v.name in (*CURVES, "best", "merged", "complementary"))
+STEPS = {"ar_steps": 1, "ar_sft_steps": 1, "pretrain_steps": 1, "sft_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """A folder with a small world and pairs, in which each model is made once, by the first test that needs it."""
+    root = tmp_path_factory.mktemp("llada2")
+    write_world(root / "models" / "world", documents_count=60, chats_count=60, skills=SKILLS, seed=0)
+    write_preferences(root / "models" / "world", count=60, skills=SKILLS, seed=1)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def tiny_models(root, monkeypatch):
+    monkeypatch.setattr("nano_llada.core.hardware.matmul_rate", lambda machine: 1e11)
+    monkeypatch.setattr(llada2_ablation, "ModelConfig", lambda **_: ModelConfig(**SHAPE))
+    for module in (llada2_ablation, dpo):
+        monkeypatch.setattr(module, "DataConfig", functools.partial(DataConfig, cache=root / "cache"))
+    monkeypatch.setattr(llada2_ablation, "VARIANTS", VARIANTS)
+    monkeypatch.setattr(dpo, "Llada2Ablation", functools.partial(Llada2Ablation, **STEPS))
+
+
+@pytest.fixture
+def ablation(root, tmp_path) -> Llada2Ablation:
+    return Llada2Ablation(runs=root / "models", docs=tmp_path / "docs", seeds=(0,), items=1, threads=1, **STEPS)
+
+
+# --- the ablation -----------------------------------------------------------------------------------------------------
+
+
+def test_the_ablation_from_nothing_to_its_readme(ablation, monkeypatch):
+    folder = ablation.docs / "llada2-ablation"
+    with monkeypatch.context() as patch:
+        patch.setattr(RunObserver, "wants_stop", lambda observer: observer.config.name.startswith("sft-row-32"))
+        assert llada2_ablation.run(ablation) is False
+    assert [row["variant"] for row in read_lines(folder / "results.jsonl")] == ["wsd"]
+    assert llada2_ablation.run(ablation) is True
+    rows = read_lines(folder / "results.jsonl")
+    assert [(row["variant"], row["seed"]) for row in rows] == [(variant.name, 0) for variant in VARIANTS]
+    for row in rows:
+        m = row["metrics"]
+        assert m["questions"] == 12
+        assert m["bits_per_byte"] > 0
+        assert m.keys() >= {f"exact_match_{what}" for what in (*SKILLS, "zh", "en")}
+    one = {row["variant"]: row["metrics"]["bits_per_byte"] for row in rows}
+    assert one["wsd"] == one["best"] == one["merged"] == one["complementary"]  # one pretraining
+    assert one["direct"] == one["mdlm"]
+    assert len(set(one.values())) == 4
+    runs = {path.name for path in (ablation.runs / "seed-0").iterdir()}
+    assert runs == {stage.name for v in VARIANTS for stage in llada2_ablation.stages(ablation, v, 0)}
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert all(f"| {variant.name} | 1 | " in text for variant in VARIANTS)
+    for name in ("curves.png", "frontier.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr(llada2_ablation, "_measure", None)  # nothing is measured again
+    assert llada2_ablation.run(ablation) is True
+
+
+def test_variants_ask_for_one_change_each_and_equal_tokens(ablation):
+    plans = {v.name: llada2_ablation.stages(ablation, v, 0) for v in VARIANTS}
+    assert all(plan[:2] == plans["wsd"][:2] for plan in plans.values())
+    assert plans["best"] == plans["merged"] == plans["wsd"]
+    assert plans["complementary"][:3] == plans["wsd"][:3]
+    twins = plans["complementary"][3]
+    assert twins.objective.corruption.complementary
+    assert 2 * twins.train.batch_size == plans["wsd"][3].train.batch_size
+    assert [plan[2].objective.blocks.block_size for plan in plans.values()] == [32, None, 32, 32, 32, None, 4, 32]
+    assert plans["direct"][3].objective == plans["wsd"][3].objective
+    assert plans["mdlm"][3].block_size is None
+
+
+def test_the_last_the_best_and_the_merged_weights_are_told_apart(tmp_path):
+    for name in ("step-000001", "step-000002", "merged"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "best.json").write_text(json.dumps({"checkpoint": "step-000001"}), encoding="utf-8")
+    chosen = {use: llada2_ablation._chosen(tmp_path, use).name for use in ("last", "best", "merged")}
+    assert chosen == {"last": "step-000002", "best": "step-000001", "merged": "merged"}
+
+
+def test_the_report_of_models_that_answer_rightly(tmp_path):
+    m = {"exact_match": 0.5, "questions": 480, "tpf": 2.0, "bits_per_byte": 1.5}
+    results = [Result("llada2-ablation", "wsd", seed, "", "", "command", m) for seed in (0, 1)]
+    write_report(results, tmp_path, {"wsd": [{"step": 1, "loss": 1.0}]})
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "| wsd | 2 | 50.0% [46.8%, 53.2%] | 50.0%, 50.0% | 2.000 | 1.500 |" in text
+
+
+# --- preference optimisation ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def options(root, tmp_path, monkeypatch) -> Dpo:
+    monkeypatch.setattr(dpo, "MEASURED_PAIRS", 4)
+    monkeypatch.setattr(dpo, "GRADIENTS", 3)
+    folders = {"models": root / "models", "runs": tmp_path / "runs", "docs": tmp_path / "docs"}
+    return Dpo(**folders, steps=2, items=1, threads=1)
+
+
+def test_dpo_of_both_tracks_on_the_world_and_on_pairs_of_ones_own(options, root, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(RunObserver, "wants_stop", lambda observer: observer.config.name == "diffusion-world")
+        assert dpo.run(options) is False
+    assert [row["variant"] for row in read_lines(options.docs / "dpo" / "results.jsonl")] == ["ar"]
+    plan = llada2_ablation.stages(Llada2Ablation(runs=root / "models", **STEPS), VARIANTS[0], 0)
+    pairs = [{"prompt": f"{i}?", "chosen": f"yes {i}", "rejected": f"no {i + 1}"} for i in range(12)]
+    own = {"data": write_rows(root / "pairs.jsonl", pairs), "validation": write_rows(root / "held.jsonl", pairs[:4])}
+    own |= {"own_ar": plan[1].folder, "own_diffusion": plan[3].folder}
+    assert dpo.run(replace(options, **own)) is True
+    rows = {row["variant"]: row["metrics"] for row in read_lines(options.docs / "dpo" / "results.jsonl")}
+    assert list(rows) == ["ar", "diffusion", "ar-own", "diffusion-own"]
+    for name, m in rows.items():
+        assert m["reward_accuracy_before"] == 0.5
+        assert 0 <= m["reward_accuracy_after"] <= 1
+        assert ("exact_match_after" in m) == (not name.endswith("own"))
+        noisy = name.startswith("diffusion")
+        assert (m["score_variance_shared"] > 0) == noisy
+        assert m["score_variance_independent"] >= m["score_variance_shared"]
+        assert ("gradient_variance_shared" in m) == noisy
+    starts = {
+        name: json.loads((options.runs / name / "config.json").read_text(encoding="utf-8"))["init_from"]
+        for name in ("ar-world", "diffusion-world", "ar-own", "diffusion-own")
+    }
+    assert [Path(start) for start in starts.values()] == [plan[1].folder, plan[3].folder] * 2
+    text = (options.docs / "dpo" / "README.md").read_text(encoding="utf-8")
+    assert all(f"| {name} | 0.500 | " in text for name in rows)
+    assert (options.docs / "dpo" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pairs_of_ones_own_need_models_and_pairs_held_out(options, tmp_path, monkeypatch):
+    monkeypatch.setattr(dpo, "_small_world_models", lambda *_: None)
+    assert dpo.run(options) is False
+    with pytest.raises(UserError, match="--data needs --validation, --own-ar and --own-diffusion"):
+        dpo._variant(replace(options, data=tmp_path / "pairs.jsonl"), "ar", "own")
+
+
+def made(root: Path, number: int) -> Path:
+    """The run of the first variant's stage, finished."""
+    plan = llada2_ablation.stages(Llada2Ablation(runs=root / "models", threads=1, **STEPS), VARIANTS[0], 0)
+    for stage in plan[: number + 1]:
+        assert llada2_ablation.stage_finished(stage) or llada2_ablation.execute(stage) == "finished"
+    return plan[number].folder
+
+
+def decodings_of(folder: Path, monkeypatch) -> list[object]:
+    asked, make = [], llada2_ablation.make_sampler
+    monkeypatch.setattr(llada2_ablation, "make_sampler", lambda *words: asked.append(words[-1]) or make(*words))
+    llada2_ablation.answers(load_checkpoint(folder), Llada2Ablation(items=1))
+    return asked
+
+
+def test_models_are_measured_in_the_blocks_that_they_were_trained_in(root, ablation, monkeypatch):
+    tuned = made(root, 3)
+    assert find_checkpoint(tuned, "last").name == "step-000002"
+    assert decodings_of(tuned, monkeypatch) == [Block(16, block_size=32, threshold=0.95)]
+
+
+def test_an_ar_model_is_measured_by_writing_left_to_right(root, ablation, monkeypatch):
+    (decoding,) = decodings_of(made(root, 1), monkeypatch)
+    assert not isinstance(decoding, Diffusion)
+    assert isinstance(decoding, Autoregressive)

@@ -95,7 +95,7 @@ def test_editing_from_the_ablations_models_to_a_readme(root, models, tmp_path, m
     assert all(m["questions"] == 12 and m["tpf"] >= 0 for m in metrics.values())
     assert len({m["train_tokens"] for m in metrics.values()}) == 1
     for name, m in metrics.items():
-        assert m["draft_passes"] == (3 if name.startswith("2.1") else 0)
+        assert m["draft_passes"] == (1.5 if name.startswith("2.1") else 0)
         if m["edit_threshold"] is None:
             assert (m["edits_per_100"], m["edits_fixed"], m["edits_broken"]) == (0, 0, 0)
     assert metrics["2.1@0/0"]["edits_per_100"] > 0

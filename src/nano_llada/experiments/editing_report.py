@@ -101,8 +101,8 @@ def cost(points: Mapping[str, Point]) -> str:
     text = f"Both were trained on {tokens} number of tokens after AR: {before:,.0f} and {after:,.0f} (mean over seeds)."
     if passes:
         text += (
-            f" That is not the same amount of computing: in each of its steps the 2.1 model looked at the drafted rows "
-            f"once more, without gradient, in all as much as {passes:,.0f} forward passes over a whole batch. A forward "
+            f" That is not the same amount of computing: in each of its steps the 2.1 model looked at the drafted "
+            f"rows once more, without gradient, in all as much as {passes:,.0f} forward passes over a whole batch. A forward "
             "and a backward pass being three times a forward one, that is about a sixth more at a draft rate of a half."
         )
     return text

@@ -102,7 +102,7 @@ def test_editing_from_the_ablations_models_to_a_readme(root, models, tmp_path, m
     assert metrics["2.0@0"]["forwards"] < metrics["2.0@0.9"]["forwards"]
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert "Both were trained on the same number of tokens" in text
-    assert "in each of 3 steps" in text
+    assert "as much as 2 forward passes over a whole batch" in text
     assert all(f"| {name} | " in text for name in metrics)
     assert (folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
     monkeypatch.setattr(editing, "measure", None)  # nothing is measured again

@@ -102,8 +102,8 @@ def cost(points: Mapping[str, Point]) -> str:
     if passes:
         text += (
             f" That is not the same amount of computing: in each of its steps the 2.1 model looked at the drafted "
-            f"rows once more, without gradient, in all as much as {passes:,.0f} forward passes over a whole batch. A forward "
-            "and a backward pass being three times a forward one, that is about a sixth more at a draft rate of a half."
+            f"rows once more, without gradient, in all as much as {passes:,.0f} forward passes over a whole batch. A "
+            "forward and a backward pass being three times a forward one, that is a third more at a draft rate of 1."
         )
     return text
 

@@ -140,3 +140,16 @@ def test_samples_of_steps_that_are_taken_again_are_forgotten(place, monkeypatch)
     assert execute(killed, resume=True) == "finished"
     assert read_lines(killed.folder / "samples.jsonl") == read_lines(whole.folder / "samples.jsonl")
     assert losses(killed.folder) == losses(whole.folder)
+
+
+def test_a_run_from_before_an_option_existed_goes_on(tmp_path):
+    config = tiny_run(make_place(tmp_path), "pretrain", "diffusion", name="old")
+    plain, saved = to_plain(config), tmp_path / "config.json"
+    before = json.loads(json.dumps(plain))
+    del before["objective"]["editing"], before["train"]["merge_best"], before["reference"]
+    saved.write_text(json.dumps(before), encoding="utf-8")
+    assert check_same_config(saved, plain) == []
+    newer = json.loads(json.dumps(plain))
+    newer["objective"]["editing"]["replace_rate"] = 0.1
+    with pytest.raises(UserError, match=r"objective\.editing\.replace_rate was 0\.0, is 0\.1"):
+        check_same_config(saved, newer)

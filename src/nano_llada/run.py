@@ -17,7 +17,7 @@ from nano_llada.config import RunConfig
 from nano_llada.core import hardware
 from nano_llada.core.errors import UserError
 from nano_llada.core.random import generator
-from nano_llada.core.record import read_config, to_plain
+from nano_llada.core.record import from_plain, read_config, to_plain
 from nano_llada.data.loader import Batches
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.model.config import FREE_FIELDS, ModelConfig
@@ -167,7 +167,9 @@ def check_same_config(saved: Path, plain: Mapping[str, Any]) -> list[str]:
     """What differs from a saved config, in words. Raises UserError for what decides what is learnt."""
     if not saved.is_file():
         raise UserError(f"nothing to resume: {saved.parent} has no config.json")
-    changed = dict(_differences(read_config(saved), plain))
+    # read and written again, so that an option which is newer than the run stands at its default
+    before = to_plain(from_plain(RunConfig, read_config(saved), where=str(saved)))
+    changed = dict(_differences(before, plain))
     if refused := [text for where, text in changed.items() if where not in MAY_CHANGE]:
         raise UserError(f"a resumed run must learn the same; these differ from {saved}: {'; '.join(refused)}")
     return list(changed.values())

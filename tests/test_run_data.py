@@ -56,7 +56,7 @@ def test_places_are_those_of_the_store(tmp_path, make, form, turns, count):
 def test_without_a_checkpoint_or_the_files_the_message_says_what_it_can(tmp_path):
     config = tiny_run(make_place(tmp_path), name="x")
     error = BrokenLoss(5, float("nan"), 1.0, [[0, 3, 3], *[[row] for row in range(9)]])
-    told = str(explain_broken_loss(config, Tokenizer.load(config.tokenizer), error))
+    told = str(explain_broken_loss(config, document_places(config.data, Tokenizer.load(config.tokenizer)), error))
     file = tmp_path / "text.jsonl"
     assert (
         f"at step 5 (loss nan, gradient norm 1.0); documents of that batch: row 0: {file}:1, {file}:4; row 1: " in told
@@ -64,6 +64,6 @@ def test_without_a_checkpoint_or_the_files_the_message_says_what_it_can(tmp_path
     assert f"row 7: {file}:7 ..." in told
     assert told.endswith("start again with a lower --learning-rate")
     file.unlink()
-    told = explain_broken_loss(config, Tokenizer.load(config.tokenizer), error)
+    told = explain_broken_loss(config, document_places(config.data, Tokenizer.load(config.tokenizer)), error)
     assert isinstance(told, UserError)
     assert "documents of that batch: row 0: document 0, document 3; row 1: document 0; " in str(told)

@@ -25,7 +25,7 @@ from nano_llada.model.transformer import Transformer
 from nano_llada.objectives.policy import Policy
 from nano_llada.objectives.preference import Preference
 from nano_llada.rl.rollout import RolloutBatches
-from nano_llada.run_data import explain_broken_loss, load_data, load_rollouts
+from nano_llada.run_data import document_places, explain_broken_loss, load_data, load_rollouts
 from nano_llada.run_observer import RunObserver
 from nano_llada.train.trainer import BrokenLoss, Outcome, Trainer
 
@@ -62,7 +62,9 @@ def execute(config: RunConfig, *, resume: bool = False) -> Outcome:
         try:
             outcome = trainer.run()
         except BrokenLoss as error:
-            raise explain_broken_loss(config, tokenizer, error) from error
+            drawn = trainer.batches if isinstance(trainer.batches, RolloutBatches) else None
+            asked = (question.where for question in drawn.questions) if drawn is not None else None
+            raise explain_broken_loss(config, asked or document_places(config.data, tokenizer), error) from error
         observer.finish(outcome)
     return outcome
 

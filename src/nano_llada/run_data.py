@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from nano_llada.checkpoint.files import step_folders
 from nano_llada.config import RunConfig
 from nano_llada.core.errors import UserError
+from nano_llada.core.hardware import choose_machine
 from nano_llada.data.config import DataConfig
 from nano_llada.data.loader import Batches, hold_out
 from nano_llada.data.packing import Ints
@@ -20,8 +21,9 @@ from nano_llada.data.store import Encoding, TokenStore, documents, open_store
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives.policy import Policy
-from nano_llada.rl.reward import load_reward
-from nano_llada.rl.rollout import RolloutBatches, read_questions
+from nano_llada.rl.question import read_questions
+from nano_llada.rl.reward import VERIFIER, load_reward
+from nano_llada.rl.rollout import RolloutBatches
 from nano_llada.train.trainer import BrokenLoss
 
 
@@ -72,15 +74,24 @@ def _usable(store: TokenStore, data: DataConfig) -> Ints:
 
 
 def load_rollouts(config: RunConfig, objective: Policy, model: Transformer, tokenizer: Tokenizer) -> RolloutBatches:
-    """Batches that the model draws itself."""
-    data, bad = config.data, BadRows(config.data.on_bad_row)
+    """Batches that the model draws itself.
+
+    Raises:
+        UserError: if there are no questions with room for an answer, or no reward.
+    """
+    data, rollouts, bad = config.data, objective.rollouts, BadRows(config.data.on_bad_row)
     if not data.data:
         raise UserError("no questions: give files of conversations with --data")
-    room = model.config.max_length - objective.rollouts.max_new_tokens
-    questions = read_questions(resolve(data.data), tokenizer, bad, min(room, data.sequence_length))
+    room = model.config.max_length - rollouts.max_new_tokens
+    if room < 1:
+        raise UserError(
+            f"max_new_tokens {rollouts.max_new_tokens} leaves no room for a question: the model's max_length is "
+            f"{model.config.max_length}"
+        )
+    reward, longest = load_reward(rollouts.reward), min(room, data.sequence_length)
+    questions = read_questions(resolve(data.data), tokenizer, bad, longest, verified=rollouts.reward == VERIFIER)
     if bad.count:
         print(bad.summary())
-    reward = load_reward(objective.rollouts.reward)
     return RolloutBatches(
         model,
         tokenizer,
@@ -90,6 +101,7 @@ def load_rollouts(config: RunConfig, objective: Policy, model: Transformer, toke
         rows=config.train.batch_size,
         seed=config.train.seed,
         folder=config.folder,
+        machine=choose_machine(config.train.device, config.train.precision),
     )
 
 
@@ -104,13 +116,16 @@ def open_token_store(config: RunConfig, sources: tuple[str, ...], tokenizer: Tok
     return store
 
 
-def explain_broken_loss(config: RunConfig, tokenizer: Tokenizer, error: BrokenLoss) -> UserError:
-    """What a user needs to know: which FILE:LINE the loss was of (numbers if they cannot be read), and how to go on."""
+def explain_broken_loss(config: RunConfig, known: Iterable[Where], error: BrokenLoss) -> UserError:
+    """What a user needs to know: which of the `known` places of all documents the loss was of, and how to go on.
+
+    Documents whose files cannot be read any more are named by their number.
+    """
     rows = error.documents[:8]
     wanted = {number for row in rows for number in row}
     places: dict[int, Where] = {}
     with contextlib.suppress(UserError):
-        numbered = zip(range(max(wanted) + 1), document_places(config.data, tokenizer), strict=False)
+        numbered = zip(range(max(wanted) + 1), known, strict=False)
         places = {number: where for number, where in numbered if number in wanted}
     named = [dict.fromkeys(str(places.get(number, f"document {number}")) for number in row) for row in rows]
     shown = "; ".join(f"row {i}: {', '.join(names)}" for i, names in enumerate(named))
@@ -128,7 +143,6 @@ def document_places(data: DataConfig, tokenizer: Tokenizer) -> Iterator[Where]:
     Raises:
         UserError: for files that are gone or damaged.
     """
-    if data.format == "prompts":
-        return (q.where for q in read_questions(resolve(data.data), tokenizer, BadRows("skip"), data.sequence_length))
     encoding = Encoding(data.format, data.text_field, data.turns)
-    return (document.where for document in documents(resolve(data.data), tokenizer, encoding, BadRows("skip")))
+    for document in documents(resolve(data.data), tokenizer, encoding, BadRows("skip")):
+        yield document.where

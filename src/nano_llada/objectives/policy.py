@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from nano_llada.objectives.preference import BoundScore, ExactScore
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from nano_llada.core.types import LossOutput, Model, StepContext, TokenBatch
 
 
@@ -42,6 +44,9 @@ class Rollouts:
             raise ValueError(f"temperature must be above 0, got {self.temperature}: answers would all be the same")
         if self.max_new_tokens < 1 or self.reuse < 1:
             raise ValueError(f"max_new_tokens and reuse must be at least 1, got {self.max_new_tokens} and {self.reuse}")
+        for name in ("threshold", "edit_threshold"):
+            if not 0 <= (getattr(self, name) or 0) <= 1:
+                raise ValueError(f"{name} is a probability, in [0, 1]; got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ class Policy:
             raise ValueError(f"clip_low must be in (0, 1) and clip_high above 0, got {self.clip_low}, {self.clip_high}")
         if self.kl_weight < 0:
             raise ValueError(f"kl_weight must not be negative, got {self.kl_weight}")
+        if self.rollouts.edit_threshold is not None and getattr(self.score, "block_size", None) is None:
+            raise ValueError("edit_threshold has no effect where answers are not written in blocks: give a block_size")
 
     def loss(self, model: Model, batch: TokenBatch, ctx: StepContext) -> LossOutput:
         """Sum over answers, and their number. The batch is a `PolicyBatch`."""
@@ -84,12 +91,13 @@ class Policy:
             raise TypeError("Policy learns from drawn answers: a PolicyBatch")
         seed = self.noise_seed(ctx.seed, ctx.step)
         new = self.score(model, batch, ctx, seed).mean(0)
-        old = new.detach() if self.rollouts.reuse == 1 else batch.old_scores
+        # at the first step of a set the weights are those that drew it: no rounding or dropout is to come in between
+        old = batch.old_scores if ctx.step % self.rollouts.reuse else new.detach()
         length = batch.scored.sum(1).clamp(min=1) if self.log_ratio == "mean" else torch.ones_like(new)
         ratio = ((new - old) / length).exp()
         clipped = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
-        gain = torch.minimum(ratio * batch.advantages, clipped * batch.advantages)
-        answers = torch.tensor(len(gain), device=gain.device)
+        total = -torch.minimum(ratio * batch.advantages, clipped * batch.advantages).sum()
+        answers = torch.tensor(len(ratio), device=ratio.device)
         metrics = {
             "reward": (batch.rewards.sum(), answers),
             "ratio": (ratio.detach().sum(), answers),
@@ -97,21 +105,25 @@ class Policy:
             "informative": ((batch.advantages != 0).sum(), answers),
             "answer_length": (batch.scored.sum(), answers),
         }
-        total = -gain.sum()
         if self.kl_weight:
             if ctx.reference is None:
                 raise ValueError("kl_weight needs a reference model")
             with torch.no_grad():
                 before = self.score(ctx.reference, batch, ctx, seed).mean(0)
             apart = (before - new) / length
-            divergence = apart.exp() - apart - 1  # never negative, and its gradient is the divergence's
+            # never negative; with `sum` its mean over the model's answers is KL(model | reference), and its gradient's
+            # mean that of KL(reference | model)
+            divergence = apart.exp() - apart - 1
             total = total + self.kl_weight * divergence.sum()
             metrics["kl"] = (divergence.detach().sum(), answers)
-        streams = 2 if getattr(self.score, "block_size", None) else 1
-        draws = getattr(self.score, "draws", 1)
-        return LossOutput(
-            total.float(), answers, draws * batch.scored.sum(), draws * streams * batch.tokens.numel(), metrics
-        )
+        positions, predicted = self._work(batch)
+        return LossOutput(total.float(), answers, predicted, positions, metrics)
+
+    def _work(self, batch: TokenBatch) -> tuple[int, Tensor]:
+        """Positions computed, by the model and by the reference where there is one, and logits."""
+        passes = getattr(self.score, "draws", 1) * (2 if self.kl_weight else 1)
+        streams = 2 if getattr(self.score, "block_size", None) else 1  # the noisy and the clean text
+        return passes * streams * batch.tokens.numel(), passes * batch.scored.sum()
 
     def noise_seed(self, seed: int, step: int) -> int:
         """Seed of the masks for a step: the same for all steps that reuse one set of answers."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from nano_llada.core.errors import UserError
 from nano_llada.data.world import Verifier, verify
+
+VERIFIER = "verifier"
 
 # question, answer, the row of the data file -> a number
 Reward = Callable[[str, str, Mapping[str, Any]], float]
@@ -21,16 +24,17 @@ def load_reward(spec: str) -> Reward:
     Raises:
         UserError: if there is no such file or function.
     """
-    if spec == "verifier":
+    if spec == VERIFIER:
         return _verified
     file, _, name = spec.rpartition(":")
     path = Path(file)
     if not name or path.suffix != ".py" or not path.is_file():
         raise UserError(f"reward {spec!r}: expected verifier, or FILE.py:FUNCTION with a file that exists")
-    found = importlib.util.spec_from_file_location(path.stem, path)
+    found = importlib.util.spec_from_file_location(f"reward of {path.resolve()}", path)
     if found is None or found.loader is None:
         raise UserError(f"reward {spec!r}: {path} cannot be loaded")
     module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module  # where a dataclass looks up the names in its annotations
     try:
         found.loader.exec_module(module)
     except Exception as error:
@@ -41,10 +45,18 @@ def load_reward(spec: str) -> Reward:
     return _checked(function, spec)
 
 
-def _verified(question: str, answer: str, row: Mapping[str, Any]) -> float:
+def verifier_of(row: Mapping[str, Any]) -> Verifier:
+    """The verifier of a row. Raises UserError if there is none, or none that can be read."""
     if not isinstance(row.get("verifier"), dict):
-        raise UserError("a row has no `verifier`; give it one, or a reward function with --reward FILE.py:FUNCTION")
-    return float(verify(Verifier.from_json(row["verifier"]), answer))
+        raise UserError("the row has no `verifier`; give it one, or a reward function with --reward FILE.py:FUNCTION")
+    try:
+        return Verifier.from_json(row["verifier"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the row's `verifier` cannot be read: {error}") from error
+
+
+def _verified(question: str, answer: str, row: Mapping[str, Any]) -> float:
+    return float(verify(verifier_of(row), answer))
 
 
 def _checked(function: Callable[..., Any], spec: str) -> Reward:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,61 +12,30 @@ import numpy as np
 import torch
 
 from nano_llada.core.errors import UserError
+from nano_llada.core.hardware import Machine
 from nano_llada.core.random import derive_seed
 from nano_llada.core.types import PolicyBatch, StepContext
-from nano_llada.data.chat import encode_prompt
 from nano_llada.data.loader import shuffled
-from nano_llada.data.read import BadRow, BadRows, Source, read_rows
-from nano_llada.data.rows import Where, to_messages
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.decode.config import Autoregressive, Block, Decoding, Diffusion
-from nano_llada.decode.types import Completion, Request, collect
+from nano_llada.decode.types import Completion, Request, Write, collect
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives.policy import Policy
 from nano_llada.objectives.preference import BoundScore
+from nano_llada.rl.question import Question
 from nano_llada.rl.reward import Reward
 from nano_llada.sampling import make_sampler
 
 FILE = "rollouts.jsonl"
 
 
-@dataclass(frozen=True)
-class Question:
-    """A prompt, and the row it came from."""
-
-    text: str
-    tokens: tuple[int, ...]
-    row: Mapping[str, Any]
-    where: Where
-
-
-def read_questions(sources: Sequence[Source], tokenizer: Tokenizer, bad_rows: BadRows, longest: int) -> list[Question]:
-    """The questions of conversation rows: everything before the last answer. Longer ones than `longest` are left out.
-
-    Raises:
-        UserError: for a bad row under the policy `stop`, or no question at all.
-    """
-    questions = []
-    for source in sources:
-        for row in read_rows(source):
-            if isinstance(row, BadRow):
-                bad_rows.report(row.where, row.reason)
-                continue
-            try:
-                messages = to_messages(row.value)
-            except ValueError as error:
-                bad_rows.report(row.where, str(error))
-                continue
-            end = max(i for i, message in enumerate(messages) if message.role == "assistant")
-            if end == 0:
-                bad_rows.report(row.where, "the conversation begins with an answer: there is no question")
-                continue
-            tokens = tuple(encode_prompt(tokenizer, messages[:end]))
-            if len(tokens) <= longest:
-                questions.append(Question(messages[end - 1].content, tokens, row.value, row.where))
-    if not questions:
-        raise UserError(f"no questions of at most {longest} tokens in {', '.join(source.name for source in sources)}")
-    return questions
+def group_advantages(rewards: torch.Tensor, group_size: int) -> torch.Tensor:
+    """(B,) each reward less its group's mean, over the group's deviation; 0 in a group whose rewards are the same."""
+    group = rewards.view(-1, group_size)
+    spread = group.std(1, correction=0, keepdim=True)
+    differ = spread > 1e-9 * group.abs().amax(1, keepdim=True)  # else rounding would be learnt from
+    advantages = (group - group.mean(1, keepdim=True)) / spread.masked_fill(~differ, 1.0)
+    return advantages.masked_fill(~differ, 0.0).flatten()
 
 
 class RolloutBatches:
@@ -76,7 +45,7 @@ class RolloutBatches:
     They are written to rollouts.jsonl as they come; with `reuse` above 1 a resumed run reads them there.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - as of a trainer, each part has one user
         self,
         model: Transformer,
         tokenizer: Tokenizer,
@@ -87,13 +56,14 @@ class RolloutBatches:
         rows: int,
         seed: int,
         folder: Path,
+        machine: Machine,
     ) -> None:
         self.model, self.tokenizer, self.objective = model, tokenizer, objective
         self.questions, self.reward, self.rows, self.seed = questions, reward, rows, seed
-        self._path = folder / FILE
+        self._path, self._machine = folder / FILE, machine
         self._asked = rows // objective.rollouts.group_size
         self._drawn: tuple[int, PolicyBatch] | None = None
-        self.rows_per_epoch = len(questions) * objective.rollouts.group_size
+        self.rows_per_epoch = len(questions) * objective.rollouts.group_size * objective.rollouts.reuse
 
     def batch(self, step: int) -> PolicyBatch:
         """The answers for an optimizer step, drawn now or for an earlier step that they are reused from."""
@@ -125,20 +95,15 @@ class RolloutBatches:
         ]
         self.model.eval()
         sampler = make_sampler(self.model, self.tokenizer.vocab, self._decoding())
-        done = collect(sampler.stream(requests), len(requests), sampler.ends)
+        events = list(sampler.stream(requests))
+        done = collect(events, len(requests), sampler.ends)
         texts = [self.tokenizer.decode(completion.tokens, specials=False) for completion in done]
-        rewards = torch.tensor(
-            [
-                self.reward(self.questions[question].text, text, self.questions[question].row)
-                for question, text in zip(asked, texts, strict=True)
-            ],
-            dtype=torch.float64,
-        )
-        answers = [self._answer(completion) for completion in done]
+        rewards = [self._reward(question, text) for question, text in zip(asked, texts, strict=True)]
+        answers = _with_ends(done, events)
         prompts = [self.questions[question].tokens for question in asked]
-        batch = self._collate(prompts, answers, rewards, torch.zeros(len(asked), dtype=torch.float64))
+        batch = self._collate(prompts, answers, rewards, [0.0] * len(asked))
         if rollouts.reuse > 1:
-            batch = self._collate(prompts, answers, rewards, self._scores(batch, number * rollouts.reuse))
+            batch = replace(batch, old_scores=self._scores(batch, number * rollouts.reuse))
         self._write(number, asked, texts, answers, batch)
         return batch
 
@@ -153,22 +118,24 @@ class RolloutBatches:
             return Diffusion(**common)
         return Block(**common, edit_threshold=rollouts.edit_threshold, block_size=score.block_size)
 
-    def _answer(self, completion: Completion) -> tuple[int, ...]:
-        """What is learnt: the answer, and the end of the turn where the model wrote one."""
-        ended = len(completion.tokens) < self.objective.rollouts.max_new_tokens and completion.finish == "stop"
-        return (*completion.tokens, self.tokenizer.vocab.turn_end) if ended else tuple(completion.tokens)
+    def _reward(self, question: int, answer: str) -> float:
+        asked = self.questions[question]
+        try:
+            return self.reward(asked.text, answer, asked.row)
+        except UserError as error:
+            raise UserError(f"{asked.where}: {error}") from error
 
     def _collate(
         self,
         prompts: Sequence[Sequence[int]],
         answers: Sequence[Sequence[int]],
-        rewards: torch.Tensor,
-        old_scores: torch.Tensor,
+        rewards: Sequence[float],
+        old_scores: Sequence[float],
     ) -> PolicyBatch:
         """Rows of question and answer; a denoiser's is filled with ends to the length that it was written in."""
         vocab, length = self.tokenizer.vocab, self.objective.rollouts.max_new_tokens
         fill = isinstance(self.objective.score, BoundScore)
-        sizes = [len(p) + (max(length, len(a)) if fill else len(a)) for p, a in zip(prompts, answers, strict=True)]
+        sizes = [len(p) + (length if fill else len(a)) for p, a in zip(prompts, answers, strict=True)]
         tokens = torch.full((len(prompts), max(sizes)), vocab.eos)
         scored, docs = torch.zeros_like(tokens, dtype=torch.bool), torch.full_like(tokens, -1)
         for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
@@ -177,18 +144,17 @@ class RolloutBatches:
             scored[i, len(prompt) : end] = True
             docs[i, : sizes[i]] = 0
         positions = torch.arange(tokens.shape[1]).expand_as(tokens).contiguous()
-        group = rewards.view(-1, self.objective.rollouts.group_size)
-        spread = group.std(1, correction=0, keepdim=True)
-        advantages = torch.where(spread > 0, (group - group.mean(1, keepdim=True)) / spread.clamp(min=1e-9), 0.0)
-        rows = torch.arange(len(tokens))
-        return PolicyBatch(tokens, scored, docs, positions, rows, rewards, advantages.flatten(), old_scores)
+        told, old = (torch.tensor(values, dtype=torch.float64) for values in (rewards, old_scores))
+        advantages = group_advantages(told, self.objective.rollouts.group_size)
+        return PolicyBatch(tokens, scored, docs, positions, torch.arange(len(tokens)), told, advantages, old)
 
     @torch.no_grad()
     def _scores(self, batch: PolicyBatch, step: int) -> torch.Tensor:
         ctx = StepContext(self.tokenizer.vocab, self.seed, step, step + 1, self.rows)
         seed = self.objective.noise_seed(self.seed, step)
-        moved = batch.to(self.model.embed.weight.device)
-        return self.objective.score(self.model, moved, ctx, seed).mean(0).double().cpu()
+        device, dtype, enabled = self._machine.device, self._machine.dtype, self._machine.autocast
+        with torch.autocast(device.type, dtype, enabled=enabled):  # as in training, or rounding would move the ratio
+            return self.objective.score(self.model, batch.to(device), ctx, seed).mean(0).double().cpu()
 
     def _write(
         self,
@@ -223,7 +189,19 @@ class RolloutBatches:
                 f"{self._path} has {len(found)} answers of step {step}, not {self.rows}: it cannot be resumed"
             )
         prompts = [self.questions[row["question"]].tokens for row in found]
-        rewards, old = (
-            torch.tensor([row[name] for row in found], dtype=torch.float64) for name in ("reward", "old_score")
-        )
+        rewards, old = ([row[name] for row in found] for name in ("reward", "old_score"))
         return self._collate(prompts, [row["tokens"] for row in found], rewards, old)
+
+
+def _with_ends(done: Sequence[Completion], events: Sequence[Sequence[Write]]) -> list[tuple[int, ...]]:
+    """What is learnt: each answer, and the token that ends it where the model wrote one."""
+    written: list[dict[int, int]] = [{} for _ in done]
+    for writes in events:
+        for write in writes:
+            written[write.request] |= dict(zip(write.places, write.tokens, strict=True))
+            written[write.request] |= {place: token for place, _, token in write.edited}
+    answers = []
+    for completion, tokens in zip(done, written, strict=True):
+        end = tokens.get(len(completion.tokens))
+        answers.append((*completion.tokens, *(() if end is None else (end,))))
+    return answers

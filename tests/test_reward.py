@@ -1,0 +1,168 @@
+"""Rewards: a row's own verifier, a user's function, and what is said when either is no good."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from nano_llada.core.errors import UserError
+from nano_llada.rl.reward import load_reward, verifier_of
+
+SEVEN = {"verifier": {"kind": "exact", "expected": ["7", "seven"], "count": 0}}
+OURS = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CALLS = []
+NUMBER = 3
+
+
+@dataclass
+class Told:
+    question: str
+    answer: str
+    row: dict[str, str]
+
+
+def score(question, answer, row):
+    told = Told(question, answer, row)
+    return len(told.question) + 10 * len(told.answer) + 100 * len(told.row["name"])
+
+
+def right(question, answer, row):
+    return answer in row["accepted"]
+
+
+def raising(question, answer, row):
+    return row["missing"]
+
+
+def nan(question, answer, row):
+    return float("nan")
+
+
+def endless(question, answer, row):
+    return float("-inf")
+
+
+def nothing(question, answer, row):
+    pass
+
+
+def two(question, answer):
+    return 1.0
+"""
+
+
+@pytest.fixture
+def ours(tmp_path) -> Path:
+    path = tmp_path / "ours.py"
+    path.write_text(OURS, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("answer", "expected"), [("7", 1.0), (" seven. ", 1.0), ("8", 0.0), ("", 0.0)])
+def test_the_rows_own_verifier_decides(answer, expected):
+    found = load_reward("verifier")("3 + 4?", answer, SEVEN)
+    assert found == expected
+    assert type(found) is float
+
+
+def test_a_function_is_called_with_question_answer_and_row(ours):
+    """It stands in a file with a dataclass, which looks up its module."""
+    assert load_reward(f"{ours}:score")("ab", "cde", {"name": "four"}) == 2 + 30 + 400
+
+
+def test_a_function_may_say_true_or_false(ours):
+    right = load_reward(f"{ours}:right")
+    found = [right("?", answer, {"accepted": ["x"]}) for answer in ("x", "y")]
+    assert found == [1.0, 0.0]
+    assert all(type(value) is float for value in found)
+
+
+def test_files_of_one_name_do_not_meet(ours, tmp_path):
+    other = tmp_path / "elsewhere" / "ours.py"
+    other.parent.mkdir()
+    other.write_text("def score(question, answer, row):\n    return -1\n")
+    both = [load_reward(f"{path}:score") for path in (ours, other)]
+    assert [reward("", "", {"name": ""}) for reward in both] == [0, -1]
+
+
+FAILING = [
+    ("raising", "failed on 'an answer': KeyError: 'missing'"),
+    ("nan", "gave nan for 'an answer': rewards are finite numbers"),
+    ("endless", "gave -inf for 'an answer': rewards are finite numbers"),
+    ("nothing", "failed on 'an answer': TypeError: float() argument must be a string or a real number, not 'NoneType'"),
+    ("two", "failed on 'an answer': TypeError: two() takes 2 positional arguments but 3 were given"),
+]
+
+
+@pytest.mark.parametrize(("name", "message"), FAILING)
+def test_a_function_that_fails_is_told_with_the_answer(ours, name, message):
+    reward = load_reward(f"{ours}:{name}")
+    with pytest.raises(UserError) as caught:
+        reward("a question", "an answer", {})
+    assert str(caught.value) == f"reward '{ours}:{name}' {message}"
+
+
+SPECS = [
+    "verify",
+    "nowhere.py:score",
+    "{folder}/ours.py",
+    "{folder}/ours.py:",
+    "{folder}/ours.txt:score",
+    "{folder}:score",
+    "",
+]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_reward_that_is_not_there_is_refused(ours, tmp_path, spec):
+    (tmp_path / "ours.txt").write_text(OURS)
+    spec = spec.format(folder=tmp_path)
+    with pytest.raises(UserError) as caught:
+        load_reward(spec)
+    assert str(caught.value) == (f"reward {spec!r}: expected verifier, or FILE.py:FUNCTION with a file that exists")
+
+
+@pytest.mark.parametrize("name", ["scores", "NUMBER"])
+def test_a_function_that_is_not_in_the_file_is_refused(ours, name):
+    with pytest.raises(UserError) as caught:
+        load_reward(f"{ours}:{name}")
+    assert str(caught.value) == f"reward '{ours}:{name}': {ours} has no function {name}"
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("def score(:", "SyntaxError: invalid syntax"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_file_that_cannot_be_run_is_refused(ours, code, message):
+    ours.write_text(code)
+    with pytest.raises(UserError, match=re.escape(f"reward '{ours}:score': running {ours} failed: {message}")):
+        load_reward(f"{ours}:score")
+
+
+GIVE = "give it one, or a reward function with --reward FILE.py:FUNCTION"
+NO_VERIFIER = [
+    ({}, f"the row has no `verifier`; {GIVE}"),
+    ({"verifier": "7"}, f"the row has no `verifier`; {GIVE}"),
+    ({"verifier": {"kind": "exact"}}, "This verifier cannot be read: {'kind': 'exact'}. Give it `kind`, "),
+    ({"verifier": SEVEN["verifier"] | {"kind": "guess"}}, "Unknown kind of verifier 'guess'. Use one of: exact, "),
+    ({"verifier": SEVEN["verifier"] | {"expected": []}}, "This verifier expects nothing: "),
+    ({"verifier": SEVEN["verifier"] | {"count": "some"}}, "the row's `verifier` cannot be read: invalid literal"),
+    ({"verifier": SEVEN["verifier"] | {"count": None}}, "the row's `verifier` cannot be read: int() argument must be"),
+]
+
+
+@pytest.mark.parametrize(("row", "message"), NO_VERIFIER, ids=lambda value: str(value)[:50])
+def test_a_row_without_a_verifier_that_can_be_read_is_refused(row, message):
+    for refuse in (lambda: load_reward("verifier")("?", "7", row), lambda: verifier_of(row)):
+        with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+            refuse()

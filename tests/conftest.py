@@ -39,9 +39,9 @@ class TableModel(nn.Module):
         rows = self.rule(tokens, positions.expand_as(tokens))
         return rows if select is None else rows[select]
 
-    def forward(self, tokens, pattern, *, positions=None, select=None, cache=None, commit=None) -> Tensor:
+    def forward(self, tokens, pattern, *, positions=None, select=None, cache=None) -> Tensor:
         if cache is not None:
-            cache.advance(tokens.shape[1] if commit is None else commit)
+            cache.advance(tokens.shape[1])
         return self.head(self.features(tokens, pattern, positions=positions, select=select))
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:

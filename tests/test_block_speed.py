@@ -17,13 +17,13 @@ from nano_llada.data.config import DataConfig
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.data.world.files import write_world
 from nano_llada.decode.types import Completion, Request, Write
-from nano_llada.demo import held_out_questions, stage_finished
+from nano_llada.demo import held_out_questions
 from nano_llada.experiments import block_speed, llada2_ablation
 from nano_llada.experiments.block_speed import Exam, Round, answer_all, load_models, take_turns
 from nano_llada.experiments.block_speed_report import as_right, ratio, summary, verdict
 from nano_llada.experiments.options import BlockSpeed, Llada2Ablation
 from nano_llada.model.config import ModelConfig
-from nano_llada.run import BUNDLED_TOKENIZER, execute
+from nano_llada.run import BUNDLED_TOKENIZER, complete
 from tiny import SHAPE, read_lines
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,7 +43,7 @@ def trained(tmp_path_factory) -> Path:
         patch.setattr(llada2_ablation, "DataConfig", functools.partial(DataConfig, cache=root / "cache"))
         for variant in VARIANTS:
             for stage in llada2_ablation.stages(options, variant, 0):
-                assert stage_finished(stage) or execute(stage) == "finished"
+                assert complete([stage])
     return options.runs
 
 

@@ -52,7 +52,7 @@ def tiny_models(root, monkeypatch):
 
 @pytest.fixture
 def models(root) -> Path:
-    assert editing.finish(editing.wsd_stages(root / "models", 0, 1))
+    assert editing.complete(editing.wsd_stages(root / "models", 0, 1))
     return root / "models"
 
 

@@ -20,6 +20,7 @@ from nano_llada.experiments.llada2_ablation import SKILLS
 from nano_llada.experiments.llada2_report import write_report
 from nano_llada.experiments.options import Dpo, Llada2Ablation
 from nano_llada.model.config import ModelConfig
+from nano_llada.run import complete
 from nano_llada.run_observer import RunObserver
 from tiny import SHAPE, read_lines, write_rows
 
@@ -164,7 +165,7 @@ def made(root: Path, number: int) -> Path:
     """The run of the first variant's stage, finished."""
     plan = llada2_ablation.stages(Llada2Ablation(runs=root / "models", threads=1, **STEPS), VARIANTS[0], 0)
     for stage in plan[: number + 1]:
-        assert llada2_ablation.stage_finished(stage) or llada2_ablation.execute(stage) == "finished"
+        assert complete([stage])
     return plan[number].folder
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from nano_llada.core.errors import UserError
-from nano_llada.recipe import make, read_recipe
+from nano_llada.recipe import read_recipe
+from nano_llada.run import complete
 from nano_llada.run_observer import RunObserver
 from tiny import make_place, run_cli, write_rows
 
@@ -95,7 +96,7 @@ def test_a_pipeline_with_one_command_that_goes_on_where_it_was_stopped(recipe, m
     recipe.write_text(recipe.read_text().replace("steps = 3", "steps = 4"))
     longer = read_recipe(recipe, {"where": recipe.parent.as_posix()})
     with pytest.raises(UserError, match="must learn the same"):  # a finished run of another config is not taken
-        make(longer)
+        complete(longer.runs)
 
 
 def test_check_lists_the_runs_and_makes_nothing(recipe, capsys):

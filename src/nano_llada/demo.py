@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.config import Objective, RunConfig
-from nano_llada.core.record import to_plain
 from nano_llada.data.config import DataConfig
 from nano_llada.data.world import Example, examples
 from nano_llada.data.world.files import write_world
@@ -18,7 +16,7 @@ from nano_llada.evaluate.compare import Comparison, Entry, compare
 from nano_llada.model.config import ModelConfig
 from nano_llada.objectives.denoising import Denoising
 from nano_llada.objectives.next_token import NextToken
-from nano_llada.run import check_same_config, execute
+from nano_llada.run import complete
 from nano_llada.train.config import TrainConfig
 
 
@@ -95,23 +93,9 @@ def run_demo(config: DemoConfig) -> Comparison | None:
             skills=config.skills,
             seed=config.seed,
         )
-    for stage in stages(config):
-        if stage_finished(stage):
-            continue
-        begin = time.monotonic()
-        if execute(stage, resume=(stage.folder / "config.json").is_file()) == "interrupted":
-            return None
-        print(f"{stage.name}: {time.monotonic() - begin:.0f} s\n")
+    if not complete(stages(config)):
+        return None
     return compare_models(config.folder, held_out_questions(config.skills, config.items), config.answer_length)
-
-
-def stage_finished(stage: RunConfig) -> bool:
-    """Whether a run came to its end (and was not only interrupted). UserError if it was another run."""
-    log = stage.folder / "log.txt"
-    if not log.is_file() or f"{stage.name}: finished" not in log.read_text(encoding="utf-8"):
-        return False
-    check_same_config(stage.folder / "config.json", to_plain(stage))  # never another run's results
-    return True
 
 
 def held_out_questions(skills: Sequence[str], items: int, seed: int = 0) -> list[Example]:

@@ -97,20 +97,3 @@ def _filled(value: Any, variables: Mapping[str, str], path: Path) -> Any:
         return str(variables[match[1]])
 
     return re.sub(r"\{(\w+)\}", replace, value)
-
-
-def make(recipe: Recipe) -> bool:
-    """Make the runs that are not finished, in order; False when one was interrupted.
-
-    Raises:
-        UserError: as `run.execute` does, or for a finished run of another config.
-    """
-    from nano_llada.demo import stage_finished
-    from nano_llada.run import execute
-
-    for config in recipe.runs:
-        if stage_finished(config):
-            print(f"{config.name}: finished before, in {config.folder}")
-        elif execute(config, resume=(config.folder / "config.json").is_file()) == "interrupted":
-            return False
-    return True

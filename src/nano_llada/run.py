@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,29 @@ def execute(config: RunConfig, *, resume: bool = False) -> Outcome:
             raise explain_broken_loss(config, asked or document_places(config.data, tokenizer), error) from error
         observer.finish(outcome)
     return outcome
+
+
+def finished(config: RunConfig) -> bool:
+    """Whether a run came to its end (and was not only interrupted). UserError if it was another run."""
+    log = config.folder / "log.txt"
+    if not log.is_file() or f"{config.name}: finished" not in log.read_text(encoding="utf-8"):
+        return False
+    check_same_config(config.folder / "config.json", to_plain(config))  # never another run's results
+    return True
+
+
+def complete(configs: Sequence[RunConfig]) -> bool:
+    """Make the runs that are not finished, in order, going on with one that is half done; False if interrupted.
+
+    Raises:
+        UserError: as `execute` does, or for a finished run of another config.
+    """
+    for config in configs:
+        if finished(config):
+            print(f"{config.name}: finished before, in {config.folder}")
+        elif execute(config, resume=(config.folder / "config.json").is_file()) == "interrupted":
+            return False
+    return True
 
 
 def assemble(

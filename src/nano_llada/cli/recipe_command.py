@@ -34,11 +34,13 @@ def main(arguments: Sequence[str]) -> int:
         if not sign or not name:
             raise UserError(f"--set {item}: expected NAME=VALUE")
         variables[name] = value
-    from nano_llada.recipe import make, read_recipe
+    from nano_llada.recipe import read_recipe
 
     recipe = read_recipe(options.file, variables, options.runs)
     if options.check:
         for config in recipe.runs:
             print(f"{config.name}: {config.stage} {config.track}, in {config.folder}")
         return 0
-    return 0 if make(recipe) else 130
+    from nano_llada.run import complete
+
+    return 0 if complete(recipe.runs) else 130

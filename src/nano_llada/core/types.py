@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -126,12 +126,8 @@ class Model(Protocol):
         positions: Tensor | None = None,
         select: Tensor | None = None,
         cache: Cache | None = None,
-        commit: Sequence[int] | None = None,
     ) -> Tensor:
-        """Logits (B, L, V); with `select` (B, L) bool only those positions, (N, V).
-
-        With a cache the tokens continue what it holds. Of them the first `commit` of each row are then held; None: all.
-        """
+        """Logits (B, L, V); with `select` (B, L) bool only those positions, (N, V). A cache is continued."""
         ...
 
 

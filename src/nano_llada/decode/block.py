@@ -96,9 +96,8 @@ class BlockSampler:
             key_blocks=(keys // self.config.block_size).expand(len(rows), -1).to(device),
             query_slots=slots.to(device),
         )
-        commit = [row.begin - start for row, start in zip(rows, held, strict=True)]
         tokens, select, slots = tokens.to(device), select.to(device), slots.to(device)
-        logits = self.model(tokens, pattern, positions=slots, select=select, cache=cache, commit=commit)
+        logits = self.model(tokens, pattern, positions=slots, select=select, cache=cache)
         early = [place - row.first < self.config.min_new_tokens for row in rows for place in row.places]
         logits = forbid(logits, self.vocab, no_end=torch.tensor(early, device=device))
         if self.config.repetition_penalty != 1.0:

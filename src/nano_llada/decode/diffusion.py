@@ -189,9 +189,8 @@ class DiffusionSampler:
         real = inside < torch.tensor(widths, device=tokens.device)[:, None]
         pattern = AttentionPattern("full", docs, query_slots=slots)
         chosen = select.gather(1, slots) & real
-        kept = [0] * len(rows)  # nothing is final: the next block computes everything anew
         windowed = tokens.gather(1, slots)
-        logits: Tensor = self.model(windowed, pattern, positions=slots, select=chosen, cache=cache, commit=kept)
+        logits: Tensor = self.model(windowed, pattern, positions=slots, select=chosen, cache=cache)
         return logits.float()
 
 

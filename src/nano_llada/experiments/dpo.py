@@ -13,12 +13,11 @@ from nano_llada.config import RunConfig
 from nano_llada.core.types import StepContext, TokenBatch
 from nano_llada.data.config import DataConfig
 from nano_llada.data.world.files import write_preferences, write_world
-from nano_llada.demo import stage_finished
 from nano_llada.experiments import llada2_ablation
 from nano_llada.experiments.grid import Cell, Result, markdown_table, run_grid
 from nano_llada.experiments.options import Dpo, Llada2Ablation
 from nano_llada.objectives.preference import BoundScore, ExactScore, Preference
-from nano_llada.run import choose_tokenizer, execute
+from nano_llada.run import choose_tokenizer, complete
 from nano_llada.run_data import load_data
 from nano_llada.train.config import TrainConfig
 from nano_llada.train.log import read_metrics
@@ -55,10 +54,8 @@ def _variant(options: Dpo, track: str, kind: str) -> Mapping[str, Any] | None:
     if start is None:
         return None
     stage = _stage(options, track, kind, start)
-    if not stage_finished(stage):
-        resume = (stage.folder / "config.json").is_file()
-        if execute(stage, resume=resume) == "interrupted":
-            return None
+    if not complete([stage]):
+        return None
     before, after = load_checkpoint(start), load_checkpoint(stage.folder)
     metrics: dict[str, Any] = {"reward_accuracy_before": 0.5} | _margins(stage, before, after)
     if kind == "world":
@@ -77,10 +74,8 @@ def _small_world_models(options: Dpo, track: str) -> Path | None:
     if not (world / "preference-train.jsonl").is_file():  # another seed than the conversations: other questions
         write_preferences(world, count=8_000, skills=llada2_ablation.SKILLS, seed=1)
     plan = llada2_ablation.stages(ablation, llada2_ablation.VARIANTS[0], options.seed)
-    for stage in plan[:2] if track == "ar" else plan:
-        resume = (stage.folder / "config.json").is_file()
-        if not stage_finished(stage) and execute(stage, resume=resume) == "interrupted":
-            return None
+    if not complete(plan[:2] if track == "ar" else plan):
+        return None
     return plan[1].folder if track == "ar" else plan[3].folder
 
 

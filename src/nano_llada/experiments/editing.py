@@ -16,7 +16,7 @@ from nano_llada.core.errors import UserError
 from nano_llada.data.world import verify
 from nano_llada.data.world.files import write_world
 from nano_llada.decode.config import MODES, Block
-from nano_llada.demo import held_out_questions, stage_finished
+from nano_llada.demo import held_out_questions
 from nano_llada.diffusion.editing import TokenEditing
 from nano_llada.evaluate.answers import answer_examples, exact_match
 from nano_llada.experiments import llada2_ablation
@@ -25,7 +25,7 @@ from nano_llada.experiments.grid import Cell, run_grid, trained_tokens
 from nano_llada.experiments.llada2_ablation import ANSWER, BLOCK, SKILLS, THRESHOLD
 from nano_llada.experiments.options import Editing, Llada2Ablation
 from nano_llada.objectives.denoising import Denoising
-from nano_llada.run import execute
+from nano_llada.run import complete
 from nano_llada.sampling import make_sampler
 
 NAME = "editing"
@@ -85,15 +85,6 @@ def wsd_stages(models: Path, seed: int, threads: int | None) -> list[RunConfig]:
     return llada2_ablation.stages(ablation, llada2_ablation.VARIANTS[0], seed)
 
 
-def finish(stages: Sequence[RunConfig]) -> bool:
-    """Make the runs that are not finished, in order; False when one was interrupted."""
-    for stage in stages:
-        resume = (stage.folder / "config.json").is_file()
-        if not stage_finished(stage) and execute(stage, resume=resume) == "interrupted":
-            return False
-    return True
-
-
 def with_editing(options: Editing, editing: TokenEditing, stages: Sequence[RunConfig], seed: int) -> list[RunConfig]:
     """The same runs with another objective, in folders of their own: AR runs, pretraining, fine-tuning."""
     *before, pretrain, tune = stages
@@ -111,7 +102,7 @@ def _measure(
     stages, edits = wsd_stages(options.models, seed, options.threads), variant.startswith("2.1")
     if edits:
         stages = with_editing(options, editing, stages, seed)
-    if not finish(stages):
+    if not complete(stages):
         return None
     drafts = editing.draft_rate if edits else 0.0
     training = {

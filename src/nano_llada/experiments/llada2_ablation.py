@@ -15,7 +15,7 @@ from nano_llada.data.read import BadRows
 from nano_llada.data.texts import read_texts
 from nano_llada.data.world.files import write_world
 from nano_llada.decode.config import Autoregressive, Block, Decoding, Diffusion
-from nano_llada.demo import held_out_questions, stage_finished
+from nano_llada.demo import held_out_questions
 from nano_llada.diffusion.corruption import Masking
 from nano_llada.evaluate.answers import answer_examples, exact_match
 from nano_llada.evaluate.likelihood import text_likelihood
@@ -25,7 +25,7 @@ from nano_llada.experiments.options import Llada2Ablation
 from nano_llada.model.config import ModelConfig
 from nano_llada.objectives.denoising import Denoising
 from nano_llada.objectives.next_token import NextToken
-from nano_llada.run import execute
+from nano_llada.run import complete
 from nano_llada.sampling import make_sampler
 from nano_llada.train.config import TrainConfig
 from nano_llada.train.log import read_metrics
@@ -165,10 +165,8 @@ def _measure(options: Llada2Ablation, variant: Variant, seed: int) -> Mapping[st
     if not (world / "words.txt").is_file():
         write_world(world, documents_count=30_000, chats_count=60_000, skills=SKILLS, seed=0)
     plan = stages(options, variant, seed)
-    for stage in plan:
-        resume = (stage.folder / "config.json").is_file()
-        if not stage_finished(stage) and execute(stage, resume=resume) == "interrupted":
-            return None
+    if not complete(plan):
+        return None
     pretrained, tuned = plan[2].folder, plan[3].folder
     return _likelihood(load_checkpoint(pretrained), world) | answers(
         load_checkpoint(_chosen(tuned, variant.use)), options

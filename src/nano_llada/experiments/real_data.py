@@ -12,14 +12,13 @@ from nano_llada.config import RunConfig
 from nano_llada.data.config import DataConfig
 from nano_llada.data.read import BadRows
 from nano_llada.data.texts import read_texts
-from nano_llada.demo import stage_finished
 from nano_llada.evaluate.likelihood import text_likelihood
 from nano_llada.experiments.grid import Cell, Result, markdown_table, run_grid, trained_tokens
 from nano_llada.experiments.options import RealData
 from nano_llada.model.config import ModelConfig
 from nano_llada.objectives.denoising import Denoising
 from nano_llada.objectives.next_token import NextToken
-from nano_llada.run import count_parameters, execute
+from nano_llada.run import complete, count_parameters
 from nano_llada.train.config import TrainConfig
 from nano_llada.train.log import read_metrics
 
@@ -57,12 +56,8 @@ def _variant(options: RealData, variant: str) -> dict[str, Any] | None:
     stages = [config]
     if variant != "diffusion-scratch":
         stages.append(_sft(options, config))
-    for stage in stages:
-        if (
-            not stage_finished(stage)
-            and execute(stage, resume=(stage.folder / "config.json").is_file()) == "interrupted"
-        ):
-            return None
+    if not complete(stages):
+        return None
     checkpoint = load_checkpoint(config.folder)
     metrics: dict[str, Any] = {
         "parameters": count_parameters(checkpoint.model),

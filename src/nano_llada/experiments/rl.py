@@ -18,13 +18,14 @@ from nano_llada.data.world.generate import chats
 from nano_llada.decode.config import Autoregressive, Block, Decoding
 from nano_llada.demo import held_out_questions
 from nano_llada.evaluate.answers import answer_examples, exact_match
-from nano_llada.experiments.editing import finish, wsd_stages
+from nano_llada.experiments.editing import wsd_stages
 from nano_llada.experiments.grid import Cell, Result, run_grid
 from nano_llada.experiments.llada2_ablation import ANSWER, ROW, SKILLS, THRESHOLD
 from nano_llada.experiments.options import Rl
 from nano_llada.experiments.rl_report import write_report
 from nano_llada.objectives.policy import Policy, Rollouts
 from nano_llada.objectives.preference import BoundScore, ExactScore
+from nano_llada.run import complete
 from nano_llada.sampling import make_sampler
 from nano_llada.train.config import TrainConfig
 from nano_llada.train.log import read_metrics
@@ -135,11 +136,11 @@ def _stage(options: Rl, variant: str, skill: str, seed: int, start: Path) -> Run
 def _measure(options: Rl, variant: str, skill: str, seed: int) -> Mapping[str, Any] | None:
     plan = wsd_stages(options.models, seed, options.threads)
     plan = plan if variant == "ebpo" else plan[:2]  # which ends with the fine-tuned AR model
-    if not finish(plan):
+    if not complete(plan):
         return None
     start = plan[-1].folder
     stage = _stage(options, variant, skill, seed, start)
-    if not finish([stage]):
+    if not complete([stage]):
         return None
     before = by_skill(load_checkpoint(start), options.items)
     after = by_skill(load_checkpoint(stage.folder), options.items)

@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from nano_llada.checkpoint.files import load_checkpoint
-from nano_llada.config import RunConfig
 from nano_llada.core.errors import UserError
 from nano_llada.data.world import SKILLS
 from nano_llada.data.world.files import write_world
 from nano_llada.decode.config import Autoregressive, Decoding, Diffusion
-from nano_llada.demo import held_out_questions, stage_finished, stages
+from nano_llada.demo import held_out_questions, stages
 from nano_llada.demo_config import DemoConfig
 from nano_llada.evaluate.answers import answer_examples, exact_match
 from nano_llada.experiments.grid import Cell, Result, markdown_table, run_grid, trained_tokens
 from nano_llada.experiments.options import SmallWorld
 from nano_llada.model.config import ModelConfig
-from nano_llada.run import count_parameters, execute
+from nano_llada.run import complete, count_parameters
 from nano_llada.sampling import make_sampler
 
 NAME = "small-world"
@@ -76,16 +75,11 @@ def _variant(options: SmallWorld, variant: str, seed: int) -> dict[str, Any] | N
         )
     by_name = {stage.name: stage for stage in stages(config)}
     names = ["ar", "ar-sft"] if variant == "ar" else ["ar", "ar-sft", "diffusion", "diffusion-sft"]
-    for name in names:
-        if not stage_finished(by_name[name]) and not _train(by_name[name]):
-            return None
+    if not complete([by_name[name] for name in names]):
+        return None
     tokens = sum(trained_tokens(by_name[name].folder) for name in names)
     measured = measure(by_name[names[-1]].folder, variant, options.items, config.answer_length)
     return {"train_tokens_all_stages": tokens} | measured
-
-
-def _train(stage: RunConfig) -> bool:
-    return execute(stage, resume=(stage.folder / "config.json").is_file()) != "interrupted"
 
 
 def measure(folder: Path, variant: str, items: int, answer_length: int) -> dict[str, Any]:

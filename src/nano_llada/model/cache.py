@@ -60,10 +60,9 @@ class KVCache:
                 store[row, :, start : start + width] = new[row, :, :width]
         return self._keys[layer, :, :, :end], self._values[layer, :, :, :end]
 
-    def advance(self, counts: int | Sequence[int]) -> None:
-        """Of the tokens every layer has just written, the first `counts` (of each row) are now held."""
-        more = [counts] * len(self.starts) if isinstance(counts, int) else counts
-        self.starts = [start + count for start, count in zip(self.starts, more, strict=True)]
+    def advance(self, count: int) -> None:
+        """The `count` tokens that every layer has just written are now held, until `place` says otherwise."""
+        self.starts = [start + count for start in self.starts]
         self._widths = None
 
     def keep_rows(self, rows: Tensor) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -140,10 +139,9 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         select: Tensor | None = None,
         cache: KVCache | None = None,
-        commit: Sequence[int] | None = None,
     ) -> Tensor:
         """Logits, see `core.types.Model`."""
-        features = self.features(tokens, pattern, positions=positions, select=select, cache=cache, commit=commit)
+        features = self.features(tokens, pattern, positions=positions, select=select, cache=cache)
         logits: Tensor = self.head(features)
         return logits
 
@@ -155,7 +153,6 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         select: Tensor | None = None,
         cache: KVCache | None = None,
-        commit: Sequence[int] | None = None,
     ) -> Tensor:
         """What the head is applied to, (B, L, H) or (N, H): see `core.types.Model`."""
         length = tokens.shape[1]
@@ -175,7 +172,7 @@ class Transformer(nn.Module):
             else:
                 x = block(x, angles, mask, causal, cache, wanted)
         if cache is not None:
-            cache.advance(length if commit is None else commit)
+            cache.advance(length)
         normed: Tensor = self.norm(x)
         return normed
 

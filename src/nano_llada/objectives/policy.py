@@ -78,7 +78,7 @@ class Policy:
             raise ValueError(f"clip_low must be in (0, 1) and clip_high above 0, got {self.clip_low}, {self.clip_high}")
         if self.kl_weight < 0:
             raise ValueError(f"kl_weight must not be negative, got {self.kl_weight}")
-        if self.rollouts.edit_threshold is not None and getattr(self.score, "block_size", None) is None:
+        if self.rollouts.edit_threshold is not None and self.score.block_size is None:
             raise ValueError("edit_threshold has no effect where answers are not written in blocks: give a block_size")
 
     def loss(self, model: Model, batch: TokenBatch, ctx: StepContext) -> LossOutput:
@@ -121,8 +121,8 @@ class Policy:
 
     def _work(self, batch: TokenBatch) -> tuple[int, Tensor]:
         """Positions computed, by the model and by the reference where there is one, and logits."""
-        passes = getattr(self.score, "draws", 1) * (2 if self.kl_weight else 1)
-        streams = 2 if getattr(self.score, "block_size", None) else 1  # the noisy and the clean text
+        passes = self.score.draws * (2 if self.kl_weight else 1)
+        streams = 2 if self.score.block_size else 1  # the noisy and the clean text
         return passes * streams * batch.tokens.numel(), passes * batch.scored.sum()
 
     def noise_seed(self, seed: int, step: int) -> int:

@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 class ExactScore:
     """log p(answer | prompt) of an autoregressive model."""
 
+    @property
+    def draws(self) -> int:
+        """Nothing is drawn: one look is exact."""
+        return 1
+
+    @property
+    def block_size(self) -> int | None:
+        """None: there are no blocks."""
+        return None
+
     def __call__(self, model: Model, batch: TokenBatch, ctx: StepContext, seed: int) -> Tensor:
         """(1, B) float64."""
         from nano_llada.objectives.likelihood import exact_scores
@@ -92,7 +102,7 @@ class Preference:
         }
         if draws > 1:  # of one draw; the mean's is as many times smaller
             metrics["gain_variance"] = (gains.detach().var(0).sum(), torch.tensor(rows))
-        streams = 2 if getattr(self.score, "block_size", None) else 1  # the noisy and the clean text
+        streams = 2 if self.score.block_size else 1  # the noisy and the clean text
         positions = 2 * draws * streams * batch.tokens.numel()  # of the model and of the reference
         predicted = draws * batch.scored.sum()  # half of the tokens are hidden in the mean, for both of them
         return LossOutput(losses.sum().float(), pairs, predicted, positions, metrics)

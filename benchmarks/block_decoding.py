@@ -4,7 +4,8 @@
 
 Block decoding with its exact cache against the same without, which must write the same tokens in as many forward
 passes; the approximate prefix and dual caches of whole-text diffusion against none; and the AR decoder with its cache
-beside each. All by turns. Weights are random: speed depends on what is written only through the number of passes.
+beside each; at last, for each forward pass, the decoder that also edits against the one that does not. All by turns.
+Weights are random: speed depends on what is written only through the number of passes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -53,6 +54,11 @@ def make_model(shape: Shape) -> Transformer:
             if weight.dim() > 1:
                 weight.mul_(16.0 if name.startswith("head") else 4.0)
     return model
+
+
+def vocabulary(model: Transformer) -> Vocabulary:
+    """Special tokens first, as in our tokenizers."""
+    return Vocabulary(model.config.vocab_size, mask=3, eos=0, turn_start=1, turn_end=2)
 
 
 def make_requests(shape: Shape, batch_size: int, vocab: Vocabulary) -> list[Request]:
@@ -117,6 +123,35 @@ def measure(
         record(options.out, row | {"threads": torch.get_num_threads(), "processor": hardware.cpu_name()})
 
 
+def measure_editing(
+    options: argparse.Namespace, requests: Sequence[Request], model: Transformer, threshold: float
+) -> None:
+    """A row: milliseconds of a forward pass of the block decoder with editing, and its ratio to one without."""
+    shape = SHAPES[options.shape]
+    vocab = vocabulary(model)
+    requests = [Request(request.prompt[: shape.block]) for request in requests]  # a long one to read would blur it
+    plain = Block(shape.new, min_new_tokens=shape.new, block_size=shape.block, threshold=threshold)
+    decoders = {"plain": plain, "editing": replace(plain, edit_threshold=0.0)}
+    seconds: dict[str, list[float]] = {name: [] for name in decoders}
+    edits = 0
+    for turn in range(options.repeats + 1):  # the first is to warm up
+        for name, config in decoders.items():
+            sampler = BlockSampler(model, vocab, config)
+            begin = time.perf_counter()
+            done = collect(sampler.stream(requests), len(requests), sampler.ends)
+            # the rows of a batch go through the model together until the last one is ready
+            each = (time.perf_counter() - begin) / max(completion.forwards for completion in done)
+            edits = sum(completion.edits for completion in done)
+            if turn:
+                seconds[name].append(each)
+    ratio, low, high = Timing(seconds["plain"], seconds["editing"]).ratio()
+    row: dict[str, object] = {"benchmark": "block-editing", "shape": options.shape, "threshold": threshold}
+    row |= {"batch_size": len(requests), "edits": edits}
+    row |= {f"milliseconds_{name}": round(1e3 * statistics.median(times), 2) for name, times in seconds.items()}
+    row |= {"ratio": round(ratio, 3), "ratio_low": round(low, 3), "ratio_high": round(high, 3)}
+    record(options.out, row | {"threads": torch.get_num_threads(), "processor": hardware.cpu_name()})
+
+
 def check(written: Mapping[str, Sequence[Completion]], new: int) -> None:
     """All wrote as much as was asked for, caches cost no passes, and the exact one changes no token."""
     for name, done in written.items():
@@ -136,6 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--thresholds", type=float, nargs="*", default=[1.0, 0.5], help="of block decoding")
     parser.add_argument("--forwards", type=int, nargs="*", default=[128, 32], help="of whole-text diffusion")
+    parser.add_argument("--editing", type=float, nargs="*", default=[1.0], help="thresholds of the decoder that edits")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=None, help="CPU threads; default: all")
     parser.add_argument("--out", type=Path, default=None, help="results.jsonl to append to")
@@ -145,12 +181,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     hardware.keep_freed_memory()
     shape = SHAPES[options.shape]
     model = make_model(shape)
-    vocab = Vocabulary(model.config.vocab_size, mask=3, eos=0, turn_start=1, turn_end=2)
+    vocab = vocabulary(model)
     autoregressive = AutoregressiveSampler(model, vocab, Autoregressive(shape.new, min_new_tokens=shape.new))
     for batch_size in options.batch_sizes:
         requests = make_requests(shape, batch_size, vocab)
         for labels, by_cache in samplers(options, model, vocab, shape):
             measure(options, requests, autoregressive, by_cache, labels)
+        for threshold in options.editing:
+            measure_editing(options, requests, model, threshold)
 
 
 if __name__ == "__main__":

@@ -209,6 +209,12 @@ def test_the_benchmark_of_decoding_compares_caches_at_equal_passes(benchmark, tm
     benchmark("block_decoding").main([*words.split(), str(out)])
     rows = read_lines(out)
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == rows
+    editing = [row for row in rows if row["benchmark"] == "block-editing"]
+    assert [row["batch_size"] for row in editing] == [1, 2]
+    for row in editing:
+        assert 0 < row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
+        assert row["edits"] > 0  # otherwise nothing of what editing costs is measured
+    rows = [row for row in rows if row not in editing]
     for batch in (1, 2):
         mine = [row for row in rows if row["batch_size"] == batch]
         block = [(row.get("threshold"), row.get("steps"), row["cache"], row["forwards"]) for row in mine]

@@ -62,7 +62,7 @@ class SmallWorld:
 
 @dataclass(frozen=True)
 class Llada2Ablation:
-    """Options of the experiment; each seed takes about an hour and a half on one core."""
+    """Options of the experiment; each seed takes about an hour on one core."""
 
     runs: Path = Path("runs/llada2-ablation")
     """Folder for the runs."""
@@ -74,9 +74,9 @@ class Llada2Ablation:
     """Steps of AR pretraining."""
     ar_sft_steps: int = 600
     """Steps of AR fine-tuning."""
-    pretrain_steps: int = 300
+    pretrain_steps: int = 200
     """Steps of diffusion pretraining."""
-    sft_steps: int = 400
+    sft_steps: int = 300
     """Steps of diffusion fine-tuning."""
     items: int = 40
     """Test questions a skill and language."""

@@ -19,7 +19,8 @@ from nano_llada.data.world import Example, examples
 from nano_llada.decode.types import Completion, Write
 from nano_llada.evaluate import likelihood
 from nano_llada.evaluate.answers import Answer, answer_examples, exact_match
-from nano_llada.evaluate.compare import Comparison, Measured, Speed, measure_speed, wilson
+from nano_llada.evaluate.compare import Comparison, Measured, Speed, measure_speed
+from nano_llada.evaluate.statistics import wilson
 from nano_llada.evaluate.likelihood import text_likelihood
 from nano_llada.evaluate.report import markdown, sample_rows, skill_rows, summary_rows, text_table, write_report
 from nano_llada.objectives.likelihood import exact_nll

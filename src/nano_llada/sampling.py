@@ -23,6 +23,12 @@ from nano_llada.decode.types import Request, Sampler, StopTest, Write, collect
 from nano_llada.model.transformer import Transformer
 
 GAP = "___"
+CHAT_STAGES = ("sft", "dpo", "rl")  # after which a model answers, before which it continues
+
+
+def answers_chats(checkpoint: Checkpoint) -> bool:
+    """Whether a model was taught to answer; if not, it continues texts."""
+    return checkpoint.info.get("stage") in CHAT_STAGES
 
 
 def make_sampler(model: Transformer, vocab: Vocabulary, decoding: Decoding) -> Sampler:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nano_llada.cli.options import CHAT_STAGES, DecodingOptions, checkpoint_decoding, parse
+from nano_llada.cli.options import DecodingOptions, checkpoint_decoding, parse
 from nano_llada.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,12 +61,13 @@ def main(arguments: Sequence[str]) -> int:
     from nano_llada.demo import held_out_questions
     from nano_llada.evaluate.compare import compare
     from nano_llada.evaluate.report import sample_rows, skill_rows, summary_rows, write_report
+    from nano_llada.sampling import answers_chats
 
     device = choose_machine(options.device).device
     loaded = [load_checkpoint(path, device) for path in options.checkpoints]
     entries = [entry for checkpoint in loaded for entry in _entries(options, checkpoint)]
     skills = SKILLS if options.skills == ("all",) else options.skills
-    chat = any(checkpoint.info.get("stage") in CHAT_STAGES for checkpoint in loaded)
+    chat = any(answers_chats(checkpoint) for checkpoint in loaded)
     questions = held_out_questions(skills, options.items)
     comparison = compare(entries, questions, options.prompts, chat=chat, timed=options.timed)
     curves = [path / "loss.png" for path in options.checkpoints]

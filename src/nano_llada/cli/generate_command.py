@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from nano_llada.cli.options import CHAT_STAGES, DecodingOptions, checkpoint_decoding, parse
+from nano_llada.cli.options import DecodingOptions, checkpoint_decoding, parse
 from nano_llada.core.errors import UserError
 
 
@@ -56,11 +56,11 @@ def main(arguments: Sequence[str]) -> int:
 
     from nano_llada.cli.view import watch
     from nano_llada.core.hardware import choose_machine
-    from nano_llada.sampling import Writer
+    from nano_llada.sampling import Writer, answers_chats
 
     writer = Writer.load(options.checkpoint, choose_machine(options.device).device)
     decoding = checkpoint_decoding(writer.checkpoint, options.decoding)
-    chat = options.mode == "chat" or (options.mode == "auto" and writer.checkpoint.info.get("stage") in CHAT_STAGES)
+    chat = options.mode == "chat" or (options.mode == "auto" and answers_chats(writer.checkpoint))
     if options.show_steps:
         console = Console()
         steps = writer.stream(prompts[0], decoding, chat=chat, stop=options.stop)

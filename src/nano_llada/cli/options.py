@@ -141,7 +141,6 @@ class DecodingOptions:
     """Diffusion: factor on the confidence of end tokens; default 1, off."""
 
 
-CHAT_STAGES = ("sft", "dpo", "rl")  # after which a model answers, before which it continues
 CHOICES = {
     "strategy": ("low_confidence", "random", "margin", "entropy"),
     "cache": ("none", "prefix", "dual"),

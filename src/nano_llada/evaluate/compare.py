@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -59,16 +58,6 @@ class Comparison:
     skills: list[str]
     prompts: list[str]
     notes: list[str] = field(default_factory=list)
-
-
-def wilson(right: float, count: int) -> tuple[float, float]:
-    """95 % interval of a share, by Wilson's formula."""
-    if not count:
-        return (float("nan"), float("nan"))
-    z = 1.959964
-    middle = (right + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(right * (1 - right) / count + z * z / (4 * count * count))
-    return (middle - half, middle + half)
 
 
 def compare(

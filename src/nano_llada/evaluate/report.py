@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nano_llada.core.errors import UserError
-from nano_llada.evaluate.compare import LANGUAGES, Comparison, wilson
+from nano_llada.evaluate.compare import LANGUAGES, Comparison
+from nano_llada.evaluate.statistics import wilson
 
 STYLE = """
 body{font:16px/1.5 system-ui,"PingFang SC","Microsoft YaHei","Noto Sans CJK SC",sans-serif;max-width:60rem;

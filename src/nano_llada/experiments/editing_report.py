@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nano_llada.evaluate.compare import wilson
+from nano_llada.evaluate.statistics import wilson
 from nano_llada.experiments.grid import Metrics, Result, markdown_table
 
 AIM = 2 / 3  # share of the 2.0 model's passes that the 2.1 model may need to be as often right

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nano_llada.evaluate.compare import wilson
+from nano_llada.evaluate.statistics import wilson
 from nano_llada.experiments.grid import Metrics, Result, markdown_table
 
 Curves = Mapping[tuple[str, str, int], Sequence[tuple[float, float]]]  # skill, variant, seed -> (step, reward)

@@ -1,0 +1,146 @@
+"""How a figure comes from records: functions of weighted sums over examples, so that resampling is one product."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Better = Literal["high", "low", ""]
+
+
+class Metric(Protocol):
+    """A figure over examples.
+
+    `of` takes the examples' values as columns (each (N,)) and how often each example counts, (N,), and gives nan where
+    the figure does not exist. `needs` are the values that a record must have to be counted.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def better(self) -> Better: ...
+    @property
+    def share(self) -> bool: ...
+    @property
+    def needs(self) -> tuple[str, ...]: ...
+    def of(self, columns: Mapping[str, Array], weights: Array) -> float: ...
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """sum(top) / sum(bottom) x scale; without a bottom the mean over examples. Bits per byte, tokens a second, ..."""
+
+    name: str
+    top: str
+    bottom: str = ""
+    better: Better = "high"
+    scale: float = 1.0
+    exponential: bool = False  # perplexity: e to the power of the ratio
+
+    @property
+    def share(self) -> bool:
+        """Whether it is never known to be one: see `Share`."""
+        return False
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The values that a record must have."""
+        return (self.top, self.bottom) if self.bottom else (self.top,)
+
+    def of(self, columns: Mapping[str, Array], weights: Array) -> float:
+        """See `Metric.of`."""
+        below = float(weights @ columns[self.bottom]) if self.bottom else float(weights.sum())
+        if below == 0:
+            return float("nan")
+        ratio = float(weights @ columns[self.top]) / below * self.scale
+        return float(np.exp(ratio)) if self.exponential else ratio
+
+
+@dataclass(frozen=True)
+class Share:
+    """The share of examples whose value is 1 (the others' is 0): its interval is Wilson's."""
+
+    name: str
+    top: str
+    better: Better = "high"
+
+    @property
+    def share(self) -> bool:
+        """It is one."""
+        return True
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The values that a record must have."""
+        return (self.top,)
+
+    def of(self, columns: Mapping[str, Array], weights: Array) -> float:
+        """See `Metric.of`."""
+        return Ratio(self.name, self.top).of(columns, weights)
+
+
+@dataclass(frozen=True)
+class Quantile:
+    """The value that a share `q` of the examples stays at or below, such as the 95th percentile of latency."""
+
+    name: str
+    top: str
+    q: float
+    better: Better = "low"
+    scale: float = 1.0
+
+    @property
+    def share(self) -> bool:
+        """It is none."""
+        return False
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The values that a record must have."""
+        return (self.top,)
+
+    def of(self, columns: Mapping[str, Array], weights: Array) -> float:
+        """See `Metric.of`."""
+        order = np.argsort(columns[self.top], kind="stable")
+        counted = np.cumsum(weights[order])
+        if not len(order) or counted[-1] == 0:
+            return float("nan")
+        place = int(np.searchsorted(counted, self.q * counted[-1] - 1e-9))
+        return float(columns[self.top][order[min(place, len(order) - 1)]]) * self.scale
+
+
+@dataclass(frozen=True)
+class CalibrationError:
+    """Expected calibration error: mean over tokens of |confidence - accuracy| of the bin that a token falls into.
+
+    Each record holds, for bin b, `count_b`, `right_b` and `confidence_b` (a sum over its tokens).
+    """
+
+    name: str
+    bins: int
+    better: Better = "low"
+
+    @property
+    def share(self) -> bool:
+        """It is none."""
+        return False
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The values that a record must have."""
+        return tuple(f"{what}_{b}" for what in ("count", "right", "confidence") for b in range(self.bins))
+
+    def of(self, columns: Mapping[str, Array], weights: Array) -> float:
+        """See `Metric.of`."""
+        count, right, sure = (
+            np.array([weights @ columns[f"{what}_{b}"] for b in range(self.bins)])
+            for what in ("count", "right", "confidence")
+        )
+        if count.sum() == 0:
+            return float("nan")
+        return float(np.abs(right - sure).sum() / count.sum())

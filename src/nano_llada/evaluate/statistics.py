@@ -1,0 +1,65 @@
+"""How sure a figure is, and whether two models differ: intervals and paired tests over examples, not over tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from nano_llada.evaluate.metric import Array
+
+RESAMPLES = 1000
+Statistic = Callable[[Array], float]  # how often each example counts, (items,) -> a figure
+
+
+def wilson(right: float, count: int) -> tuple[float, float]:
+    """95 % interval of a share `right` out of `count`, by Wilson's formula; nan of none."""
+    if not count:
+        return (float("nan"), float("nan"))
+    z = 1.959964
+    middle = (right + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(right * (1 - right) / count + z * z / (4 * count * count))
+    return (middle - half, middle + half)
+
+
+def bootstrap(statistic: Statistic, items: int, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of a statistic by resampling examples with replacement; nan where it cannot be computed.
+
+    Examples are drawn whole: everything that was measured on one (by all seeds of a model, in both languages) comes
+    and goes together.
+    """
+    if items < 2:
+        return (float("nan"), float("nan"))
+    rng = np.random.default_rng(seed)
+    drawn = [statistic(rng.multinomial(items, np.full(items, 1 / items)).astype(float)) for _ in range(RESAMPLES)]
+    finite = np.array([value for value in drawn if math.isfinite(value)])
+    if len(finite) < RESAMPLES // 2:
+        return (float("nan"), float("nan"))
+    low, high = np.quantile(finite, (0.025, 0.975))
+    return (float(low), float(high))
+
+
+def sign_test(first: Sequence[float], second: Sequence[float]) -> float:
+    """Two-sided p-value that two models are right equally often: McNemar's test, exact, over the same examples."""
+    won = sum(a > b for a, b in zip(first, second, strict=True))
+    lost = sum(a < b for a, b in zip(first, second, strict=True))
+    count = won + lost
+    tail = sum(math.comb(count, k) for k in range(min(won, lost) + 1))
+    return min(1.0, tail / 2 ** (count - 1)) if count else 1.0
+
+
+def swap_test(difference: Callable[[Array], float], items: int, seed: int = 0) -> float:
+    """Two-sided p-value of a difference between two models, by exchanging their results example by example.
+
+    Args:
+        difference: of the figure when the examples where the argument (items,) is 1 change sides; 0 everywhere gives
+            what was observed.
+    """
+    observed = abs(difference(np.zeros(items)))
+    if not math.isfinite(observed):
+        return float("nan")
+    rng = np.random.default_rng(seed)
+    swaps = rng.integers(0, 2, (RESAMPLES, items)).astype(float)
+    as_large = sum(abs(difference(swap)) >= observed - 1e-12 for swap in swaps)
+    return (as_large + 1) / (RESAMPLES + 1)

@@ -1,0 +1,70 @@
+"""What is measured, of what: a suite asks a subject, and gives a record an example."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from nano_llada.checkpoint.files import Checkpoint
+from nano_llada.data.chat import encode_prompt
+from nano_llada.data.rows import Message
+from nano_llada.decode.config import Decoding
+from nano_llada.decode.types import Sampler
+from nano_llada.evaluate.metric import Metric
+from nano_llada.evaluate.record import Record
+from nano_llada.sampling import answers_chats, encode_start, make_sampler
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under test, and one way in which it is made to write."""
+
+    name: str
+    checkpoint: Checkpoint
+    decoding: Decoding
+    decoder: str  # the decoding's name in tables
+    run: int = 0  # which of the seeds that share the name
+
+    def sampler(self) -> Sampler:
+        """The model as something that writes."""
+        return make_sampler(self.checkpoint.model, self.checkpoint.tokenizer.vocab, self.decoding)
+
+    def encode_prompt(self, text: str) -> tuple[int, ...]:
+        """Tokens before what is to be written: a user's turn for a model that answers, else the start of a text."""
+        tokenizer = self.checkpoint.tokenizer
+        if answers_chats(self.checkpoint):
+            return tuple(encode_prompt(tokenizer, [Message("user", text)]))
+        return tuple(encode_start(tokenizer, text))
+
+    def record(
+        self,
+        suite: Suite,
+        task: str,
+        language: str,
+        item: str,
+        values: Mapping[str, float],
+        **detail: Any,
+    ) -> Record:
+        """A record of this subject; a suite that writes nothing has no decoder."""
+        numbers = {name: float(value) for name, value in values.items()}
+        decoder = self.decoder if suite.writes else ""
+        return Record(self.name, decoder, suite.name, task, language, item, numbers, self.run, detail)
+
+
+class Suite(Protocol):
+    """A kind of measurement with its examples. Figures must not depend on batch size, order or padding."""
+
+    name: ClassVar[str]
+    metrics: ClassVar[tuple[Metric, ...]]
+    writes: ClassVar[bool]  # whether it asks for text, so that each way of writing is measured by itself
+
+    def run(self, subject: Subject) -> Iterator[Record]: ...
+
+
+def language_of(text: str) -> str:
+    """zh where at least a third of the letters are Chinese characters, else en."""
+    letters = [letter for letter in text if unicodedata.category(letter).startswith("L")]
+    chinese = sum("\u3400" <= letter <= "\u9fff" for letter in letters)
+    return "zh" if letters and 3 * chinese >= len(letters) else "en"

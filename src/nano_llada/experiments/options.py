@@ -62,7 +62,7 @@ class SmallWorld:
 
 @dataclass(frozen=True)
 class Llada2Ablation:
-    """Options of the experiment; each seed takes about an hour on one core."""
+    """Options of the experiment; each seed takes an hour and a quarter on one core."""
 
     runs: Path = Path("runs/llada2-ablation")
     """Folder for the runs."""
@@ -76,7 +76,7 @@ class Llada2Ablation:
     """Steps of AR fine-tuning."""
     pretrain_steps: int = 200
     """Steps of diffusion pretraining."""
-    sft_steps: int = 300
+    sft_steps: int = 600
     """Steps of diffusion fine-tuning."""
     items: int = 40
     """Test questions a skill and language."""

@@ -14,6 +14,7 @@ WORDS = {
     "block-speed": "cached block decoding against AR decoding, at equal exact match, with the ablation's models",
     "dpo": "preference optimisation of AR and diffusion models, on the small world and on your own pairs",
     "editing": "LLaDA 2.1's editing: a model that never edits and one that does, at many thresholds",
+    "epochs": "does diffusion overtake AR when the same small corpus is seen 1 to 50 times?",
     "rl": "reinforcing single skills of the ablation's models by their verifiers, EBPO and GRPO",
 }
 OPTIONS = {  # the class of options of each; its module is the name with underscores
@@ -23,6 +24,7 @@ OPTIONS = {  # the class of options of each; its module is the name with undersc
     "block-speed": "BlockSpeed",
     "dpo": "Dpo",
     "editing": "Editing",
+    "epochs": "Epochs",
     "rl": "Rl",
 }
 

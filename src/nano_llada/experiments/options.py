@@ -186,3 +186,37 @@ class Rl:
     """Test questions a skill and language."""
     threads: int | None = None
     """CPU threads; default: all."""
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """Options of the experiment; the defaults take about half an hour on one core for each seed."""
+
+    data: Path
+    """Folder with pretrain_{zh,en}.jsonl.gz and eval/val_{zh,en}.jsonl."""
+    tokenizer: Path
+    """Folder with the tokenizer.json to use."""
+    runs: Path = Path("runs/epochs")
+    """Folder for the runs."""
+    docs: Path = Path("docs/experiments")
+    """Folder that results are recorded in."""
+    documents: int = 150
+    """Passages of each language, from the start of its file, that are all there is to train on."""
+    epochs: tuple[int, ...] = (1, 2, 5, 10, 20, 50)
+    """How often they are seen; each number is a run of its own, with its own learning-rate schedule."""
+    held_out: int = 100
+    """Passages of each language to measure on."""
+    hidden_size: int = 128
+    """Width of both models."""
+    num_layers: int = 4
+    """Depth of both models."""
+    batch_size: int = 8
+    """Rows of 256 tokens in a step."""
+    learning_rate: float = 3e-3
+    """Highest learning rate of both models."""
+    draws: int = 8
+    """Monte-Carlo draws a window for the diffusion bound."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of training."""
+    threads: int | None = None
+    """CPU threads; default: all."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from nano_llada.data.chat import encode_prompt
@@ -27,15 +27,21 @@ def answer_examples(
 ) -> list[Answer]:
     """Answers in the order of the examples; similar lengths are written together, which changes no answer."""
     prompts = [tuple(encode_prompt(tokenizer, [Message("user", e.prompt)])) for e in examples]
-    order = sorted(range(len(examples)), key=lambda i: len(prompts[i]))
+    requests = [Request(prompt, seed=i) for i, prompt in enumerate(prompts)]
     answers: dict[int, Answer] = {}
+    for i, completion in complete(sampler, requests, batch_size):
+        text = tokenizer.decode(completion.tokens, specials=False)
+        answers[i] = Answer(examples[i], text, verify(examples[i].verifier, text), completion)
+    return [answers[i] for i in range(len(examples))]
+
+
+def complete(sampler: Sampler, requests: Sequence[Request], batch_size: int) -> Iterator[tuple[int, Completion]]:
+    """Each request's number and what was written for it; those of similar lengths are written together, short first."""
+    order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt) + len(requests[i].suffix))
     for first in range(0, len(order), batch_size):
         chunk = order[first : first + batch_size]
-        requests = [Request(prompts[i], seed=i) for i in chunk]
-        for i, completion in zip(chunk, collect(sampler.stream(requests), len(chunk), sampler.ends), strict=True):
-            text = tokenizer.decode(completion.tokens, specials=False)
-            answers[i] = Answer(examples[i], text, verify(examples[i].verifier, text), completion)
-    return [answers[i] for i in range(len(examples))]
+        steps = sampler.stream([requests[i] for i in chunk])
+        yield from zip(chunk, collect(steps, len(chunk), sampler.ends), strict=True)
 
 
 def exact_match(answers: Iterable[Answer], *, skill: str | None = None, language: str | None = None) -> float:

@@ -153,10 +153,8 @@ def verdict(results: Sequence[Result]) -> str:
     if not won:
         return text + "**Diffusion does not overtake AR at any number of epochs tried.**"
     same = "at its best, too" if diffusion[best["diffusion"]] < ar[best["ar"]] else "but not AR stopped at its best"
-    return (
-        text
-        + f"**At equal epochs diffusion is ahead at {', '.join(map(str, won))} (of {', '.join(map(str, ar))}), {same}.**"
-    )
+    ahead, tried = (", ".join(map(str, some)) for some in (won, ar))
+    return text + f"**At equal epochs diffusion is ahead at {ahead} (of {tried}), {same}.**"
 
 
 def write_report(results: Sequence[Result], folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -23,13 +24,16 @@ class NLL:
     standard_error: Tensor  # (B,) float64: 0 where exact
     tokens: Tensor  # (B,) scored tokens
     draws: int  # Monte-Carlo draws; 1 where exact
+    places: Tensor  # (B, L) float64: what each scored token adds to the mean
 
 
 @torch.no_grad()
 def exact_nll(model: Model, batch: TokenBatch) -> NLL:
     """-sum log p(x_i | x_<i) over scored tokens, for an autoregressive model."""
-    total = exact_scores(model, batch)
-    return NLL(-total, torch.zeros(len(total), dtype=torch.float64), next_token_targets(batch)[0].sum(1), 1)
+    select, nll = _next_token_nll(model, batch)
+    places = _spread(select, nll).roll(1, 1)  # from where a token is predicted to where it stands
+    mean = places.sum(1)
+    return NLL(mean, torch.zeros_like(mean), select.sum(1), 1, places)
 
 
 @torch.no_grad()
@@ -37,19 +41,25 @@ def bound_nll(
     model: Model, batch: TokenBatch, vocab: Vocabulary, *, draws: int, seed: int, block_size: int | None = None
 ) -> NLL:
     """Monte-Carlo estimate of the diffusion bound, see `bound_scores`. Where every unit has one token it is exact."""
-    estimates = -bound_scores(model, batch, vocab, draws=draws, seed=seed, block_size=block_size)
+    places = torch.zeros(batch.tokens.shape, dtype=torch.float64, device=batch.tokens.device)
+    totals = []
+    for drawn in _drawn_nll(model, batch, vocab, draws, seed, block_size):
+        places += drawn / draws
+        totals.append(drawn.sum(1))
+    estimates = torch.stack(totals)
     error = estimates.std(0) / draws**0.5 if draws > 1 else torch.full_like(estimates[0], float("nan"))
-    units = count_in_groups(batch.scored, groups_of(batch, block_size))
-    error = torch.where((units <= 1).all(1), 0.0, error)
-    return NLL(estimates.mean(0), error, batch.scored.sum(1), draws)
+    error = torch.where(bound_is_exact(batch, block_size), 0.0, error)
+    return NLL(estimates.mean(0), error, batch.scored.sum(1), draws, places)
+
+
+def bound_is_exact(batch: TokenBatch, block_size: int | None = None) -> Tensor:
+    """(B,) bool: whether no text, or no block, has more than one scored token: then a single draw tells everything."""
+    return (count_in_groups(batch.scored, groups_of(batch, block_size)) <= 1).all(1)
 
 
 def exact_scores(model: Model, batch: TokenBatch) -> Tensor:
     """(B,) float64: sum of log p(x_i | x_<i) over scored tokens; differentiable."""
-    select, targets = next_token_targets(batch)
-    pattern = AttentionPattern.packed("causal", batch.doc_ids)
-    features = model.features(batch.tokens, pattern, positions=batch.positions, select=select)
-    return -_row_sums(select, head_nll(features, model.head.weight, targets).double())
+    return -_spread(*_next_token_nll(model, batch)).sum(1)
 
 
 def bound_scores(
@@ -62,15 +72,29 @@ def bound_scores(
     and the blocks' bounds add up to the text's. The noise is a function of the seed and the row: two models that are
     asked with the same seed see the same masks.
     """
-    estimates = []
+    drawn = _drawn_nll(model, batch, vocab, draws, seed, block_size)
+    return torch.stack([-places.sum(1) for places in drawn])
+
+
+def _next_token_nll(model: Model, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    """Where a scored token follows, (B, L) bool, and the nats those tokens cost, (N,) float64."""
+    select, targets = next_token_targets(batch)
+    pattern = AttentionPattern.packed("causal", batch.doc_ids)
+    features = model.features(batch.tokens, pattern, positions=batch.positions, select=select)
+    return select, head_nll(features, model.head.weight, targets).double()
+
+
+def _drawn_nll(
+    model: Model, batch: TokenBatch, vocab: Vocabulary, draws: int, seed: int, block_size: int | None
+) -> Iterator[Tensor]:
+    """(B, L) float64 for each draw: the weighted nats of the tokens it hides, 0 elsewhere."""
     for hidden, weights in stratified_draws(batch, draws=draws, seed=seed, block_size=block_size):
         noisy = batch.tokens.masked_fill(hidden, vocab.mask)
         features, _ = noisy_features(model, noisy, batch, hidden, block_size)
         nll = head_nll(features, model.head.weight, batch.tokens[hidden]).double()
-        estimates.append(-_row_sums(hidden, nll * weights[hidden]))
-    return torch.stack(estimates)
+        yield _spread(hidden, nll * weights[hidden])
 
 
-def _row_sums(select: Tensor, values: Tensor) -> Tensor:
-    """(B,): sums over each row of `values` (N,), which stand at `select` (B, L)."""
-    return torch.zeros(select.shape, dtype=values.dtype, device=values.device).masked_scatter(select, values).sum(1)
+def _spread(select: Tensor, values: Tensor) -> Tensor:
+    """(B, L): `values` (N,) at `select` (B, L), 0 elsewhere."""
+    return torch.zeros(select.shape, dtype=values.dtype, device=values.device).masked_scatter(select, values)

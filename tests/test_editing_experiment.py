@@ -247,7 +247,7 @@ def test_reinforcement_has_a_row_for_each_skill_track_and_seed(options, monkeypa
     assert rl.run(options) is True
     folder = options.docs / "rl"
     rows = read_lines(folder / "results.jsonl")
-    wanted = [(variant, skill) for skill in ("ordering", "reversal") for variant in ("ebpo", "grpo")]
+    wanted = [(variant, skill) for skill in ("ordering", "reading") for variant in ("ebpo", "grpo")]
     assert [(row["variant"], row["metrics"]["skill"]) for row in rows] == wanted
     for row in rows:
         m = row["metrics"]
@@ -265,7 +265,7 @@ def test_reinforcement_has_a_row_for_each_skill_track_and_seed(options, monkeypa
     drawn = [read_lines(options.runs / "seed-0" / f"{v}-ordering" / "rollouts.jsonl") for v in ("ebpo", "grpo")]
     assert [line["prompt"] for line in drawn[0]] == [line["prompt"] for line in drawn[1]]
     text = (folder / "README.md").read_text(encoding="utf-8")
-    assert all(f"## {skill}\n\n`ebpo` " in text for skill in ("ordering", "reversal"))
+    assert all(f"## {skill}\n\n`ebpo` " in text for skill in ("ordering", "reading"))
     assert "lost 30.0 points" in text
     assert (folder / "rewards.png").read_bytes().startswith(b"\x89PNG")
     monkeypatch.setattr(rl, "by_skill", None)  # nothing is measured again

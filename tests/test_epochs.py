@@ -8,13 +8,13 @@ import json
 from dataclasses import replace
 
 import pytest
-from tests.tiny import make_place, read_lines, texts, write_rows
 
 from nano_llada.core.errors import UserError
 from nano_llada.data.config import DataConfig
 from nano_llada.experiments import epochs
 from nano_llada.experiments.grid import Result
 from nano_llada.experiments.options import Epochs
+from tiny import make_place, read_lines, texts, write_rows
 
 
 @pytest.fixture

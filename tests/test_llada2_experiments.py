@@ -17,7 +17,7 @@ from nano_llada.decode.config import Autoregressive, Block, Diffusion
 from nano_llada.experiments import dpo, llada2_ablation
 from nano_llada.experiments.grid import Result
 from nano_llada.experiments.llada2_ablation import SKILLS
-from nano_llada.experiments.llada2_report import write_report
+from nano_llada.experiments.llada2_report import verdict, write_report
 from nano_llada.experiments.options import Dpo, Llada2Ablation
 from nano_llada.model.config import ModelConfig
 from nano_llada.run import complete
@@ -111,6 +111,29 @@ def test_the_report_of_models_that_answer_rightly(tmp_path):
     write_report(results, tmp_path, {"wsd": [{"step": 1, "loss": 1.0}]})
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "| wsd | 2 | 50.0% [46.8%, 53.2%] | 50.0%, 50.0% | 2.000 | 1.500 |" in text
+
+
+@pytest.mark.parametrize(
+    ("shares", "word"),
+    [
+        ((0.8, 0.82), "it helps"),
+        ((0.2, 0.3), "it hurts"),
+        ((0.52, 0.49), "no difference shown"),
+        ((0.9, 0.45), "no difference shown"),  # apart, but one seed says otherwise
+    ],
+)
+def test_the_report_says_in_words_what_helps(shares, word):
+    def result(variant, seed, share):
+        return Result("", variant, seed, "", "", "", {"exact_match": share, "questions": 480, "tpf": 2.0 * share})
+
+    results = [result("wsd", seed, 0.5) for seed in (0, 1, 2)] + [
+        result("x", s, share) for s, share in enumerate(shares)
+    ]
+    told = verdict(results, "wsd", "x")
+    assert f"**{word}**" in told
+    assert f"{100 * (sum(shares) / 2 - 0.5):+.1f} points" in told
+    assert f"TPF x {sum(shares):.2f}" in told
+    assert "no seed has both" in verdict(results[:3], "wsd", "x")
 
 
 # --- preference optimisation ------------------------------------------------------------------------------------------

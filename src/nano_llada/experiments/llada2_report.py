@@ -26,12 +26,14 @@ def write_report(results: Sequence[Result], folder: Path, curves: Mapping[str, S
         f"`{results[0].command}`\n",
         "Exact match over held-out questions of six small-world skills in both languages, all seeds together, with "
         "Wilson's 95 % interval over questions; in brackets the seeds one by one, which tell more. TPF: tokens per "
-        "forward pass at threshold 0.95. Bits per byte: the bound on held-out documents after pretraining.\n",
+        "forward pass at threshold 0.95. Bits per byte: the bound on held-out documents after pretraining. A variant "
+        "helps or hurts where the two intervals are apart and every seed says so; anything else is no difference.\n",
     ]
     for letter, question, variants in QUESTIONS:
         rows = [_row(results, variant) for variant in variants]
         columns = ("variant", "seeds", "exact match", "each seed", "TPF", "bits per byte")
         text += [f"## ({letter}) {question}\n", markdown_table(columns, [row for row in rows if row])]
+        text += [verdict(results, variants[0], variant) + "\n" for variant in variants[1:]]
     text.append("![validation loss while pretraining](curves.png)\n\n![exact match against TPF](frontier.png)\n")
     (folder / "README.md").write_text("\n".join(text), encoding="utf-8")
     _plot_curves(curves, folder / "curves.png")
@@ -53,6 +55,34 @@ def _row(results: Sequence[Result], variant: str) -> list[object]:
         sum(m["tpf"] for m in found) / len(found),
         sum(m["bits_per_byte"] for m in found) / len(found),
     ]
+
+
+def verdict(results: Sequence[Result], base: str, variant: str) -> str:
+    """In words, whether a variant is more exact than another, over the seeds that both have."""
+    first, second = (
+        {r.seed: r.metrics for r in results if r.variant == name and r.metrics["questions"]} for name in (base, variant)
+    )
+    seeds = sorted(set(first) & set(second))
+    if not seeds:
+        return f"- **{variant}** cannot be compared with {base}: no seed has both."
+    changes = [second[seed]["exact_match"] - first[seed]["exact_match"] for seed in seeds]
+    (low, high), (other_low, other_high) = (_interval([some[seed] for seed in seeds]) for some in (second, first))
+    apart = low > other_high or high < other_low
+    word = "no difference shown"
+    if apart and len({change > 0 for change in changes}) == 1:
+        word = "it helps" if changes[0] > 0 else "it hurts"
+    passes = sum(second[seed]["tpf"] for seed in seeds) / sum(first[seed]["tpf"] for seed in seeds)
+    return (
+        f"- **{variant}** against {base}: exact match {100 * sum(changes) / len(changes):+.1f} points (seeds "
+        f"{', '.join(f'{100 * change:+.1f}' for change in changes)}; intervals {'apart' if apart else 'overlap'}): "
+        f"**{word}**. TPF x {passes:.2f}."
+    )
+
+
+def _interval(metrics: Sequence[Mapping[str, float]]) -> tuple[float, float]:
+    questions = sum(m["questions"] for m in metrics)
+    right = sum(m["exact_match"] * m["questions"] for m in metrics)
+    return wilson(right / questions, int(questions))
 
 
 def _plot_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:

@@ -168,7 +168,7 @@ class Rl:
     """Folder for the runs."""
     docs: Path = Path("docs/experiments")
     """Folder that results are recorded in."""
-    skills: tuple[str, ...] = ("ordering", "reversal")
+    skills: tuple[str, ...] = ("ordering", "reading")
     """Skills to reinforce, one in each run."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the models and of the runs."""

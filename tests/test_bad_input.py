@@ -80,6 +80,7 @@ def pickled(scene: Scene) -> list[str]:
     return scene.generate(scene.here / "model.pt")
 
 
+WRONG_CHOICE = '{"question": "1+1?", "choices": ["1", "2"], "answer": 2}\n'
 Case = Callable[[Scene], Sequence[object]]
 DATA: dict[str, tuple[Case, str]] = {
     "broken JSON": (lambda s: s.rows('{"text": "To'), "bad.jsonl:3: broken JSON: Unterminated string"),
@@ -144,8 +145,8 @@ FOLDERS: dict[str, tuple[Case, str]] = {
         "cannot write the report to",
     ),
     "the figures cannot be written": (
-        lambda s: ["eval", "--checkpoints", s.done.runs / "ar", "--text", s.done.text, "--out", s.here],
-        "cannot write",
+        lambda s: ["eval", "--checkpoints", s.done.runs / "ar", "--text", s.done.text, "--out", s.file("file", "")],
+        "cannot write the evaluation to",
     ),
     "the world cannot be written": (lambda s: ["data", "world", "--out", s.file("file", "")], "cannot write"),
     "the tokenizer cannot be written": (
@@ -328,7 +329,7 @@ DECODING: dict[str, tuple[Case, str]] = {
     "nothing to compare on": (lambda s: ["compare", "--checkpoints", s.done.runs / "ar"], "nothing to compare on"),
     "a window longer than the context": (
         lambda s: ["eval", "--checkpoints", s.done.runs / "ar", "--text", s.done.text, "--window", 512],
-        "window 512 is longer than the model's context 256",
+        "window must be from 2 to the models' shortest context 256, got 512",
     ),
     "a window of one token": (
         lambda s: ["eval", "--checkpoints", s.done.runs / "ar", "--text", s.done.text, "--window", 1],
@@ -336,7 +337,53 @@ DECODING: dict[str, tuple[Case, str]] = {
     ),
     "no draws": (
         lambda s: ["eval", "--checkpoints", s.done.runs / "diffusion", "--text", s.done.text, "--draws", 0],
-        "draws",
+        "draws must be at least 1",
+    ),
+    "a suite that is none": (
+        lambda s: ["eval", s.done.runs / "ar", "--text", s.done.text, "--suites", "likelyhood"],
+        "unknown suite 'likelyhood'",
+    ),
+    "a suite without examples": (
+        lambda s: ["eval", s.done.runs / "ar", "--text", s.done.text, "--suites", "choices"],
+        "the suite choices needs --choices",
+    ),
+    "answers without questions": (
+        lambda s: ["eval", s.done.runs / "ar", "--text", s.done.text, "--suites", "generation"],
+        "needs --skills or --questions",
+    ),
+    "quality without a judge": (
+        lambda s: ["eval", s.done.runs / "ar", "--text", s.done.text, "--suites", "quality"],
+        "needs --judge",
+    ),
+    "a diffusion model as judge": (
+        lambda s: (
+            [
+                "eval",
+                *f"{s.done.runs / 'ar'} --text {s.done.text} --suites quality --judge".split(),
+                s.done.runs / "diffusion",
+            ]
+        ),
+        "judge",
+    ),
+    "no likelihood error from one draw": (
+        lambda s: ["eval", s.done.runs / "diffusion", "--text", s.done.text, "--draws", 1],
+        "draws must be at least 2",
+    ),
+    "an answer outside the choices": (
+        lambda s: (["eval", s.done.runs / "ar", "--choices", s.file("mc.jsonl", WRONG_CHOICE)]),
+        "mc.jsonl:1: answer 2 is none of the 2 choices",
+    ),
+    "a question without an answer": (
+        lambda s: ["eval", s.done.runs / "ar", "--questions", s.file("q.jsonl", '{"prompt": "1+1?"}\n')],
+        "q.jsonl:1: ",
+    ),
+    "a decoder that is no setting": (
+        lambda s: ["eval", s.done.runs / "diffusion", "--text", s.done.text, "--decoders", "treshold=0.9"],
+        "'treshold=0.9' is no SETTING=VALUE",
+    ),
+    "a decoder that cannot be": (
+        lambda s: ["eval", s.done.runs / "diffusion", "--text", s.done.text, "--decoders", "threshold=1.5"],
+        "threshold",
     ),
     "no text to time": (
         lambda s: ["compare", "--checkpoints", s.done.runs / "ar", "--prompts", "Tom", "--timed", 0, "--out", s.here],

@@ -17,7 +17,6 @@ import pytest
 import nano_llada
 from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.cli.main import COMMANDS
-from nano_llada.data.world import SKILLS
 from nano_llada.decode.diffusion import DiffusionSampler
 from nano_llada.sampling import Writer
 from tiny import Place, family, losses, make_place, read_lines, run_cli, tiny_arguments, write_rows
@@ -260,7 +259,10 @@ def test_a_checkpoint_says_how_long_its_answers_are(done, tmp_path, monkeypatch,
     spy = lambda *args: lengths.append(args[-1].max_new_tokens) or start(*args)  # noqa: E731
     monkeypatch.setattr(DiffusionSampler, "__init__", spy)
     monkeypatch.setattr("sys.stdin", io.StringIO("Tom has\n"))
-    words = {"compare": ["--prompts", "Tom", "--out", tmp_path / "report"], "eval": ["--skills", "copy", "--items", 1]}
+    words = {
+        "compare": ["--prompts", "Tom", "--out", tmp_path / "report"],
+        "eval": ["--skills", "copy", "--items", 1, "--out", tmp_path / "out"],
+    }
     given = ["--max-new-tokens", asked] if asked else []
     assert run_cli([command, folder, *words.get(command, ()), *given]) == 0
     assert set(lengths) == {length or usual}
@@ -288,21 +290,6 @@ def test_compare_writes_a_report(done, tmp_path, capsys):
     assert len(rows) == 6
     assert {"model", "answer", "right", "forwards", "tokens", "skill", "messages"} <= rows[0].keys()
     assert (tmp_path / "report" / "report.md").read_text(encoding="utf-8").startswith("# ")
-
-
-def test_eval_measures_text_and_skills(done, tmp_path, capsys):
-    words = ["eval", "--checkpoints", done.runs / "ar", done.runs / "diffusion-sft", "--text", done.text]
-    words += ["--skills", "copy", "--items", 1, "--draws", 2, "--window", 32, "--out", tmp_path / "out.jsonl"]
-    assert run_cli([*words, "--max-new-tokens", 6]) == 0
-    out = capsys.readouterr().out
-    assert "bits per byte (exact)" in out
-    assert "bits per byte (bound, 2 draws)" in out
-    rows = read_lines(tmp_path / "out.jsonl")
-    measured = [row for row in rows if "bits_per_byte" in row]
-    assert [row["checkpoint"] for row in measured] == [str(done.runs / "ar"), str(done.runs / "diffusion-sft")]
-    texts = [row["text"] for row in read_lines(done.text)]
-    assert {row["text_bytes"] for row in measured} == {sum(len(text.encode()) for text in texts)}
-    assert len(rows) == 2 + 2 * 2
 
 
 def test_doctor_says_what_will_be_used(capsys):
@@ -387,10 +374,3 @@ def test_the_demo_goes_on_with_a_stage_that_never_saved(tmp_path):
         patch.setattr("nano_llada.run.Trainer.run", lambda trainer: (_ for _ in ()).throw(KeyboardInterrupt))
         assert run_cli(words) == 130
     assert run_cli(words) == 0
-
-
-def test_all_means_every_skill(done, capsys):
-    words = ["eval", "--checkpoints", done.runs / "ar-sft", "--skills", "all", "--items", 1, "--max-new-tokens", 1]
-    assert run_cli(words) == 0
-    out = capsys.readouterr().out
-    assert all(f"  {skill} " in out for skill in (*SKILLS, "all"))

@@ -20,9 +20,9 @@ from nano_llada.decode.types import Completion, Write
 from nano_llada.evaluate import likelihood
 from nano_llada.evaluate.answers import Answer, answer_examples, exact_match
 from nano_llada.evaluate.compare import Comparison, Measured, Speed, measure_speed
-from nano_llada.evaluate.statistics import wilson
 from nano_llada.evaluate.likelihood import text_likelihood
 from nano_llada.evaluate.report import markdown, sample_rows, skill_rows, summary_rows, text_table, write_report
+from nano_llada.evaluate.statistics import wilson
 from nano_llada.objectives.likelihood import exact_nll
 from nano_llada.run import BUNDLED_TOKENIZER
 from tiny import family, read_lines

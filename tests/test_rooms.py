@@ -30,7 +30,7 @@ MAY = {
     "config.py": ("core", "data", "model", "objectives", "train"),
     "sampling.py": ("core", "data", "model", "decode", "checkpoint", "config"),
     "rl": ("core", "data", "model", "decode", "objectives", "sampling"),
-    "evaluate": ("core", "data", "decode", "objectives", "checkpoint", "sampling"),
+    "evaluate": ("core", "data", "decode", "objectives", "checkpoint", "sampling", "rl"),
 }
 WITHOUT_TORCH = ("config.py", "cli/", "data/config.py", "model/config.py", "train/config.py", "decode/config.py")
 WITHOUT_TORCH += (

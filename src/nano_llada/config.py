@@ -76,6 +76,13 @@ class RunConfig:
         return getattr(getattr(self.objective, "score", None), "block_size", None)
 
     @property
+    def edits(self) -> bool:
+        """Whether the run teaches a model to change what it has written (LLaDA 2.1)."""
+        if not isinstance(self.objective, Denoising):
+            return False
+        return self.objective.editing.replace_rate > 0 or self.objective.editing.draft_rate > 0
+
+    @property
     def stage(self) -> str:
         """`pretrain`, `sft`, `dpo` or `rl`."""
         return STAGES[self.data.format]

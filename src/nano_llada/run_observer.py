@@ -107,7 +107,7 @@ class RunObserver:
         if config.track == "diffusion":  # how it is to be decoded
             rollouts = getattr(config.objective, "rollouts", None)
             length = config.data.eos_fill if rollouts is None else rollouts.max_new_tokens
-            info |= {"answer_length": length or None, "block_size": config.block_size}
+            info |= {"answer_length": length or None, "block_size": config.block_size, "edits": config.edits}
         track: Track = "ar" if config.track == "ar" else "diffusion"
 
         def write_model(folder: Path) -> None:

@@ -15,6 +15,7 @@ WORDS = {
     "dpo": "preference optimisation of AR and diffusion models, on the small world and on your own pairs",
     "editing": "LLaDA 2.1's editing: a model that never edits and one that does, at many thresholds",
     "epochs": "does diffusion overtake AR when the same small corpus is seen 1 to 50 times?",
+    "evaluation": "every suite over trained models, AR and diffusion, small world and real text",
     "rl": "reinforcing single skills of the ablation's models by their verifiers, EBPO and GRPO",
 }
 OPTIONS = {  # the class of options of each; its module is the name with underscores
@@ -25,6 +26,7 @@ OPTIONS = {  # the class of options of each; its module is the name with undersc
     "dpo": "Dpo",
     "editing": "Editing",
     "epochs": "Epochs",
+    "evaluation": "Evaluation",
     "rl": "Rl",
 }
 

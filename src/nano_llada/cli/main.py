@@ -23,6 +23,7 @@ COMMANDS = {
     "infill": "fill ___ gaps in a text with a diffusion model",
     "compare": "AR and diffusion side by side: answers, speed, exact match; Markdown and HTML reports",
     "eval": "bits per byte on text files, exact match on the small world's test questions",
+    "report": "what evaluations and training runs found, side by side: one page to look at",
     "experiment": "make (or go on with) a recorded experiment: small-world, real-data",
     "merge": "average the weights of several checkpoints, or of the K best of a run",
     "import": "turn a transformers folder (Llama, Qwen3) into a checkpoint",

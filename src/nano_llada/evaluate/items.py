@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from nano_llada.core.errors import UserError
-from nano_llada.data.read import BadRow, BadRows, read_rows, resolve
+from nano_llada.data.read import BadRow, read_rows, resolve
 from nano_llada.data.rows import to_messages, to_text
 from nano_llada.evaluate.suite import language_of
 
@@ -53,20 +54,18 @@ def read_items(
     if limit is not None and limit < 1:
         raise UserError(f"the number of examples must be at least 1, got {limit}")
     found: list[T] = []
-    stop = BadRows("stop")
-    for source in resolve(sources):
-        number = 0
-        for row in read_rows(source):
-            if number == limit:
-                break
+    resolved = resolve(sources)
+    names = [Path(source.name).name.split(".")[0] for source in resolved]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"two files are called {twice[0]}: their figures could not be told apart, rename one")
+    for name, source in zip(names, resolved, strict=True):
+        for number, row in enumerate(islice(read_rows(source), limit)):
             if isinstance(row, BadRow):
-                stop.report(row.where, row.reason)
-                continue
+                raise UserError(f"{row.where}: {row.reason}")
             try:
-                found.append(make(row.value, Path(source.name).name.split(".")[0], str(number)))
+                found.append(make(row.value, name, str(number)))
             except ValueError as error:
-                stop.report(row.where, str(error))
-            number += 1
+                raise UserError(f"{row.where}: {error}") from error
     if not found:
         raise UserError(f"nothing to measure on in {', '.join(sources)}")
     return found

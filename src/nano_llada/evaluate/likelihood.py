@@ -13,6 +13,7 @@ from nano_llada.checkpoint.files import Checkpoint
 from nano_llada.core.errors import UserError
 from nano_llada.core.types import TokenBatch
 from nano_llada.evaluate.items import Passage
+from nano_llada.evaluate.metric import Array
 from nano_llada.objectives.likelihood import NLL, bound_nll, exact_nll
 
 BUCKET = 32  # places of a window that are counted together
@@ -174,8 +175,9 @@ def _nll(checkpoint: Checkpoint, batch: TokenBatch, draws: int, seed: int) -> NL
     return bound_nll(checkpoint.model, batch, vocab, draws=draws, seed=seed, block_size=size)
 
 
-def _bucketed(values: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _bucketed(values: torch.Tensor) -> Array:
     """(B, buckets): sums over `BUCKET` places each of values (B, L) behind the first place, which is never scored."""
     behind = values[:, 1:].double().cpu()
     padded = torch.nn.functional.pad(behind, (0, -behind.shape[1] % BUCKET))
-    return padded.unflatten(1, (-1, BUCKET)).sum(2).numpy()
+    sums: Array = padded.reshape(len(padded), -1, BUCKET).sum(2).numpy()
+    return sums

@@ -41,5 +41,5 @@ class SuiteOptions:
     """Texts written at once, for speed."""
     batch_size: int = 32
     """Rows computed at once elsewhere; changes no figure."""
-    seed: int = 0
-    """Seed of every mask, place and draw."""
+    noise_seed: int = 0
+    """Seed of every mask and place, and of which questions are asked."""

@@ -62,6 +62,16 @@ def run_grid(experiment: str, cells: Sequence[Cell], folder: Path, command: str)
     return results
 
 
+def write_results(folder: Path, results: Sequence[Result]) -> None:
+    """All lines of `folder`/results.jsonl at once, for an experiment that is measured as a whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "results.jsonl"
+    hidden = path.with_name(f".{path.name}.writing")
+    lines = "".join(json.dumps(asdict(result), ensure_ascii=False) + "\n" for result in results)
+    hidden.write_text(lines, encoding="utf-8")
+    hidden.replace(path)
+
+
 def read_results(path: Path) -> list[Result]:
     """All finished runs. Raises UserError if a line is broken."""
     results = []

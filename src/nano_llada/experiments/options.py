@@ -220,3 +220,31 @@ class Epochs:
     """Seeds of training."""
     threads: int | None = None
     """CPU threads; default: all."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Options of the experiment, which trains nothing; it takes at most half an hour on two cores for 8M parameters."""
+
+    world: tuple[str, ...] = ()
+    """Models that answer the small world's questions, NAME=RUN each; a name given twice is one model with two seeds."""
+    real: tuple[str, ...] = ()
+    """Models trained on real text, NAME=RUN each."""
+    data: Path | None = None
+    """Folder with eval/: val_{zh,en}.jsonl, mc_{zh,en}.jsonl and gsm8k_test_200.jsonl, for the models on real text."""
+    judge: Path | None = None
+    """The autoregressive model that judges real text; default: the first of --real that is one."""
+    docs: Path = Path("docs/experiments")
+    """Folder that results are recorded in."""
+    runs: Path = Path("runs/evaluation")
+    """Folder for the records with all their texts."""
+    items: int = 40
+    """Small-world questions a skill and language."""
+    skills: tuple[str, ...] = ("reading", "copy", "reversal", "translation", "format", "ordering")
+    """Skills to ask about."""
+    limit: int = 100
+    """Real examples of each file."""
+    draws: int = 8
+    """Monte-Carlo draws of the diffusion bound on texts; on choices four times as many."""
+    threads: int | None = None
+    """CPU threads; default: all."""

@@ -1,0 +1,349 @@
+"""The evaluation report: its numbers against sums by hand, its page as something a browser can trust."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from nano_llada.core.errors import UserError
+from nano_llada.evaluate.figures import Difference, Figure, figures
+from nano_llada.evaluate.metric import CalibrationError, Ratio, Share
+from nano_llada.evaluate.page import figure_rows, write_evaluation
+from nano_llada.evaluate.page_html import EARLY, LATE
+from nano_llada.evaluate.page_training import TrainingRun
+from nano_llada.evaluate.record import Record
+from nano_llada.evaluate.statistics import sign_test, wilson
+
+METRICS = {
+    "likelihood": (Ratio("bits_per_byte", "bits", "bytes", "low"),),
+    "generation": (Share("exact_match", "right"), Ratio("tpf", "tokens", "forwards")),
+    "infilling": (Share("exact_match", "right"), Ratio("token_accuracy", "hits", "tokens")),
+    "calibration": (CalibrationError("calibration_error", 2),),
+    "own": (Ratio("length", "tokens", better=""),),
+}
+VOID = {"meta", "input", "br", "img"}
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr("nano_llada.evaluate.statistics.RESAMPLES", 99)
+
+
+def answers(model, rights, *, decoder="plain", language="en", task="copy", run=0, forwards=4, **detail):
+    """Generation records of four tokens each, right where the text has a 1."""
+    for i, mark in enumerate(rights):
+        values = {"right": float(mark), "tokens": 4, "forwards": forwards}
+        told = {"prompt": f"question {i}", "answer": f"answer {i}", "reference": "yes"} | detail
+        yield Record(model, decoder, "generation", task, language, str(i), values, run, told)
+
+
+def texts(model, bits, language="en", file="news", **values):
+    """Likelihood records of ten bytes each."""
+    for i, each in enumerate(bits):
+        yield Record(model, "", "likelihood", file, language, str(i), {"bits": each, "bytes": 10} | values)
+
+
+class Page(HTMLParser):
+    """What a browser would see: every tag, every attribute, and whether tags close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.tags, self.attributes, self.words = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.words.append(data)
+
+    def all(self, name):
+        return [value for _, attribute, value in self.attributes if attribute == name]
+
+
+def report(records, folder, **options):
+    """The three forms of a report: the page, the Markdown, and the JSON."""
+    page = write_evaluation(list(records), folder, "Title", METRICS.__getitem__, **options)
+    markdown = (folder / "report.md").read_text(encoding="utf-8")
+    return page.read_text(encoding="utf-8"), markdown, json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+
+def everything():
+    """Two models and all suites, with text that would like to be markup."""
+    traced = {"prompt": EVIL, "answer": EVIL, "order": [1, 0, 2], "pieces": [EVIL, "\n", "&"]}
+    for language in ("zh", "en"):
+        for task in ("copy", "count"):
+            yield from answers(f"A{EVIL}", "1101", language=language, task=task, **traced)
+            yield from answers("B", "1001", decoder="fast", language=language, task=task, forwards=2)
+        for model in ("A" + EVIL, "B"):
+            yield from texts(model, (12, 14), language, nats_p0=64.0, tokens_p0=32, nats_p1=32.0, tokens_p1=32)
+            bins = {"count_0": 4, "right_0": 1, "confidence_0": 1, "count_1": 4, "right_1": 3, "confidence_1": 3.8}
+            yield Record(model, "", "calibration", "news", language, "0", bins)
+            for span in (1, 4):
+                values = {"right": 1, "hits": span, "tokens": span}
+                yield Record(model, "fast", "infilling", f"span {span}", language, "0", values)
+
+
+def row_of(markdown, *labels):
+    """Cells of the first row of a table that begins like this."""
+    lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in markdown.splitlines()]
+    return next(cells for cells in lines if tuple(cells[: len(labels)]) == labels)
+
+
+def test_figures_are_those_of_the_records(tmp_path):
+    records = [*answers("A", "1100", language="zh"), *answers("A", "1110"), *answers("B", "0000", forwards=2)]
+    page, markdown, plain = report(records, tmp_path)
+    row = row_of(markdown, "exact_match ↑ more is better", "A", "plain")
+    means = [0.5, 0.75, 0.625]
+    ends = [wilson(mean, 4) for mean in means]
+    told = [f"{mean:.1%} [{low:.1%}, {high:.1%}]" for mean, (low, high) in zip(means, ends, strict=True)]
+    assert row[3:] == [told[0] + " ★", told[1] + " ★", told[2] + " ★", "4"]
+    assert row_of(markdown, "exact_match ↑ more is better", "B", "plain")[3:] == ["-", "0.0% [0.0%, 49.0%]", "-", "4"]
+    assert row_of(markdown, "tpf ↑ more is better", "B", "plain")[4] == "2 [2, 2] ★"
+    assert all(value in page for value in ("50.0% ★", "75.0% ★", f"[{ends[2][0]:.1%}, {ends[2][1]:.1%}]"))
+    found = {(f["model"], f["language"], f["metric"]): f for f in plain["figures"]}
+    assert found["A", "mean", "exact_match"]["value"] == 0.625
+    assert (found["A", "zh", "exact_match"]["low"], found["A", "zh", "exact_match"]["high"]) == wilson(0.5, 4)
+
+
+def test_the_json_gives_every_figure_back(tmp_path):
+    records = [record for record in everything() if record.suite in ("generation", "calibration")]
+    _, _, plain = report(records, tmp_path)
+    back = [Figure(**{k: _back(v) for k, v in row.items()}) for row in plain["figures"]]
+    expected = figures(records, METRICS.__getitem__)
+    assert repr(back) == repr(expected)  # nan is not equal to itself
+    assert len(back) > 20
+    pairs = [Difference(**{k: _back(v) for k, v in row.items()}) for row in plain["differences"]]
+    assert plain["comparisons"] == sum(math.isfinite(pair.p) for pair in pairs) > 0
+    assert {(pair.first, pair.second) for pair in pairs if pair.metric == "tpf"} == {
+        (("B", "fast"), (f"A{EVIL}", "plain"))
+    }
+
+
+def _back(value):
+    return float("nan") if value is None else tuple(value) if isinstance(value, list) else value
+
+
+def test_a_page_needs_nothing_else_and_holds_no_foreign_markup(tmp_path):
+    run = TrainingRun(EVIL, "pretrain ar", [{"step": 1, "loss": 2.0, "tokens": 9}, {"step": 1, "validation_loss": 2.0}])
+    text, _, _ = report(everything(), tmp_path, training=[run])
+    page = Page(text)
+    assert "script" not in page.tags
+    assert EVIL in page.words
+    assert not re.search(r"https?:|//\w|@import|url\((?!#)", text)
+    assert all(value.startswith("data:") for value in page.all("src"))
+    ids = page.all("id")
+    assert len(ids) == len(set(ids))
+    targets = page.all("href")
+    assert targets
+    assert all(target.startswith("#") and target[1:] in ids for target in targets)
+    assert all(found in ids for found in re.findall(r"url\(#([^)]+)\)", text))
+    assert page.tags.count("svg") == 6
+    assert page.tags.count("figcaption") == page.tags.count("figure") > 6
+    assert all(len(alt) > 20 for tag, name, alt in page.attributes if (tag, name) == ("svg", "aria-label"))
+    assert "#000000" not in text  # black lines would not be seen in the dark
+
+
+def test_every_plot_is_a_file_that_the_markdown_shows(tmp_path):
+    _, markdown, _ = report(everything(), tmp_path)
+    shown = re.findall(r"\]\((\w+\.png)\)", markdown)
+    assert sorted(shown) == ["frontier.png", "positions.png", "reliability.png", "skills.png", "spans.png"]
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == sorted(shown)
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in shown)
+
+
+def test_what_plots_say_are_sums_over_the_records(tmp_path):
+    text, _, _ = report([record for record in everything() if record.language == "zh"], tmp_path)
+    alts = " ".join(Page(text).all("aria-label"))
+    assert "B: 50.0% at 2.00 (fast)" in alts
+    assert "B zh: 2 at the start, 1 at the end" in alts
+    assert "B: right 75% of the time where it is 95% sure" in alts
+    assert "B · fast, token_accuracy: 100.0%, 100.0%" in alts
+
+
+@pytest.mark.parametrize("suite", ["likelihood", "infilling", "own"])
+def test_missing_suites_are_left_out(tmp_path, suite):
+    own = [Record("A", "", "own", "task", "en", str(i), {"tokens": i}) for i in range(2)]
+    text, markdown, _ = report([r for r in [*everything(), *own] if r.suite == suite], tmp_path)
+    titles = {"likelihood": "How well it predicts text", "infilling": "Filling gaps", "own": "own"}
+    assert [title for title in titles.values() if f"\n## {title}\n" in markdown] == [titles[suite]]
+    plots = {"likelihood": ["positions.png"], "infilling": ["spans.png"], "own": []}
+    assert [path.name for path in tmp_path.glob("*.png")] == plots[suite]
+    assert Page(text).all("id")[0] == "main"
+
+
+def test_a_single_model_is_measured_not_ranked(tmp_path):
+    text, markdown, plain = report(answers("A", "1101"), tmp_path)
+    assert (plain["differences"], plain["comparisons"]) == ([], 0)
+    assert "A · plain has exact_match 75.0% [30.1%, 95.4%] over 4 examples." in markdown
+    assert "★ |" not in markdown
+    assert "comparisons" not in text
+    assert "The best against" not in text
+
+
+def test_who_is_best_is_said_with_interval_and_p(tmp_path):
+    good, bad = "1" * 20, "0" * 20
+    records = [*answers("A", bad), *answers("B", good), *answers("C", "0" + good[1:])]
+    _, markdown, plain = report(records, tmp_path)
+    p = sign_test([1] * 20, [0] * 20)
+    assert p < 0.001
+    told = (
+        "B · plain is best with exact_match 100.0% [83.9%, 100.0%], ahead of A · plain (+100.0 points [+100.0, +100.0]"
+    )
+    assert f"{told}, p < 0.001); it is not distinguishable from C · plain (p = 1.00)." in markdown
+    rows = [row_of(markdown, "exact_match", "★ B · plain", f"{name} · plain")[3] for name in "AC"]
+    assert rows[0] == "+100.0 points [+100.0, +100.0] p < 0.001 better"
+    assert rows[1].startswith("+5.0 points")
+    assert rows[1].endswith("p = 1.00 not distinguishable")
+    assert plain["comparisons"] == 4  # two metrics, two others, one language and task
+    assert "4 comparisons were made" in markdown
+    assert "not corrected" in markdown
+
+
+def test_lower_is_better_where_it_is(tmp_path):
+    records = [*texts("A", [20.0] * 12), *texts("B", [10.0] * 12)]
+    _, markdown, _ = report(records, tmp_path)
+    assert "B is best with bits_per_byte 1 [1, 1], ahead of A (−1 [−1, −1], p = 0.010)" in markdown
+    assert row_of(markdown, "bits_per_byte", "★ B", "A")[3].endswith("better")
+
+
+def test_another_winner_in_one_language_is_mentioned(tmp_path):
+    records = [*answers("A", "1111"), *answers("A", "0000", language="zh")]
+    records += [*answers("B", "0111"), *answers("B", "1110", language="zh")]
+    _, markdown, _ = report(records, tmp_path)
+    assert "in en alone A · plain has the best figure, 100.0%" in markdown
+    assert "in zh alone" not in markdown
+
+
+def test_seeds_are_shown_one_by_one(tmp_path):
+    _, markdown, plain = report([*answers("A", "1111"), *answers("A", "0010", run=1), *answers("B", "0000")], tmp_path)
+    row = row_of(markdown, "exact_match ↑ more is better", "A", "plain")
+    assert (row[3].split()[0], row[-1]) == ("62.5%", "100.0%, 25.0%")
+    assert row_of(markdown, "exact_match ↑ more is better", "B", "plain")[-1] == "-"
+    assert plain["figures"][0]["runs"] == [1.0, 0.25]
+    assert "Several runs (seeds)" in markdown
+
+
+def test_tasks_have_tables_of_their_own(tmp_path):
+    records = [
+        *answers("A", "11"),
+        *answers("A", "01", task="count"),
+        *answers("B", "00"),
+        *answers("B", "11", task="count"),
+    ]
+    text, markdown, _ = report(records, tmp_path)
+    assert [row_of(markdown, task, name, "plain")[3].split()[0] for task in ("copy", "count") for name in "AB"] == [
+        "100.0%", "0.0%", "50.0%", "100.0%"
+    ]  # fmt: skip
+    assert row_of(markdown, "copy", "★ A · plain", "B · plain")
+    assert row_of(markdown, "count", "★ B · plain", "A · plain")
+    assert Page(text).tags.count("details") >= 4
+
+
+def test_models_with_different_examples_are_compared_on_the_common_ones(tmp_path):
+    _, markdown, plain = report([*answers("A", "11"), *answers("B", "1000")], tmp_path)
+    assert "Not all models were given the same examples" in markdown
+    assert [(d["value"], d["items"]) for d in plain["differences"] if d["metric"] == "exact_match"] == [(0.5, 2)]
+    assert "Not all models" not in report([*answers("A", "11"), *answers("B", "10")], tmp_path)[1]
+
+
+def test_models_are_ranked_by_a_language_that_all_have(tmp_path):
+    records = [*answers("A", "1100", language="zh"), *answers("A", "1000"), *answers("B", "1111")]
+    _, markdown, _ = report(records, tmp_path)
+    assert "B · plain is best with exact_match 100.0% [51.0%, 100.0%] in en; it is not" in markdown
+    assert row_of(markdown, "exact_match", "★ B · plain", "A · plain")[4].startswith("+75.0 points")
+
+
+def test_what_cannot_be_computed_is_a_dash(tmp_path):
+    records = [Record("A", "", "likelihood", "news", "en", "0", {"bits": 0, "bytes": 0}), *texts("A", [5.0], "zh")]
+    _, markdown, plain = report(records, tmp_path)
+    assert row_of(markdown, "bits_per_byte ↓ less is better", "A", "-")[3:] == ["0.5", "-", "-", "1"]
+    assert [f["value"] for f in plain["figures"]] == [None, 0.5, None]
+
+
+def test_traces_are_darker_the_later(tmp_path):
+    traced = {"order": [2, 0, 1], "pieces": ["a", "b", "c"], "prompt": "why"}
+    records = [*answers("A", "1", **traced), *answers("B", "0", **traced | {"order": [0, 0, 0]})]
+    records += answers("C", "1", **traced | {"order": [0, 1]})  # of another length: not shown
+    text, markdown, _ = report(records, tmp_path)
+    tokens = re.findall(r'background:rgb\(([\d,]+)\);color:\S+--pass:(\d)" title="pass \d">(\w)<sub>(\d)', text)
+    middle = ",".join(str(round((a + b) / 2)) for a, b in zip(EARLY, LATE, strict=True))
+    first, last = (",".join(map(str, colour)) for colour in (EARLY, LATE))
+    assert tokens[:3] == [(last, "2", "a", "3"), (first, "0", "b", "1"), (middle, "1", "c", "2")]
+    assert [(colour, letter) for colour, _, letter, _ in tokens[3:]] == [(first, letter) for letter in "abc"]
+    assert "A · plain, copy, en: `abc` in passes 3, 1, 2" in markdown
+    assert "C · plain, copy" not in text
+
+
+def test_answers_are_shown_with_a_verdict(tmp_path):
+    _, markdown, _ = report([*answers("A", "10"), *answers("B", "01")], tmp_path)
+    assert row_of(markdown, "copy", "question 0") == ["copy", "question 0", "yes", "✓ answer 0", "✗ answer 0"]
+    assert "question 1" not in markdown
+
+
+def test_the_terminal_shows_the_same_figures():
+    records = [*answers("A", "1100"), *answers("A", "11", task="count"), *texts("A", [10.0])]
+    rows = figure_rows(records, "generation", METRICS["generation"])
+    assert rows[0] == ["", "model", "decoder", "en", "examples"]
+    assert rows[1][:3] == ["exact_match ↑ more is better", "A", "plain"]
+    assert (rows[1][3].split()[0], rows[1][4]) == ("66.7%", "6")
+    assert len(rows) == 3
+
+
+def test_the_same_records_give_the_same_files(tmp_path):
+    records = list(everything())
+    for name in ("one", "two"):
+        report(records, tmp_path / name)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_what_cannot_be_reported_is_said(tmp_path):
+    with pytest.raises(UserError, match="nothing to report"):
+        write_evaluation([], tmp_path, "Title")
+    with pytest.raises(UserError, match="unknown suite 'own'"):
+        write_evaluation([Record("A", "", "own", "task", "en", "0", {})], tmp_path, "Title")
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match="cannot write the report to"):
+        report(answers("A", "1"), tmp_path / "file" / "under")
+
+
+def test_training_is_compared_by_tokens(tmp_path):
+    lines = [{"step": 10, "loss": 4.0, "tokens": 1000, "tokens_per_second": 50.0}, {"step": 15, "validation_loss": 3.5}]
+    lines += [
+        {"step": 20, "loss": 3.0, "tokens": 3000, "tokens_per_second": 20.0},
+        {"step": 20, "validation_loss": 3.25},
+    ]
+    first = TrainingRun("first", "sft ar", lines, 1234567)
+    assert first.curve("validation_loss") == ([2000.0, 3000.0], [3.5, 3.25])
+    assert (first.tokens, first.seconds) == (3000, 1000 / 50 + 2000 / 20)
+    second = TrainingRun("second", "sft ar", [*lines[:3], {"step": 20, "validation_loss": 3.125}])
+    rewarded = TrainingRun("third", "rl ar", [{"step": 1, "loss": 0.0, "reward": 0.5, "tokens": 10}])
+    _, markdown, plain = report([], tmp_path, training=[first, second, rewarded])
+    assert "sft ar: second ends with the lowest validation loss, 3.1250 (others: first 3.2500)." in markdown
+    numbers = ["3.2500", "3.2500", "3.0000", "3,000", "1,234,567", "2 min 0 s"]
+    assert row_of(markdown, "first", "sft ar") == ["first", "sft ar", *numbers]
+    assert row_of(markdown, "second", "sft ar")[2] == "3.1250 ★"
+    assert row_of(markdown, "third", "rl ar")[2:] == ["-", "-", "0.0000", "10", "-", "-"]
+    assert sorted(path.name for path in Path(tmp_path).glob("*.png")) == ["training-loss.png", "training-reward.png"]
+    assert "first ends at 3; second ends at 3." in markdown  # what is rewarded has no likelihood to show
+    assert plain["training"][1]["final_validation_loss"] == 3.125

@@ -1,0 +1,132 @@
+"""`nano-llada report`: evaluations and runs in any mixture, names told apart, and mistakes that are explained."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from nano_llada.config import default_run
+from nano_llada.core.record import to_plain
+from nano_llada.evaluate.metric import Share
+from nano_llada.evaluate.record import Record, write_records
+from tiny import run_cli, write_rows
+
+LINES = (
+    {"step": 10, "loss": 3.0, "tokens": 1000, "tokens_per_second": 100.0},
+    {"step": 10, "validation_loss": 2.5},
+)
+
+
+@pytest.fixture(autouse=True)
+def one_suite(monkeypatch):
+    """A suite of one metric, whatever the real ones are."""
+    suite = SimpleNamespace(metrics=(Share("exact_match", "right"),))
+    monkeypatch.setattr("nano_llada.evaluate.suites.suite_named", lambda name: suite)
+    monkeypatch.setattr("nano_llada.evaluate.statistics.RESAMPLES", 50)
+
+
+def evaluation(folder: Path, model: str, rights: str) -> Path:
+    records = [
+        Record(model, "plain", "generation", "copy", "en", str(i), {"right": float(mark)})
+        for i, mark in enumerate(rights)
+    ]
+    write_records(folder / "records.jsonl", records)
+    return folder
+
+
+def training(folder: Path, stage: str = "pretrain", track: str = "ar", lines=LINES) -> Path:
+    write_rows(folder / "metrics.jsonl", lines)
+    (folder / "config.json").write_text(json.dumps(to_plain(default_run(stage, track))), encoding="utf-8")
+    return folder
+
+
+def made(folder: Path, *words) -> dict:
+    assert run_cli(["report", *words, "--out", folder / "out"]) == 0
+    return json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))
+
+
+def test_evaluations_and_runs_in_a_mixture(tmp_path, capsys):
+    sources = [evaluation(tmp_path / "one", "A", "1100"), evaluation(tmp_path / "two", "B", "1111") / "records.jsonl"]
+    sources += [training(tmp_path / "run"), training(tmp_path / "other", "sft", "diffusion")]
+    plain = made(tmp_path, *sources, "--title", "What <we> found")
+    assert f"the report is {tmp_path / 'out' / 'report.html'}" in re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert {figure["model"]: figure["value"] for figure in plain["figures"]} == {"A": 0.5, "B": 1.0}
+    runs = [(run["name"], run["kind"], run["tokens"], run["seconds"]) for run in plain["training"]]
+    assert runs == [("run", "pretrain ar", 1000, 10.0), ("other", "sft diffusion", 1000, 10.0)]
+    assert plain["training"][0]["final_validation_loss"] == 2.5
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "<h1>What &lt;we&gt; found</h1>" in page
+
+
+def test_a_folder_may_be_both(tmp_path):
+    both = training(evaluation(tmp_path / "run", "A", "1"))
+    plain = made(tmp_path, both)
+    assert (len(plain["figures"]), len(plain["training"])) == (1, 1)
+
+
+def test_models_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    first, second = evaluation(tmp_path / "one", "A", "11"), evaluation(tmp_path / "two", "A", "00")
+    third = evaluation(tmp_path / "three", "B", "10")
+    plain = made(tmp_path, first, second, third)
+    found = {figure["model"]: figure["value"] for figure in plain["figures"]}
+    assert found == {"A (one)": 1.0, "A (two)": 0.0, "B": 0.5}
+
+
+def test_folders_of_one_name_are_told_apart_by_those_above(tmp_path):
+    first, second = (evaluation(tmp_path / name / "eval", "A", "1") for name in ("x", "y"))
+    assert {f["model"] for f in made(tmp_path, first, second)["figures"]} == {"A (x/eval)", "A (y/eval)"}
+
+
+def test_parameters_are_counted_in_the_last_checkpoint(tmp_path):
+    run = training(tmp_path / "run")
+    for step, rows in (("step-000005", 2), ("step-000010", 3)):
+        (run / step).mkdir()
+        weights = {"a": np.zeros((rows, 4), np.float32), "b": np.zeros(5, np.float32)}
+        save_file(weights, run / step / "model.safetensors")
+    assert made(tmp_path, run)["training"][0]["parameters"] == 17
+    (run / "step-000010" / "model.safetensors").write_bytes(b"cut off")
+    assert made(tmp_path, run)["training"][0]["parameters"] == 13
+    assert made(tmp_path, training(tmp_path / "bare"))["training"][0]["parameters"] is None
+
+
+def test_a_run_that_is_still_writing_can_be_looked_at(tmp_path):
+    run = training(tmp_path / "run")
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 20, "lo')
+    assert made(tmp_path, run)["training"][0]["final_loss"] == 3.0
+
+
+def fails(capsys, *words) -> str:
+    assert run_cli(["report", *words]) == 2
+    return re.sub(r"\s+", " ", capsys.readouterr().err)
+
+
+def test_a_folder_with_neither_is_refused_with_what_is_expected(tmp_path, capsys):
+    told = fails(capsys, tmp_path)
+    assert f"{tmp_path} holds nothing to report" in told
+    assert "records.jsonl" in told
+    assert "metrics.jsonl" in told
+    assert "holds nothing to report" in fails(capsys, tmp_path / "nowhere")
+
+
+def test_mistakes_are_explained(tmp_path, capsys):
+    run, other = training(tmp_path / "run"), evaluation(tmp_path / "eval", "A", "1")
+    assert "given twice" in fails(capsys, run, run)
+    assert "given twice" in fails(capsys, other, other / "records.jsonl")
+    write_rows(run / "metrics.jsonl", [{"step": 1, "loss": 1.0}, {"loss": 2.0}, {"step": 3}])
+    assert f"{run / 'metrics.jsonl'}:2: no line of a run's metrics" in fails(capsys, run)
+    (run / "metrics.jsonl").write_text("", encoding="utf-8")
+    assert "has no line yet" in fails(capsys, run)
+    training(run)
+    (run / "config.json").write_text('{"nam": "x"}', encoding="utf-8")
+    assert "did you mean 'name'" in fails(capsys, run)
+    (run / "config.json").unlink()
+    assert "cannot read the config file" in fails(capsys, run)
+    (other / "records.jsonl").write_text("{}\n", encoding="utf-8")
+    assert f"{other / 'records.jsonl'}:1: no record of an evaluation" in fails(capsys, other)

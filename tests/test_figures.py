@@ -94,7 +94,7 @@ def test_the_interval_of_a_mean_covers_the_truth_about_as_often_as_it_says():
     covered = 0
     for trial in range(60):
         values = rng.exponential(1.0, 60)
-        low, high = bootstrap(lambda weights, values=values: float(weights @ values) / len(values), 60, seed=trial)
+        low, high = bootstrap(lambda weights, values=values: weights @ values / len(values), 60, seed=trial)
         covered += low <= 1.0 <= high
     assert 50 <= covered <= 60
 
@@ -104,13 +104,13 @@ def test_bootstrap_draws_whole_examples_and_repeats_itself():
 
     def statistic(weights):
         seen.append(weights)
-        return float(weights[0])
+        return weights[:, 0]
 
     assert bootstrap(statistic, 5) == bootstrap(statistic, 5)
-    assert len(seen) == 2 * RESAMPLES
-    assert all(weights.sum() == 5 for weights in seen)
+    assert [weights.shape for weights in seen] == [(RESAMPLES, 5)] * 2
+    assert (seen[0].sum(1) == 5).all()
     assert all(map(math.isnan, bootstrap(statistic, 1)))
-    assert all(map(math.isnan, bootstrap(lambda weights: float("nan"), 5)))
+    assert all(map(math.isnan, bootstrap(lambda weights: np.full(len(weights), np.nan), 5)))
 
 
 def test_the_sign_test_is_exact():
@@ -124,11 +124,11 @@ def test_the_swap_test_finds_what_is_there_and_nothing_else():
     first, second = np.arange(20.0) + 5, np.arange(20.0)
 
     def difference(swaps, a=first, b=second):
-        return float(np.mean(np.where(swaps, b, a) - np.where(swaps, a, b)))
+        return np.mean(np.where(swaps, b, a) - np.where(swaps, a, b), axis=-1)
 
     assert swap_test(difference, 20) == pytest.approx(1 / (RESAMPLES + 1), abs=2e-3)
     assert swap_test(lambda swaps: difference(swaps, first, first), 20) == 1.0
-    assert math.isnan(swap_test(lambda swaps: float("nan"), 20))
+    assert math.isnan(swap_test(lambda swaps: np.full(len(swaps), np.nan), 20))
 
 
 def test_two_models_are_compared_on_the_examples_both_were_given():

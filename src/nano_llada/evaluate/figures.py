@@ -133,8 +133,14 @@ def _items(records: Iterable[Record], language: str) -> dict[tuple[str, str], in
     return {name: number for number, name in enumerate(names)}
 
 
+def _values(samples: Sequence[_Sample], metric: Metric, weights: Array) -> Array:
+    """(...): the mean over languages, examples counting as often as `weights` (..., items) says."""
+    found = [metric.of(sample.columns, weights[..., sample.places]) for sample in samples]
+    return np.mean(found, axis=0) if found else np.full(weights.shape[:-1], np.nan)
+
+
 def _value(samples: Sequence[_Sample], metric: Metric, weights: Array) -> float:
-    return sum(metric.of(sample.columns, weights[sample.places]) for sample in samples) / len(samples)
+    return float(_values(samples, metric, weights))
 
 
 def _figure(group: Group, language: str, metric: Metric, records: Sequence[Record]) -> Figure:
@@ -147,7 +153,7 @@ def _figure(group: Group, language: str, metric: Metric, records: Sequence[Recor
         mine = _samples([record for record in records if record.run == run], metric, language, items)
         runs.append(_value(mine, metric, every))
     # of several runs or of both languages, an example is one draw, however often it was judged: on the safe side
-    inside = wilson(value, len(items)) if metric.share else bootstrap(lambda w: _value(samples, metric, w), len(items))
+    inside = wilson(value, len(items)) if metric.share else bootstrap(lambda w: _values(samples, metric, w), len(items))
     model, decoder, suite, task = group
     return Figure(model, decoder, suite, task, language, metric.name, value, *inside, len(items), tuple(runs))
 
@@ -163,24 +169,24 @@ def _difference(
     items = _items(ours, language)
     pairs = list(zip(*(_samples(some, metric, language, items) for some in (ours, theirs)), strict=True))
 
-    def change(weights: Array) -> float:
-        return _value([pair[0] for pair in pairs], metric, weights) - _value(
-            [pair[1] for pair in pairs], metric, weights
-        )
+    def change(weights: Array) -> Array:
+        first, second = ([pair[side] for pair in pairs] for side in (0, 1))
+        return _values(first, metric, weights) - _values(second, metric, weights)
 
-    def exchanged(swaps: Array) -> float:
-        return sum(_mixed(a, b, metric, swaps) - _mixed(b, a, metric, swaps) for a, b in pairs) / len(pairs)
+    def exchanged(swaps: Array) -> Array:
+        found = [_mixed(a, b, metric, swaps) - _mixed(b, a, metric, swaps) for a, b in pairs]
+        return np.asarray(np.mean(found, axis=0))
 
     if metric.share and len(pairs) == 1 and all(len(sample.places) == len(items) for sample in pairs[0]):
         p = sign_test(*(sample.columns[metric.needs[0]][np.argsort(sample.places)].tolist() for sample in pairs[0]))
     else:
         p = swap_test(exchanged, len(items))
     low, high = bootstrap(change, len(items))
-    return Difference(*ways, *place, metric.name, change(np.ones(len(items))), low, high, p, len(items))
+    return Difference(*ways, *place, metric.name, float(change(np.ones(len(items)))), low, high, p, len(items))
 
 
-def _mixed(kept: _Sample, other: _Sample, metric: Metric, swaps: Array) -> float:
-    """The figure of `kept` when the examples where `swaps` is 1 are those of `other`."""
+def _mixed(kept: _Sample, other: _Sample, metric: Metric, swaps: Array) -> Array:
+    """The figure of `kept` when the examples where `swaps` (..., items) is 1 are those of `other`."""
     columns = {name: np.concatenate((kept.columns[name], other.columns[name])) for name in metric.needs}
-    weights = np.concatenate(((1 - swaps)[kept.places] / kept.runs, swaps[other.places] / other.runs))
-    return metric.of(columns, weights)
+    stay, come = (1 - swaps)[..., kept.places] / kept.runs, swaps[..., other.places] / other.runs
+    return metric.of(columns, np.concatenate((stay, come), -1))

@@ -13,11 +13,17 @@ Array = NDArray[np.float64]
 Better = Literal["high", "low", ""]
 
 
+def divided(top: Array, bottom: Array) -> Array:
+    """Their quotient, nan over zero."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(bottom != 0, top / bottom, np.nan)
+
+
 class Metric(Protocol):
     """A figure over examples.
 
-    `of` takes the examples' values as columns (each (N,)) and how often each example counts, (N,), and gives nan where
-    the figure does not exist. `needs` are the values that a record must have to be counted.
+    `of` takes the examples' values as columns (each (N,)) and how often each example counts, (..., N), and gives a
+    figure for each such counting, (...), nan where there is none. `needs` are the values that a record must have.
     """
 
     @property
@@ -28,7 +34,7 @@ class Metric(Protocol):
     def share(self) -> bool: ...
     @property
     def needs(self) -> tuple[str, ...]: ...
-    def of(self, columns: Mapping[str, Array], weights: Array) -> float: ...
+    def of(self, columns: Mapping[str, Array], weights: Array) -> Array: ...
 
 
 @dataclass(frozen=True)
@@ -52,13 +58,11 @@ class Ratio:
         """The values that a record must have."""
         return (self.top, self.bottom) if self.bottom else (self.top,)
 
-    def of(self, columns: Mapping[str, Array], weights: Array) -> float:
+    def of(self, columns: Mapping[str, Array], weights: Array) -> Array:
         """See `Metric.of`."""
-        below = float(weights @ columns[self.bottom]) if self.bottom else float(weights.sum())
-        if below == 0:
-            return float("nan")
-        ratio = float(weights @ columns[self.top]) / below * self.scale
-        return float(np.exp(ratio)) if self.exponential else ratio
+        below = weights @ columns[self.bottom] if self.bottom else weights.sum(-1)
+        found = divided(weights @ columns[self.top], below) * self.scale
+        return np.exp(found) if self.exponential else found
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Share:
         """The values that a record must have."""
         return (self.top,)
 
-    def of(self, columns: Mapping[str, Array], weights: Array) -> float:
+    def of(self, columns: Mapping[str, Array], weights: Array) -> Array:
         """See `Metric.of`."""
         return Ratio(self.name, self.top).of(columns, weights)
 
@@ -104,14 +108,16 @@ class Quantile:
         """The values that a record must have."""
         return (self.top,)
 
-    def of(self, columns: Mapping[str, Array], weights: Array) -> float:
+    def of(self, columns: Mapping[str, Array], weights: Array) -> Array:
         """See `Metric.of`."""
-        order = np.argsort(columns[self.top], kind="stable")
-        counted = np.cumsum(weights[order])
-        if not len(order) or counted[-1] == 0:
-            return float("nan")
-        place = int(np.searchsorted(counted, self.q * counted[-1] - 1e-9))
-        return float(columns[self.top][order[min(place, len(order) - 1)]]) * self.scale
+        values = columns[self.top]
+        if not len(values):
+            return np.full(weights.shape[:-1], np.nan)
+        order = np.argsort(values, kind="stable")
+        counted = np.cumsum(weights[..., order], -1)
+        enough = counted >= self.q * counted[..., -1:] - 1e-9
+        found = values[order][enough.argmax(-1)] * self.scale
+        return np.where(counted[..., -1] > 0, found, np.nan)
 
 
 @dataclass(frozen=True)
@@ -135,12 +141,10 @@ class CalibrationError:
         """The values that a record must have."""
         return tuple(f"{what}_{b}" for what in ("count", "right", "confidence") for b in range(self.bins))
 
-    def of(self, columns: Mapping[str, Array], weights: Array) -> float:
+    def of(self, columns: Mapping[str, Array], weights: Array) -> Array:
         """See `Metric.of`."""
         count, right, sure = (
-            np.array([weights @ columns[f"{what}_{b}"] for b in range(self.bins)])
+            np.stack([weights @ columns[f"{what}_{b}"] for b in range(self.bins)], -1)
             for what in ("count", "right", "confidence")
         )
-        if count.sum() == 0:
-            return float("nan")
-        return float(np.abs(right - sure).sum() / count.sum())
+        return divided(np.abs(right - sure).sum(-1), count.sum(-1))

@@ -10,7 +10,7 @@ import numpy as np
 from nano_llada.evaluate.metric import Array
 
 RESAMPLES = 1000
-Statistic = Callable[[Array], float]  # how often each example counts, (items,) -> a figure
+Statistic = Callable[[Array], Array]  # how often each example counts, (resamples, items) -> figures, (resamples,)
 
 
 def wilson(right: float, count: int) -> tuple[float, float]:
@@ -32,8 +32,8 @@ def bootstrap(statistic: Statistic, items: int, seed: int = 0) -> tuple[float, f
     if items < 2:
         return (float("nan"), float("nan"))
     rng = np.random.default_rng(seed)
-    drawn = [statistic(rng.multinomial(items, np.full(items, 1 / items)).astype(float)) for _ in range(RESAMPLES)]
-    finite = np.array([value for value in drawn if math.isfinite(value)])
+    drawn = statistic(rng.multinomial(items, np.full(items, 1 / items), RESAMPLES).astype(float))
+    finite = drawn[np.isfinite(drawn)]
     if len(finite) < RESAMPLES // 2:
         return (float("nan"), float("nan"))
     low, high = np.quantile(finite, (0.025, 0.975))
@@ -49,17 +49,16 @@ def sign_test(first: Sequence[float], second: Sequence[float]) -> float:
     return min(1.0, tail / 2 ** (count - 1)) if count else 1.0
 
 
-def swap_test(difference: Callable[[Array], float], items: int, seed: int = 0) -> float:
+def swap_test(difference: Statistic, items: int, seed: int = 0) -> float:
     """Two-sided p-value of a difference between two models, by exchanging their results example by example.
 
     Args:
-        difference: of the figure when the examples where the argument (items,) is 1 change sides; 0 everywhere gives
+        difference: of the figure when the examples where the argument (resamples, items) is 1 change sides; zeros give
             what was observed.
     """
-    observed = abs(difference(np.zeros(items)))
+    observed = abs(float(difference(np.zeros((1, items)))[0]))
     if not math.isfinite(observed):
         return float("nan")
-    rng = np.random.default_rng(seed)
-    swaps = rng.integers(0, 2, (RESAMPLES, items)).astype(float)
-    as_large = sum(abs(difference(swap)) >= observed - 1e-12 for swap in swaps)
-    return (as_large + 1) / (RESAMPLES + 1)
+    swaps = np.random.default_rng(seed).integers(0, 2, (RESAMPLES, items)).astype(float)
+    as_large = np.abs(difference(swaps)) >= observed - 1e-12
+    return (int(as_large.sum()) + 1) / (RESAMPLES + 1)

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from nano_llada.core.checks import at_least
 from nano_llada.evaluate.items import Passage
 from nano_llada.evaluate.likelihood import PassageLikelihood, passage_likelihoods, passage_numbers
-from nano_llada.evaluate.metric import Array, Better, Metric, Ratio
+from nano_llada.evaluate.metric import Array, Better, Metric, Ratio, divided
 from nano_llada.evaluate.record import Record
 from nano_llada.evaluate.suite import Subject
 
@@ -34,10 +36,9 @@ class MonteCarloError:
         """The values that a record must have."""
         return (self.variance, self.bottom)
 
-    def of(self, columns: Mapping[str, Array], weights: Array) -> float:
+    def of(self, columns: Mapping[str, Array], weights: Array) -> Array:
         """See `Metric.of`."""
-        below = float(weights @ columns[self.bottom])
-        return math.sqrt(float(weights**2 @ columns[self.variance])) / below if below else float("nan")
+        return divided(np.sqrt(weights**2 @ columns[self.variance]), weights @ columns[self.bottom])
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field, replace
 
 import pytest
 
+from nano_llada.checkpoint.files import load_checkpoint
+from nano_llada.cli import eval_command
+from nano_llada.cli.options import DecodingOptions
 from nano_llada.core.errors import UserError
 from nano_llada.data.world import SKILLS
 from nano_llada.evaluate import measure
 from nano_llada.evaluate.figures import figures
-from nano_llada.evaluate.measure import evaluate, plan_name
+from nano_llada.evaluate.items import Passage
+from nano_llada.evaluate.measure import evaluate, plan_name, protocol_of
 from nano_llada.evaluate.record import read_records
 from nano_llada.evaluate.suites import SUITES, metrics_of, suite_named
+from nano_llada.evaluate.suites.likelihood import Likelihood
+from nano_llada.evaluate.suites.quality import Quality
 from tiny import Place, family, read_lines, run_cli, write_rows
 
 LENGTH = ("--max-new-tokens", 6, "--device", "cpu")
@@ -68,7 +75,7 @@ def test_every_suite_measures_both_tracks_and_all_decoders(done, words, tmp_path
 
 
 def test_all_means_every_skill_and_a_name_given_twice_is_one_model(done, tmp_path):
-    models = [f"D={done.runs / 'diffusion-sft'}"] * 2
+    models = [f"D={done.runs / 'diffusion-sft'}", f"D={done.runs / 'diffusion'}"]
     words = ["eval", *models, "--skills", "all", "--items", 1, "--max-new-tokens", 1, "--out", tmp_path / "out"]
     assert run_cli(words) == 0
     records = list(read_records(tmp_path / "out"))
@@ -101,13 +108,14 @@ def test_without_a_name_and_a_folder_both_are_made(done, tmp_path, monkeypatch, 
     assert len(list(read_records(folder))) == 4
 
 
+@dataclass(frozen=True)
 class Suite:
     """Counts what it is asked, and may fail once."""
 
+    fails: int = 0
+    batch_size: int = 1
+    asked: list = field(default_factory=list)
     name, metrics, writes = "likelihood", (), False
-
-    def __init__(self, fails=0):
-        self.asked, self.fails = [], fails
 
     def run(self, subject):
         self.asked.append(subject.name)
@@ -141,6 +149,7 @@ def test_another_plan_needs_another_folder(named, tmp_path):
     (tmp_path / "out" / measure.PLAN).unlink()
     with pytest.raises(UserError, match="without its"):
         evaluate(named, [Suite()], tmp_path / "out", {"plan": 1})
+    assert not (tmp_path / "out" / measure.PARTS).exists()
     assert plan_name({"plan": 1}) != plan_name({"plan": 2})
 
 
@@ -151,4 +160,71 @@ def test_the_plan_tells_other_weights_and_settings_apart(done, tmp_path):
     assert run_cli(["eval", f"M={done.runs / 'ar'}", *words]) == 0
     assert run_cli(["eval", f"M={done.runs / 'ar-sft'}", *words]) != 0
     assert run_cli(["eval", f"M={done.runs / 'ar'}", *words, "--temperature", 0.5]) != 0
+    assert run_cli(["eval", f"M={done.runs / 'ar'}", *words, "--batch-size", 3]) == 0
     assert len(read_lines(out / "records.jsonl")) == 2
+
+
+def test_a_protocol_is_its_settings_and_examples(done):
+    passages = tuple(Passage(text, "en", "f", str(i)) for i, text in enumerate(("Tom has a ball.", "Amy has a hat.")))
+    suite = Likelihood(passages, 32, 2)
+    same = [replace(suite, batch_size=3), Likelihood(tuple(list(passages)), 32, 2)]
+    other = [
+        replace(suite, window=31),
+        replace(suite, draws=3),
+        replace(suite, seed=1),
+        replace(suite, passages=passages[:1]),
+    ]
+    assert {protocol_of(one) for one in same} == {protocol_of(suite)}
+    assert len({protocol_of(one) for one in [suite, *other]}) == 5
+    judges = [load_checkpoint(done.runs / name) for name in ("ar", "ar-sft")]
+    assert len({protocol_of(Quality(passages, judge, "judge")) for judge in judges}) == 2
+
+
+def test_reports_refuse_to_compare_other_protocols(done, tmp_path, capsys):
+    for window in (32, 48):
+        words = ["--text", done.text, "--limit", 2, "--window", window, "--out", tmp_path / str(window)]
+        assert run_cli(["eval", f"M={done.runs / 'ar'}", *words]) == 0
+    assert run_cli(["report", tmp_path / "32", tmp_path / "48", "--out", tmp_path / "report"]) != 0
+    assert "measured likelihood by different protocols" in capsys.readouterr().err
+
+
+def test_folders_without_names_are_told_apart_and_names_mean_seeds(tmp_path):
+    for folder in ("a/sft/last", "b/sft/last", "c/other/last"):
+        (tmp_path / folder).mkdir(parents=True)
+    paths = [str(tmp_path / folder) for folder in ("a/sft/last", "b/sft/last", "c/other/last")]
+    assert [name for name, _ in eval_command.named(paths)] == ["a/sft/last", "b/sft/last", "other/last"]
+    assert [name for name, _ in eval_command.named([f"M={paths[0]}", f"M={paths[1]}"])] == ["M", "M"]
+    with pytest.raises(UserError, match="given twice"):
+        eval_command.named([f"M={paths[0]}", f"N={paths[0]}"])
+
+
+def test_one_name_for_unlike_models_is_refused(done, capsys):
+    words = [f"M={done.runs / 'ar'}", f"M={done.runs / 'diffusion'}", "--text", done.text]
+    assert run_cli(["eval", *words]) != 0
+    assert "differ in track, tokenizer or shape" in capsys.readouterr().err
+
+
+def test_a_model_leaves_out_decoders_that_are_not_its_own(done, capsys):
+    ar, diffusion = (load_checkpoint(done.runs / name) for name in ("ar-sft", "diffusion-sft"))
+    block = replace(diffusion, info={**diffusion.info, "block_size": 4})
+    asked = ("default", "steps=8", "threshold=0.9", "edit_threshold=0.5", "preset=q", "temperature=0.5")
+    options = eval_command.Options(("x",), decoders=asked, decoding=DecodingOptions(max_new_tokens=5, threshold=0.8))
+    kept = {
+        name: list(eval_command.decoders_for(model, options))
+        for name, model in (("ar", ar), ("d", diffusion), ("b", block))
+    }
+    assert kept == {
+        "ar": ["default", "temperature=0.5"],
+        "d": ["default", "steps=8", "threshold=0.9", "temperature=0.5"],
+        "b": ["default", "threshold=0.9", "edit_threshold=0.5", "preset=q", "temperature=0.5"],
+    }
+    assert "cannot be made to write with steps=8" in capsys.readouterr().out
+    assert eval_command.decoders_for(ar, options)["default"] == DecodingOptions(max_new_tokens=5)
+    assert eval_command.decoders_for(diffusion, options)["default"].threshold == 0.8
+
+
+def test_numbers_that_are_none_are_told_with_their_model(named):
+    with pytest.raises(UserError, match=r"likelihood: a gives bits = nan for t, 0"):
+        named[0].record(Suite(), "t", "en", "0", {"bits": float("nan")})
+    with pytest.raises(UserError, match="may not be called 'all'"):
+        named[0].record(Suite(), "all", "en", "0", {"bits": 1.0})

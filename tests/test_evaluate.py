@@ -11,6 +11,7 @@ import torch
 
 from nano_llada.checkpoint.files import Checkpoint, load_checkpoint
 from nano_llada.core.errors import UserError
+from nano_llada.core.random import derive_seed
 from nano_llada.core.types import TokenBatch
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
@@ -116,6 +117,11 @@ def test_windows_hold_every_token_once(models, monkeypatch, window, batch_size):
     tokenizer = models["ar"].tokenizer
     batches = windows(monkeypatch, models["ar"], TEXTS, window, batch_size)
     pieces = {}
+    rows = [
+        derive_seed(number, place)
+        for number, text in enumerate(TEXTS)
+        for place in range(math.ceil(len(tokenizer.encode(text)) / (window - 1)))
+    ]
     for batch in batches:
         assert len(batch.tokens) <= batch_size
         assert batch.tokens.shape[1] <= window
@@ -127,7 +133,8 @@ def test_windows_hold_every_token_once(models, monkeypatch, window, batch_size):
             assert positions.tolist() == list(range(len(positions)))
             assert row not in pieces
             pieces[row] = tokens[scored].tolist()
-    flat = [token for row in sorted(pieces) for token in pieces[row]]
+    assert pieces.keys() == set(rows)
+    flat = [token for row in rows for token in pieces[row]]
     assert flat == [token for text in TEXTS for token in tokenizer.encode(text)]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.core.errors import UserError
-from nano_llada.evaluate.figures import figures
+from nano_llada.evaluate.figures import Figure, figures
 from nano_llada.evaluate.record import read_records
 from nano_llada.evaluate.suites import SUITES, metrics_of
 from nano_llada.experiments import evaluation
@@ -36,6 +36,7 @@ def options(done, tmp_path, monkeypatch) -> Evaluation:
         world=(f"AR={done.runs / 'ar-sft'}", f"D={done.runs / 'diffusion-sft'}"),
         real=(f"AR={done.runs / 'ar'}", f"D={done.runs / 'diffusion'}"),
         data=data,
+        judge=done.runs / "ar",
         docs=tmp_path / "docs",
         runs=tmp_path / "runs",
         items=1,
@@ -60,8 +61,26 @@ def test_every_suite_over_small_world_and_real_text(options):
     }
     names = [(row["part"], row["model"], row["decoder"], row["suite"], row["language"]) for row in rows]
     assert len(set(names)) == len(names)
-    assert not any(record.detail for record in read_records(folder / "real"))  # texts of others are not published
-    assert any(record.detail for record in read_records(folder / "world"))
+    for part in ("world", "real"):
+        measured, shown = list(read_records(options.runs / part)), list(read_records(folder / part))
+        assert [replace(record, detail={}) for record in measured] == [replace(record, detail={}) for record in shown]
+        assert all(record.protocol for record in shown)
+        kept = {record.suite: record.detail.keys() for record in shown}
+        if part == "world":
+            assert shown == measured
+            assert {"prompt", "answer", "references"} <= kept["generation"]
+            continue
+        assert kept == {  # texts of others are not published
+            "likelihood": set(),
+            "calibration": set(),
+            "choices": {"answer", "picked", "picked_norm", "scores", "errors", "dropped_tokens"},
+            "infilling": {"place", "sees", "skipped"},
+            "generation": {"order"},
+            "speed": {"repeat"},
+            "quality": {"judge"},
+        }
+        for record, whole in zip(shown, measured, strict=True):
+            assert record.detail == {name: whole.detail[name] for name in record.detail}
     for part in ("world", "real"):
         again = {
             (f.model, f.decoder, f.suite, f.language, f.metric): f.value
@@ -77,6 +96,23 @@ def test_every_suite_over_small_world_and_real_text(options):
     before = (folder / "real" / "records.jsonl").read_bytes()
     assert evaluation.run(options) is True  # nothing is measured twice
     assert (folder / "real" / "records.jsonl").read_bytes() == before
+
+
+def test_nobody_judges_unless_told_to(options):
+    told, silent = (evaluation._real(replace(options, judge=judge)) for judge in (options.judge, None))
+    assert (set(told.suites), told.judge) == (set(SUITES), options.judge)
+    assert (set(silent.suites), silent.judge) == (set(SUITES) - {"quality"}, None)
+
+
+def test_the_command_names_what_was_given_and_no_folder(options):
+    figure = Figure("D", "", "likelihood", "all", "en", "bits_per_byte", 1.0, 0.9, 1.1, 4, (1.0,))
+    told = evaluation._result(options, "real", [figure]).command
+    assert "--world AR=ar-sft D=diffusion-sft --real AR=ar D=diffusion --data DATA --skills copy" in told
+    assert told.endswith("--items 1 --limit 2 --draws 2 --judge ar")
+    assert str(options.runs.parent) not in told
+    alone = evaluation._result(replace(options, real=(), judge=None), "world", [figure]).command
+    assert "--real" not in alone
+    assert "--judge" not in alone
 
 
 def test_models_are_written_with_as_they_were_trained(done):

@@ -94,7 +94,9 @@ def test_the_interval_of_a_mean_covers_the_truth_about_as_often_as_it_says():
     covered = 0
     for trial in range(60):
         values = rng.exponential(1.0, 60)
-        low, high = bootstrap(lambda weights, values=values: weights @ values / len(values), 60, seed=trial)
+        low, high = bootstrap(
+            lambda weights, values=values: weights @ values / len(values), [np.arange(60)], seed=trial
+        )
         covered += low <= 1.0 <= high
     assert 50 <= covered <= 60
 
@@ -106,11 +108,43 @@ def test_bootstrap_draws_whole_examples_and_repeats_itself():
         seen.append(weights)
         return weights[:, 0]
 
-    assert bootstrap(statistic, 5) == bootstrap(statistic, 5)
+    five = [np.arange(5)]
+    assert bootstrap(statistic, five) == bootstrap(statistic, five)
     assert [weights.shape for weights in seen] == [(RESAMPLES, 5)] * 2
     assert (seen[0].sum(1) == 5).all()
-    assert all(map(math.isnan, bootstrap(statistic, 1)))
-    assert all(map(math.isnan, bootstrap(lambda weights: np.full(len(weights), np.nan), 5)))
+    assert all(map(math.isnan, bootstrap(statistic, [np.arange(1)])))
+    assert all(map(math.isnan, bootstrap(lambda weights: np.full(len(weights), np.nan), five)))
+
+
+def test_each_stratum_keeps_its_size():
+    seen = []
+    bootstrap(lambda weights: seen.append(weights) or weights[:, 0], [np.array([0, 3]), np.array([1, 2, 4])])
+    assert (seen[0][:, [0, 3]].sum(1) == 2).all()
+    assert (seen[0][:, [1, 2, 4]].sum(1) == 3).all()
+    assert len(np.unique(seen[0], axis=0)) > 10
+
+
+def test_a_mean_over_unlike_languages_is_as_sure_as_its_smaller_one():
+    records = [record(f"z{i}", i % 2, language="zh") for i in range(10)]
+    records += [record(f"e{i}", i % 2, bits=float(i), bytes=1.0) for i in range(990)]
+    records += [record(f"z{i}", i % 2, language="zh", task="x", bits=5.0, bytes=1.0) for i in range(1)]
+    mean = next(f for f in figures(records[:1000], metrics) if f.language == BOTH and f.metric == "right")
+    assert (mean.low, mean.high) == wilson(0.5, 4 / (1 / 10 + 1 / 990))
+    pairs = [record(i, i % 2, language=language) for i in range(10) for language in ("zh", "en")]
+    both = next(f for f in figures(pairs, metrics) if f.language == BOTH)
+    assert (both.low, both.high) == wilson(0.5, 10)  # wordings of one question are one example
+    alone = [f for f in figures(records[10:], metrics) if f.metric == "bits_per_byte" and f.language == BOTH]
+    assert all(map(math.isnan, (alone[0].low, alone[0].high)))  # of one Chinese example nothing is known
+
+
+def test_conditions_are_not_pooled():
+    records = [replace(record(0, 1, task=task), suite="speed") for task in ("batch 1", "batch 8")]
+    assert [f.task for f in figures(records, metrics)] == ["batch 1", "batch 8"]
+
+
+def test_other_protocols_have_no_examples_in_common():
+    ours, theirs = record(0, 1), replace(record(0, 0, model="b"), protocol="another")
+    assert differences([ours, theirs], metrics, ("a", "greedy"), ("b", "greedy")) == []
 
 
 def test_the_sign_test_is_exact():

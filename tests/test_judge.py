@@ -103,6 +103,27 @@ def test_a_function_of_the_users_own(tmp_path):
         question.judge("half")
 
 
+def test_which_judge_it_is_can_be_told(tmp_path):
+    def told(row):
+        return read(tmp_path, {"prompt": "?", "answer": "1"} | row)[0].verifier
+
+    specs = [{}, *({"verifier": v} for v in ("exact", "numeric", {"kind": "words", "expected": ["a"], "count": 1}))]
+    specs.append({"verifier": {"kind": "words", "expected": ["a"], "count": 2}})
+    names = [told(spec) for spec in specs]
+    assert len(set(names)) == len(names)
+    assert names == [told(spec) for spec in specs]
+    assert told({"verifier": {"count": 2, "expected": ["a"], "kind": "words"}}) == names[-1]  # in whatever order
+    found = []
+    for folder, code in (("one", "True"), ("two", "True"), ("three", "False")):
+        path = tmp_path / folder / "mine.py"
+        path.parent.mkdir()
+        path.write_text(f"def check(question, answer, row):\n    return {code}\n", encoding="utf-8")
+        found += [told({"verifier": f"{path}:check", "wanted": wanted}) for wanted in (1, 2)]
+    assert found[:2] == found[2:4]  # wherever the file lies
+    assert len(set(found)) == 4  # its content counts, and the row that it is given
+    assert not any(str(tmp_path) in one for one in found)
+
+
 def test_conversations(tmp_path):
     turns = [{"role": r, "content": c} for r, c in (("system", "Be brief."), ("user", "Hi"), ("assistant", "Yes?"))]
     last, said = {"role": "user", "content": "颜色是什么？"}, {"role": "assistant", "content": "红色"}

@@ -40,7 +40,7 @@ def answers(model, rights, *, decoder="plain", language="en", task="copy", run=0
     for i, mark in enumerate(rights):
         values = {"right": float(mark), "tokens": 4, "forwards": forwards}
         told = {"prompt": f"question {i}", "answer": f"answer {i}", "reference": "yes"} | detail
-        yield Record(model, decoder, "generation", task, language, str(i), values, run, told)
+        yield Record(model, decoder, "generation", task, language, str(i), values, run, detail=told)
 
 
 def texts(model, bits, language="en", file="news", **values):
@@ -271,6 +271,34 @@ def test_models_are_ranked_by_a_language_that_all_have(tmp_path):
     _, markdown, _ = report(records, tmp_path)
     assert "B · plain is best with exact_match 100.0% [51.0%, 100.0%] in en; it is not" in markdown
     assert row_of(markdown, "exact_match", "★ B · plain", "A · plain")[4].startswith("+75.0 points")
+
+
+def test_languages_are_compared_with_themselves_in_whatever_order_they_come(tmp_path):
+    def both(model, chinese, languages):
+        bits = {"zh": [chinese] * 2, "en": [900.0] * 30}
+        return [record for lang in languages for record in texts(model, bits[lang], lang, file=lang)]
+
+    for languages in (("zh", "en"), ("en", "zh")):
+        _, _, plain = report([*both("A", 10.0, ("zh", "en")), *both("B", 60.0, languages)], tmp_path)
+        (found,) = [d for d in plain["differences"] if d["language"] == "mean"]
+        assert (found["first"], found["value"], found["items"]) == (["A", ""], -2.5, 32)
+        assert 0.3 < found["p"] < 0.7  # all rests on two texts, which would go the same way every other time
+
+
+def test_conditions_are_not_put_together(tmp_path):
+    def filled(model, rights, span):
+        for i, mark in enumerate(rights):
+            values = {"right": float(mark), "hits": span * int(mark), "tokens": span}
+            yield Record(model, "plain", "infilling", f"span {span}", "en", str(i), values)
+
+    records = [record for span, some in ((1, "1110"), (4, "1000")) for record in filled("A", some, span)]
+    records += [record for span, some in ((1, "1111"), (4, "0000")) for record in filled("B", some, span)]
+    _, markdown, plain = report(records, tmp_path)
+    assert {f["task"] for f in plain["figures"]} == {d["task"] for d in plain["differences"]} == {"span 1", "span 4"}
+    assert "B · plain is best with exact_match 100.0%" in markdown  # of the first; of the second A is
+    assert "All tasks together" not in markdown
+    rows = figure_rows(records, "infilling", METRICS["infilling"])
+    assert [(row[1], row[3].split()[0], row[4]) for row in rows[1:3]] == [("A", "75.0%", "4"), ("B", "100.0%", "4")]
 
 
 def test_what_cannot_be_computed_is_a_dash(tmp_path):

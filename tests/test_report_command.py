@@ -31,9 +31,9 @@ def one_suite(monkeypatch):
     monkeypatch.setattr("nano_llada.evaluate.statistics.RESAMPLES", 50)
 
 
-def evaluation(folder: Path, model: str, rights: str) -> Path:
+def evaluation(folder: Path, model: str, rights: str, protocol: str = "same", suite: str = "generation") -> Path:
     records = [
-        Record(model, "plain", "generation", "copy", "en", str(i), {"right": float(mark)})
+        Record(model, "plain", suite, "copy", "en", str(i), {"right": float(mark)}, protocol=protocol)
         for i, mark in enumerate(rights)
     ]
     write_records(folder / "records.jsonl", records)
@@ -105,6 +105,16 @@ def test_a_run_that_is_still_writing_can_be_looked_at(tmp_path):
 def fails(capsys, *words) -> str:
     assert run_cli(["report", *words]) == 2
     return re.sub(r"\s+", " ", capsys.readouterr().err)
+
+
+def test_evaluations_by_other_protocols_are_not_mixed(tmp_path, capsys):
+    first, second = evaluation(tmp_path / "one", "A", "1"), evaluation(tmp_path / "two", "B", "0", "another")
+    told = fails(capsys, first, second, "--out", tmp_path / "out")
+    assert "one and two measured generation by different protocols" in told
+    assert not (tmp_path / "out").exists()
+    third = evaluation(tmp_path / "three", "B", "0", "another", suite="choices")  # of another suite it may be another
+    assert {figure["suite"] for figure in made(tmp_path, first, third)["figures"]} == {"generation", "choices"}
+    assert len(made(tmp_path, second)["figures"]) == 1
 
 
 def test_a_folder_with_neither_is_refused_with_what_is_expected(tmp_path, capsys):

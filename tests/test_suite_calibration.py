@@ -45,6 +45,8 @@ def test_no_passage_depends_on_batches_order_or_company(peaky, vocab, track, inf
     assert_alike(whole[3:], list(replace(suite, passages=some[3:]).run(tested)))
     other = list(replace(suite, seed=1).run(tested))
     assert ([o.values for o in other] == [w.values for w in whole]) is (track == "ar")
+    elsewhere = list(replace(suite, passages=passages(*WORDS, file="news")).run(tested))  # a file's noise is its own
+    assert ([e.values for e in elsewhere] == [w.values for w in whole]) is (track == "ar")
 
 
 @pytest.mark.parametrize(("track", "info"), KINDS)
@@ -139,6 +141,13 @@ def test_a_block_sees_clean_text_before_it_and_nothing_behind(peaky, vocab):
         logits[list(vocab.unwritable)] = -torch.inf
         confidences.append(float(logits.softmax(-1).max()))
     assert sum(record.values[f"confidence_{b}"] for b in range(BINS)) == pytest.approx(sum(confidences), rel=1e-5)
+
+
+def test_sureness_alone_has_no_better_end():
+    better = {metric.name: metric.better for metric in Calibration.metrics}
+    assert better.pop("calibration_error") == "low"
+    assert {better.pop(f"share_above_{limit}") for limit in THRESHOLDS} == {""}
+    assert better == {name: "high" for name in ("accuracy", *(f"accuracy_above_{limit}" for limit in THRESHOLDS))}
 
 
 def test_what_cannot_be_is_refused(peaky, vocab):

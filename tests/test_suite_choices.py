@@ -66,7 +66,7 @@ def test_an_autoregressive_score_is_that_of_the_tokens_to_be_written(peaky, voca
     (record,) = Choices((QUESTIONS[0],)).run(tested)
     encode = Letters(vocab).encode
     for choice, score in zip(QUESTIONS[0].choices, record.detail["scores"], strict=True):
-        answer = [*encode(choice.strip()), vocab.turn_end] if chat else encode(choice)
+        answer = [*encode(choice.strip()), vocab.turn_end] if chat else encode(choice)  # that has a space already
         prompt = tested.encode_prompt(QUESTIONS[0].question)
         tokens = torch.tensor([[*prompt, *answer]])
         with torch.no_grad():
@@ -83,7 +83,8 @@ def test_diffusion_scores_are_unbiased(peaky, vocab, enumerate_bound, info):
     records = list(Choices(many, draws=8, batch_size=128).run(tested))
     rows, _ = encode_choices(tested, many[0])
     fill = [vocab.turn_end, vocab.eos, vocab.eos] if info.get("stage") else []
-    for which, (row, word) in enumerate(zip(rows, ("red", "cats"), strict=True)):
+    said = ("red", "cats") if info.get("stage") else (" red", " cats")
+    for which, (row, word) in enumerate(zip(rows, said, strict=True)):
         answer = (Letters(vocab).encode(word) + fill)[: info.get("answer_length", 9)]
         assert list(row.tokens) == [*tested.encode_prompt("he"), *answer]
         assert row.start == len(row.tokens) - len(answer)
@@ -125,11 +126,11 @@ def test_choices_of_one_token_are_exact_in_one_pass(peaky, vocab, watch, info):
         (record,) = Choices((QUESTIONS[1],), draws=8).run(tested)  # two tokens each: a space and a letter
         assert len(seen.tokens) == 8
         seen.tokens.clear()
-        (record,) = Choices((asked("the", "b", "c"),), draws=8).run(tested)
+        (record,) = Choices((asked("the ", "b", "c"),), draws=8).run(tested)
         assert len(seen.tokens) == 1
     finally:
         seen.stop()
-    prompt = tested.encode_prompt("the")
+    prompt = tested.encode_prompt("the ")
     blocks = None if not info else torch.arange(len(prompt) + 1)[None] // 4
     pattern = AttentionPattern("full") if blocks is None else AttentionPattern("block_causal", None, blocks)
     with torch.no_grad():
@@ -137,7 +138,7 @@ def test_choices_of_one_token_are_exact_in_one_pass(peaky, vocab, watch, info):
     right = [float(last[Letters(vocab).encode(letter)[0]]) for letter in "bc"]
     assert record.detail["scores"] == pytest.approx(right, rel=1e-5)
     assert record.values["error"] == 0
-    both = Choices((asked("the", "b", "c"), QUESTIONS[0]), draws=8).run(tested)
+    both = Choices((asked("the ", "b", "c"), QUESTIONS[0]), draws=8).run(tested)
     beside = next(iter(both))  # one that is not exact
     assert beside.values == pytest.approx(record.values, rel=1e-5)
     assert beside.detail["errors"] == [0, 0]
@@ -205,7 +206,7 @@ def test_a_long_question_loses_its_beginning_for_all_its_choices(peaky, vocab, c
     rows, dropped = encode_choices(tested, question)
     full, frame = tested.encode_prompt(question.question), tested.encode_prompt("")
     begin = frame.index(vocab.turn_end) if chat else 1
-    assert dropped == len(full) + len("a longer answer") + chat - 64 > 0
+    assert dropped == len(full) + len("a longer answer") + 1 - 64 > 0  # one more: the turn's end, or a space before it
     for row in rows:
         assert row.tokens[: row.start] == (*full[:begin], *full[begin + dropped :])
     assert [len(row.tokens) for row in rows] == [64 - 12, 64]
@@ -216,10 +217,36 @@ def test_a_long_question_loses_its_beginning_for_all_its_choices(peaky, vocab, c
 
 def test_a_choice_that_does_not_fit_is_told(peaky, vocab):
     tested = subject(peaky, vocab, "ar")
-    (row, _), dropped = encode_choices(tested, asked("red", "y" * 63, "n"))
+    (row, _), dropped = encode_choices(tested, asked("red", "y" * 62, "n"))  # and a space before it
     assert (dropped, row.start, len(row.tokens)) == (3, 1, 64)
     with pytest.raises(UserError, match="quiz, question 5: a choice takes 64 tokens"):
-        list(Choices((QUESTIONS[0], asked("red", "n", "y" * 64, item="5"))).run(tested))
+        list(Choices((QUESTIONS[0], asked("red", "n", "y" * 63, item="5"))).run(tested))
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize(
+    ("question", "choice", "apart"),
+    [
+        ("The sky is", "blue", " blue"),
+        ("2 +", "2", " 2"),
+        ("The sky is ", "blue", "blue"),
+        ("The sky is\n", "blue", "blue"),
+        ("The sky is", " blue", " blue"),
+        ("The sky is", "\tblue", "\tblue"),
+        ("天空是", "蓝色", "蓝色"),
+        ("天空是", "blue", "blue"),
+        ("The sky is", "蓝色", "蓝色"),
+        ("颜色：", "blue", "blue"),  # full-width signs are Chinese, too
+        ("", "blue", "blue"),
+    ],
+)
+def test_words_of_a_question_and_a_choice_are_kept_apart(peaky, vocab, chat, question, choice, apart):
+    tested = subject(peaky, vocab, "ar", stage="sft" if chat else "pretrain")
+    (row, _), _ = encode_choices(tested, asked(question, choice, "z"))
+    prompt = tested.encode_prompt(question.strip() if chat else question)
+    encode = Letters(vocab).encode
+    assert row.tokens[: row.start] == prompt
+    assert list(row.tokens[row.start :]) == ([*encode(choice.strip()), vocab.turn_end] if chat else encode(apart))
 
 
 def test_questions_are_read(tmp_path):
@@ -241,6 +268,18 @@ def test_questions_are_read(tmp_path):
     assert read_choices([path], limit=2) == found[:2]
 
 
+def test_a_task_is_what_the_row_says_or_its_file(tmp_path, peaky, vocab):
+    rows = [GOOD | {"task": "colours", "source": "web"}, GOOD | {"id": 8, "source": "arc"}, GOOD | {"id": 9}]
+    path = str(write_rows(tmp_path / "quiz.jsonl", [*rows, GOOD | {"task": "hats"}]))  # one id in two tasks
+    found = read_choices([path])
+    assert [(q.task, q.item) for q in found] == [("colours", "7"), ("arc", "8"), ("quiz", "9"), ("hats", "7")]
+    records = Choices(tuple(found)).run(subject(peaky, vocab, "ar"))
+    assert [(record.task, record.item) for record in records] == [(q.task, q.item) for q in found]
+    other = str(write_rows(tmp_path / "more.jsonl", [GOOD | {"id": 1}, GOOD | {"source": "arc", "id": 8}]))
+    with pytest.raises(UserError, match=r"quiz\.jsonl:2: id 8 stands twice in language en of task 'arc'"):
+        read_choices([other, path])  # two files with one task: no example may be there twice
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -260,6 +299,9 @@ def test_questions_are_read(tmp_path):
         ({"language": "fr"}, "language 'fr' is none of zh, en"),
         ({"id": 7}, "id 7 stands twice in language en"),
         ({"id": [1]}, "id is a list, expected text or a number"),
+        ({"task": 3}, "task is a number, expected text"),
+        ({"source": None}, "task is null, expected text"),
+        ({"task": ""}, "task is .*expected text"),
     ],
 )
 def test_malformed_questions_are_told_with_file_and_line(tmp_path, change, reason):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,12 +19,13 @@ from nano_llada.core.types import TokenBatch, Vocabulary
 from nano_llada.decode.config import Autoregressive
 from nano_llada.evaluate.figures import figures
 from nano_llada.evaluate.items import Passage, read_passages
-from nano_llada.evaluate.likelihood import text_likelihood
+from nano_llada.evaluate.likelihood import passage_likelihoods, passage_numbers, text_likelihood
 from nano_llada.evaluate.record import Record, read_records, write_records
 from nano_llada.evaluate.suite import Subject
 from nano_llada.evaluate.suites import metrics_of
 from nano_llada.evaluate.suites.likelihood import Likelihood
 from nano_llada.objectives.likelihood import bound_nll, exact_nll
+from tiny import read_lines, write_rows
 
 WORDS = ("abc", "red ball on a mat", "x", "a cat sat by the door of a red house with a blue hat")
 
@@ -78,15 +80,27 @@ def test_no_passage_depends_on_batches_order_or_company(peaky, vocab, track, inf
 
 @pytest.mark.parametrize(("track", "info"), KINDS)
 def test_text_likelihood_is_the_sum_of_the_passages(peaky, vocab, track, info):
-    tested = subject(peaky, vocab, track, **info)
-    records = list(Likelihood(passages(*WORDS), window=16, draws=4, seed=3).run(tested))
-    found = text_likelihood(tested.checkpoint, WORDS, window=16, draws=4, seed=3, batch_size=2)
+    tested, some = subject(peaky, vocab, track, **info), passages(*WORDS)
+    options = {"window": 16, "draws": 4, "seed": 3, "batch_size": 2}
+    records = list(Likelihood(some, window=16, draws=4, seed=3).run(tested))
+    ours, alone = (
+        passage_likelihoods(tested.checkpoint, WORDS, numbers, **options)
+        for numbers in (passage_numbers(some), range(len(WORDS)))  # texts without a file are numbered
+    )
+    assert [record.values["nats"] for record in records] == pytest.approx([one.nats for one in ours], rel=1e-6)
+    assert [record.values["tokens"] for record in records] == [one.tokens for one in ours]
+    found = text_likelihood(tested.checkpoint, WORDS, **options)
     told = {figure.metric: figure.value for figure in figures(records, metrics_of)}
-    assert told["bits_per_byte"] == pytest.approx(found.bits_per_byte, rel=1e-6)
-    assert told["nats_per_token"] == pytest.approx(found.nats_per_token, rel=1e-6)
-    assert told["monte_carlo_error"] == pytest.approx(found.standard_error, rel=1e-3)
-    assert (found.standard_error == 0) is (track == "ar")
-    assert total(records, "bytes") == found.text_bytes == total(records, "tokens")
+    for mine, bits, nats, error in (
+        (ours, told["bits_per_byte"], told["nats_per_token"], told["monte_carlo_error"]),
+        (alone, found.bits_per_byte, found.nats_per_token, found.standard_error),
+    ):
+        whole, unit = sum(one.nats for one in mine), math.log(2) * found.text_bytes
+        assert (bits, nats) == pytest.approx((whole / unit, whole / found.tokens), rel=1e-6)
+        assert error == pytest.approx(math.sqrt(sum(one.variance for one in mine)) / unit, rel=1e-3)
+        assert (error == 0) is (track == "ar")
+    assert (ours == alone) is (track == "ar")
+    assert total(records, "bytes") == found.text_bytes == total(records, "tokens") == found.tokens
     assert {record.values["draws"] for record in records} == {found.draws}
 
 
@@ -132,9 +146,25 @@ def test_windows_and_passages_have_noise_of_their_own(table_model, vocab, watch)
     seen = watch(model)
     some = (*passages("abcdefgh" * 2, "abcdefgh"), *passages("abcdefgh", file="news"))
     list(Likelihood(some, window=9, draws=16).run(subject(model, vocab, "diffusion")))
-    first, second, other, elsewhere = (torch.stack(seen.tokens) == vocab.mask).unbind(1)
-    assert torch.equal(first, elsewhere)  # by the number in the file, so that text_likelihood says the same
-    assert not any(torch.equal(one, two) for one, two in ((first, second), (first, other), (second, other)))
+    masks = (torch.stack(seen.tokens) == vocab.mask).unbind(1)
+    assert len(masks) == 4  # two windows, another text of the file, and the first of another file
+    assert not any(torch.equal(one, two) for one, two in itertools.combinations(masks, 2))
+
+
+def test_passages_are_named_as_their_rows_are(peaky, vocab, tmp_path):
+    rows = [{"text": WORDS[1], "id": "moon"}, {"text": WORDS[1]}, {"text": WORDS[1], "id": 7}]
+    some = tuple(read_passages([str(write_rows(tmp_path / "wiki.jsonl", rows))]))
+    assert [passage.item for passage in some] == ["moon", "1", "7"]
+    records = list(Likelihood(some, window=64, draws=2).run(subject(peaky, vocab, "diffusion")))
+    assert [record.item for record in records] == ["moon", "1", "7"]
+    assert len({record.values["nats"] for record in records}) == 3  # a name has noise of its own
+    for name, reason in ((None, "null"), ([1], "a list"), (True, "true or false"), ("", "")):
+        write_rows(tmp_path / "wiki.jsonl", [rows[0], {"text": "x", "id": name}])
+        with pytest.raises(UserError, match=rf"wiki\.jsonl:2: id is {reason}.*expected text or a number"):
+            read_passages([str(tmp_path / "wiki.jsonl")])
+    write_rows(tmp_path / "wiki.jsonl", [rows[0], rows[1] | {"id": "moon"}])
+    with pytest.raises(UserError, match=r"wiki\.jsonl:2: id 'moon' stands twice in the file"):
+        read_passages([str(tmp_path / "wiki.jsonl")])
 
 
 def test_one_block_is_the_whole_text(peaky, vocab):
@@ -193,11 +223,14 @@ def test_records_are_of_their_file_language_and_bytes(peaky, vocab, tmp_path):
         ("likelihood", "news", "zh", ""),
     ]
     assert [(r.values["bytes"], r.values["tokens"]) for r in records] == [(3, 3), (6, 2)]
+    records[0] = replace(records[0], protocol="1a2b3c4d", detail={"told": "红"})
     write_records(tmp_path / "records.jsonl", records)
     assert list(read_records(tmp_path)) == records
+    bare = {name: value for name, value in read_lines(tmp_path / "records.jsonl")[1].items() if name != "protocol"}
+    assert list(read_records(write_rows(tmp_path / "old" / "records.jsonl", [bare]))) == records[1:]
 
 
-def test_what_cannot_be_is_refused(peaky, vocab):
+def test_what_cannot_be_is_refused(peaky, vocab, table_model):
     some = passages("red")
     with pytest.raises(UserError, match="window 65 is longer than the model's context 64"):
         list(Likelihood(some, window=65).run(subject(peaky, vocab, "ar")))
@@ -206,8 +239,16 @@ def test_what_cannot_be_is_refused(peaky, vocab):
             Likelihood(some, **({"window": 8} | options))
     with pytest.raises(ValueError, match="no passages"):
         Likelihood((), window=8)
-    with pytest.raises(ValueError, match="its number in the file, got 'first'"):
-        Likelihood((replace(some[0], item="first"),), window=8)
+    broken = torch.full((64, vocab.size), math.nan)
+    with pytest.raises(UserError, match="likelihood: m gives nats = nan for wiki, 0: are its weights broken"):
+        list(Likelihood(some, window=8).run(subject(table_model(broken), vocab, "ar")))
+    with pytest.raises(UserError, match="may not be called 'all'"):
+        list(Likelihood(passages("red", file="all"), window=8).run(subject(peaky, vocab, "ar")))
+
+
+def test_the_error_of_the_draws_has_no_better_end():
+    better = {metric.name: metric.better for metric in Likelihood.metrics}
+    assert better == {"bits_per_byte": "low", "nats_per_token": "low", "monte_carlo_error": ""}
 
 
 @pytest.mark.parametrize(

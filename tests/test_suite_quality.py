@@ -111,13 +111,19 @@ def subject(letters, table_model):
 
 def found(records) -> dict[str, float]:
     """Figures over all passages of English, by metric."""
-    return {f.metric: f.value for f in figures(records, metrics_of) if f.language == "en" and f.task == "english"}
+    task = f"english, judged by {records[0].detail['judge']}"
+    return {f.metric: f.value for f in figures(records, metrics_of) if (f.language, f.task) == ("en", task)}
 
 
 def test_a_constant_text_has_no_entropy_and_repeats_itself(subject, letters, uniform, bundled):
     constant = subject(lambda prompt, seed: [*letters.encode("x" * 10), letters.vocab.eos, *letters.encode("y")])
     records = list(Quality(PASSAGES, uniform, "nobody", prompt_tokens=4).run(constant))
-    assert [(r.task, r.language, r.item) for r in records] == [(p.file, p.language, p.item) for p in PASSAGES]
+    cut_by = letters.hash[:6]
+    assert [(r.task, r.language, r.item) for r in records] == [
+        ("english, judged by nobody", "en", f"0@{cut_by}"),
+        ("english, judged by nobody", "en", f"1@{cut_by}"),
+        ("chinese, judged by nobody", "zh", f"0@{cut_by}"),
+    ]
     assert {(r.suite, r.model, r.decoder) for r in records} == {("quality", "it", "planted")}
     figure = found(records)
     assert figure["generative_perplexity"] == pytest.approx(bundled.vocab.size, rel=1e-5)
@@ -307,6 +313,11 @@ def test_neither_batches_nor_order_change_a_record(make_model, letters, decoding
             assert same.detail == record.detail
             assert dict(same.values) == pytest.approx(dict(record.values), rel=1e-5, abs=1e-5)
     assert [r.detail["text"] for r in replace(suite, seed=1).run(it)] != [r.detail["text"] for r in first]
+
+
+def test_only_waste_has_a_better_end():
+    assert {metric.name for metric in Quality.metrics if metric.better} == {"wasted"}
+    assert Quality.metrics[-1].better == "low"
 
 
 def test_a_judge_must_be_autoregressive_and_options_in_range(uniform, subject, letters):

@@ -18,6 +18,7 @@ from nano_llada.decode.config import Autoregressive, Block, Diffusion
 from nano_llada.decode.types import Write
 from nano_llada.evaluate.figures import figures
 from nano_llada.evaluate.items import Passage
+from nano_llada.evaluate.measure import protocol_of
 from nano_llada.evaluate.suite import Subject
 from nano_llada.evaluate.suites import metrics_of, speed
 from nano_llada.evaluate.suites.speed import Speed, full_batches
@@ -104,14 +105,16 @@ def found(records, task: str, language: str = "en") -> dict[str, float]:
     return {f.metric: f.value for f in figures(records, metrics_of) if (f.task, f.language) == (task, language)}
 
 
-def test_all_at_once_is_one_pass(planted):
+def test_all_at_once_is_one_pass(planted, letters):
     clock, it = planted(at_once=True)
     records = list(Speed(ENGLISH, (1, 4), repeats=2, clock=clock).run(it))
-    assert [(r.task, r.item) for r in records] == [
-        *(("batch 1", f"{repeat}-{number}") for repeat in range(2) for number in range(4)),
-        ("batch 4", "0-0"),
-        ("batch 4", "1-0"),
+    hash6 = letters.hash[:6]
+    assert [(r.task, r.item, r.detail["repeat"]) for r in records] == [
+        *(("batch 1", f"en-{number}@{hash6}", repeat) for repeat in range(2) for number in range(4)),
+        ("batch 4", f"en-0@{hash6}", 0),
+        ("batch 4", f"en-0@{hash6}", 1),
     ]
+    assert {f.items for f in figures(records, metrics_of) if f.task == "batch 1"} == {4}  # repeats are no examples
     alone = found(records, "batch 1")
     assert alone["tokens_per_second"] == 10 / 4 / 0.5  # 1 to 4 letters, half a second each; no end and nothing behind
     assert alone["tpf"] == 10 / 4
@@ -149,16 +152,17 @@ def test_what_warms_up_is_not_recorded(planted):
     assert seconds == [2.0, 2.0, 0.5, 0.5]
 
 
-def test_a_batch_is_full_and_of_one_language(planted):
+def test_a_batch_is_full_and_of_one_language(planted, letters):
     clock, it = planted(at_once=True)
     mixed = (ENGLISH[0], CHINESE[0], *ENGLISH[1:3], CHINESE[1])
     records = list(Speed(mixed, (8, 2), repeats=1, warm=0, clock=clock).run(it))
+    hash6 = letters.hash[:6]
     assert [(r.task, r.language, r.item) for r in records] == [
-        ("batch 2", "en", "0-0"),
-        ("batch 2", "en", "0-1"),
-        ("batch 2", "zh", "0-0"),
-        ("batch 8", "en", "0-0"),
-        ("batch 8", "zh", "0-0"),
+        ("batch 2", "en", f"en-0@{hash6}"),
+        ("batch 2", "en", f"en-1@{hash6}"),
+        ("batch 2", "zh", f"zh-0@{hash6}"),
+        ("batch 8", "en", f"en-0@{hash6}"),
+        ("batch 8", "zh", f"zh-0@{hash6}"),
     ]
     assert it.runner.batches[:3] == [["a", "ab"], ["abc", "a"], ["汤姆", "艾米有"]]
     assert Counter(it.runner.batches[3]) == {"a": 3, "ab": 3, "abc": 2}
@@ -181,6 +185,20 @@ def test_memory_is_the_most_of_all_batches(planted, monkeypatch):
     assert (found(records, "batch 1")["memory_gb"], found(records, "batch 2")["memory_gb"]) == (3, 5)
     monkeypatch.setattr(speed, "peak_memory", lambda device: float("nan"))
     assert all("peak_memory_bytes" not in record.values for record in suite.run(it))
+
+
+def test_memory_is_told_and_not_ranked():
+    better = {metric.name: metric.better for metric in Speed.metrics}
+    assert (better.pop("memory_gb"), better.pop("tokens_per_second"), better.pop("tpf")) == ("", "high", "high")
+    assert set(better.values()) == {"low"}
+
+
+def test_another_machine_is_another_measurement():
+    here = Speed(ENGLISH)
+    assert here.machine == Speed(ENGLISH).machine
+    assert "threads" in here.machine
+    assert protocol_of(here) == protocol_of(Speed(ENGLISH))
+    assert protocol_of(here) != protocol_of(replace(here, machine="another"))
 
 
 def test_memory_of_this_process_is_measured(planted):
@@ -215,12 +233,12 @@ def test_texts_do_not_depend_on_the_size_of_a_batch(make_model, letters, decodin
     it = Subject("it", Checkpoint(model, letters, "diffusion", Path("it"), {}), decoding, "drawn")
     prompts = (*ENGLISH[:3], replace(ENGLISH[2], item="3"))  # one text twice, drawn anew
     records = list(Speed(prompts, (1, 2, 4), repeats=2, warm=0, clock=Clock()).run(it))
-    texts: dict[tuple[str, str], list[str]] = {}
+    texts: dict[tuple[str, int], list[str]] = {}
     for record in records:
-        texts.setdefault((record.task, record.item[0]), []).extend(record.detail["texts"])
+        texts.setdefault((record.task, record.detail["repeat"]), []).extend(record.detail["texts"])
     assert len(texts) == 6
     assert len(set(map(tuple, texts.values()))) == 1
-    assert len(set(texts["batch 1", "0"])) == 4
+    assert len(set(texts["batch 1", 0])) == 4
     tokens = Counter()
     for record in records:
         tokens[record.task] += record.values["tokens"]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nano_llada.cli.options import DecodingOptions, checkpoint_decoding, parse
 from nano_llada.core.errors import UserError
-from nano_llada.core.record import from_plain, to_plain
+from nano_llada.core.record import from_plain
 from nano_llada.evaluate.options import SuiteOptions
 
 if TYPE_CHECKING:
@@ -19,16 +19,6 @@ if TYPE_CHECKING:
     from nano_llada.evaluate.suite import Subject
 
 PLAIN = "default"
-AUTOREGRESSIVE = (
-    "max_new_tokens",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "repetition_penalty",
-    "min_new_tokens",
-    "seed",
-)
 
 
 @dataclass(frozen=True)
@@ -62,14 +52,14 @@ def main(arguments: Sequence[str]) -> int:
     from nano_llada.cli.tables import print_table
     from nano_llada.core.hardware import choose_machine
     from nano_llada.evaluate.build import make_suites
-    from nano_llada.evaluate.measure import evaluate, plan_name
+    from nano_llada.evaluate.measure import evaluate, make_plan, plan_name
     from nano_llada.evaluate.page import figure_rows, write_evaluation
 
     device = choose_machine(options.device).device
     found = subjects(options, device)
     context = min(subject.checkpoint.model.config.max_length for subject in found)
     suites = make_suites(options.suites, context, device)
-    plan = make_plan(options, found)
+    plan = make_plan(found, suites, device=str(device))
     folder = options.out or Path("runs/eval") / f"{'+'.join(dict.fromkeys(s.name for s in found))}-{plan_name(plan)}"
     records = evaluate(found, suites, folder, plan)
     page = write_evaluation(records, folder, "nano-llada: models measured")
@@ -91,47 +81,91 @@ def subjects(options: Options, device: torch.device | str) -> list[Subject]:
     """Every model with every way of writing that it knows.
 
     Raises:
-        UserError: for a folder without a model, or settings that cannot be.
+        UserError: for a folder without a model, settings that cannot be, or one name for unlike models.
     """
     from nano_llada.checkpoint.files import load_checkpoint
     from nano_llada.evaluate.suite import Subject
 
+    models: dict[str, list[Checkpoint]] = {}
+    for name, path in named(options.checkpoints):
+        models.setdefault(name, []).append(load_checkpoint(path, device))
     found: list[Subject] = []
-    runs: dict[str, int] = {}
-    for given in options.checkpoints:
-        name, path = _named(given)
-        checkpoint = load_checkpoint(path, device)
-        run = runs.setdefault(name, 0)
-        runs[name] += 1
-        for decoder, settings in decoders_for(checkpoint, options).items():
-            decoding = checkpoint_decoding(checkpoint, settings, default_length=24)
-            found.append(Subject(name, checkpoint, decoding, decoder, run))
+    for name, seeds in models.items():
+        _check_seeds(name, seeds)
+        for run, checkpoint in enumerate(seeds):
+            for decoder, settings in decoders_for(checkpoint, options).items():
+                decoding = checkpoint_decoding(checkpoint, settings, default_length=24)
+                found.append(Subject(name, checkpoint, decoding, decoder, run))
     return found
 
 
-def _named(given: str) -> tuple[str, Path]:
-    name, equals, path = given.partition("=")
-    if equals and not Path(given).exists():
-        return name, Path(path)
-    parts = [part for part in Path(given).parts if part not in (".", "..", "/")]
-    return "/".join(parts[-2:]) or given, Path(given)
+def named(given: Sequence[str]) -> list[tuple[str, Path]]:
+    """NAME=FOLDER as it is; folders alone by the shortest ends of their paths that tell them apart.
+
+    Raises:
+        UserError: for a folder that is given twice.
+    """
+    pairs = [(word.partition("=")[0], Path(word.partition("=")[2])) for word in given]
+    pairs = [
+        ("", Path(word)) if Path(word).exists() or "=" not in word else p for word, p in zip(given, pairs, strict=True)
+    ]
+    places = [path.resolve() for _, path in pairs]
+    if twice := [str(path) for (_, path), place in zip(pairs, places, strict=True) if places.count(place) > 1]:
+        raise UserError(f"given twice: {', '.join(twice)}")
+    found = []
+    for (name, path), place in zip(pairs, places, strict=True):
+        length = 2
+        while sum(other.parts[-length:] == place.parts[-length:] for other in places) > 1:
+            length += 1
+        found.append((name or "/".join(place.parts[-length:]), path))
+    return found
+
+
+def _check_seeds(name: str, seeds: Sequence[Checkpoint]) -> None:
+    first = seeds[0]
+    for other in seeds[1:]:
+        if (other.track, other.tokenizer.hash, other.model.config) != (
+            first.track,
+            first.tokenizer.hash,
+            first.model.config,
+        ):
+            raise UserError(
+                f"{name} is given to {first.folder} and {other.folder}, which differ in track, tokenizer or shape: one "
+                "name given several times means one model trained with several seeds"
+            )
 
 
 def decoders_for(checkpoint: Checkpoint, options: Options) -> dict[str, DecodingOptions]:
-    """Settings by name; an autoregressive model leaves out what it does not have, and decoders that are only that.
+    """Settings by name; a model leaves out common ones that it does not have, and decoders that need others.
 
     Raises:
         UserError: for words that are no settings.
     """
-    found: dict[str, DecodingOptions] = {}
-    common = {name: value for name, value in vars(options.decoding).items() if value is not None}
+    given = {name: value for name, value in vars(options.decoding).items() if value is not None}
+    found, left = {}, []
     for told in options.decoders:
         settings = _settings(told)
-        own = set(settings) | set(common) if checkpoint.track == "diffusion" else set(AUTOREGRESSIVE)
+        own = _known(checkpoint, {**given, **settings})
         if set(settings) <= own:
-            merged = {name: value for name, value in (common | settings).items() if name in own}
-            found[told] = from_plain(DecodingOptions, merged)
-    return found or {PLAIN: from_plain(DecodingOptions, {n: v for n, v in common.items() if n in AUTOREGRESSIVE})}
+            common = {name: value for name, value in given.items() if name in own}
+            found[told] = from_plain(DecodingOptions, common | settings)
+        else:
+            left.append(told)
+    if left:
+        print(f"{checkpoint.folder} cannot be made to write with {', '.join(left)}: measured without", flush=True)
+    own = _known(checkpoint, given)
+    plain = {name: value for name, value in given.items() if name in own}
+    return found or {PLAIN: from_plain(DecodingOptions, plain)}
+
+
+def _known(checkpoint: Checkpoint, given: Mapping[str, Any]) -> set[str]:
+    """Settings that a model can be made to write with."""
+    from nano_llada.decode.config import Autoregressive, Block, Diffusion
+
+    if checkpoint.track == "ar":
+        return {option.name for option in fields(Autoregressive)}
+    blocks = checkpoint.info.get("block_size") or "block_size" in given
+    return {option.name for option in fields(Block if blocks else Diffusion)} | ({"preset"} if blocks else set())
 
 
 def _settings(told: str) -> dict[str, Any]:
@@ -152,12 +186,3 @@ def _value(text: str) -> int | float | str:
         except ValueError:
             continue
     return text
-
-
-def make_plan(options: Options, found: Sequence[Subject]) -> dict[str, Any]:
-    """All that decides the figures, as plain values: options, and the weights of every model."""
-    from nano_llada.evaluate.measure import fingerprint
-
-    models = {f"{s.name} {s.run}": fingerprint(s.checkpoint) for s in found}
-    decoders = {f"{s.name} {s.run} {s.decoder}": to_plain(s.decoding) for s in found}
-    return {"suites": to_plain(options.suites), "models": models, "decoders": decoders, "device": options.device}

@@ -43,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     names = _names(options.sources)
     records = {name: found for name, path in names.items() if (found := _records(path)) is not None}
     training = [run for name, path in names.items() if (run := _run(path, name)) is not None]
+    _check_protocols(records)
     from nano_llada.evaluate.page import write_evaluation
 
     page = write_evaluation(_told_apart(records), options.out, options.title, training=training)
@@ -81,6 +82,19 @@ def _records(path: Path) -> list[Record] | None:
     from nano_llada.evaluate.record import read_records
 
     return list(read_records(path)) if path.is_file() or (path / RECORDS).is_file() else None
+
+
+def _check_protocols(sources: dict[str, list[Record]]) -> None:
+    """Raises UserError where a suite was measured with other settings, examples or machines: that compares nothing."""
+    first: dict[str, tuple[str, str]] = {}
+    for name, records in sources.items():
+        for suite, protocol in dict.fromkeys((record.suite, record.protocol) for record in records):
+            known, other = first.setdefault(suite, (protocol, name))
+            if known != protocol:
+                raise UserError(
+                    f"{other} and {name} measured {suite} by different protocols (examples, window, draws, judge, or, "
+                    "for speed, the machine; see plan.json): report them one by one, or measure both by one command"
+                )
 
 
 def _told_apart(sources: dict[str, list[Record]]) -> list[Record]:

@@ -36,7 +36,7 @@ def make_suites(options: SuiteOptions, context: int, device: torch.device | str 
     """
     if unknown := [name for name in options.suites if name not in SUITES]:
         raise UserError(f"unknown suite {unknown[0]!r}: use some of {', '.join(SUITES)}")
-    window = options.window or context
+    window = context if options.window is None else options.window
     if not 2 <= window <= context:
         raise UserError(f"window must be from 2 to the models' shortest context {context}, got {window}")
     makers: Mapping[str, Callable[[], Suite]] = {
@@ -51,9 +51,7 @@ def make_suites(options: SuiteOptions, context: int, device: torch.device | str 
         ),
         "generation": lambda: Generation(_questions(options, "generation"), options.noise_seed, options.batch_size),
         "quality": lambda: _quality(options, device),
-        "infilling": lambda: Infilling(
-            _passages(options, "infilling"), options.spans, seed=options.noise_seed, batch_size=options.batch_size
-        ),
+        "infilling": lambda: _infilling(options, context),
         "speed": lambda: Speed(_timed(options), options.batch_sizes),
         "calibration": lambda: Calibration(
             _passages(options, "calibration"), window, seed=options.noise_seed, batch_size=options.batch_size
@@ -96,6 +94,13 @@ def _questions(options: SuiteOptions, suite: str) -> tuple[Question, ...]:
     skills = SKILLS if options.skills == ("all",) else options.skills
     found = list(world_questions(skills, options.items, options.noise_seed)) if skills else []
     return (*found, *(read_questions(options.questions, options.limit) if options.questions else ()))
+
+
+def _infilling(options: SuiteOptions, context: int) -> Infilling:
+    """With 96 tokens shown on each side, or as many as all models have room for."""
+    passages = _passages(options, "infilling")
+    shown = min(96, (context - 1 - max(options.spans, default=1)) // 2)
+    return Infilling(passages, options.spans, context=shown, seed=options.noise_seed, batch_size=options.batch_size)
 
 
 def _quality(options: SuiteOptions, device: torch.device | str) -> Quality:

@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nano_llada.evaluate.metric import Array, Metric
 from nano_llada.evaluate.record import Record
 from nano_llada.evaluate.statistics import bootstrap, sign_test, swap_test, wilson
+from nano_llada.evaluate.suite import ALL
 
-ALL, BOTH = "all", "mean"  # the task that is all tasks; the language that is the mean of both
+BOTH = "mean"  # the language that is the mean of both
+CONDITIONS = frozenset({"speed", "infilling"})  # suites whose tasks are conditions: together they would say nothing
 Way = tuple[str, str]  # model, decoder
 Group = tuple[str, str, str, str]  # model, decoder, suite, task
 Metrics = Callable[[str], Sequence[Metric]]  # of a suite, by its name
@@ -100,14 +103,14 @@ def _group(records: Iterable[Record]) -> dict[Group, list[Record]]:
         tasks.setdefault(record.task, []).append(record)
     groups: dict[Group, list[Record]] = {}
     for kind, tasks in kinds.items():
-        if len(tasks) > 1:
+        if len(tasks) > 1 and kind[2] not in CONDITIONS:
             groups[(*kind, ALL)] = [record for some in tasks.values() for record in some]
         groups |= {(*kind, task): some for task, some in tasks.items()}
     return groups
 
 
-def _name(record: Record) -> tuple[str, str, str]:
-    return (record.task, record.item, record.language)
+def _name(record: Record) -> tuple[str, ...]:
+    return (record.task, record.item, record.language, record.protocol)
 
 
 def _usable(records: Iterable[Record], metric: Metric) -> list[Record]:
@@ -123,7 +126,7 @@ def _samples(
     records: Sequence[Record], metric: Metric, language: str, items: Mapping[tuple[str, str], int]
 ) -> list[_Sample]:
     """One of the language, or one of each for the mean of both."""
-    languages = dict.fromkeys(record.language for record in records) if language == BOTH else (language,)
+    languages = sorted({record.language for record in records}) if language == BOTH else (language,)
     return [_Sample.of([r for r in records if r.language == one], metric, items) for one in languages]
 
 
@@ -152,10 +155,31 @@ def _figure(group: Group, language: str, metric: Metric, records: Sequence[Recor
     for run in sorted({record.run for record in records}):
         mine = _samples([record for record in records if record.run == run], metric, language, items)
         runs.append(_value(mine, metric, every))
-    # of several runs or of both languages, an example is one draw, however often it was judged: on the safe side
-    inside = wilson(value, len(items)) if metric.share else bootstrap(lambda w: _values(samples, metric, w), len(items))
+    if metric.share:  # of several runs an example is one draw, however often it was judged: on the safe side
+        inside = wilson(value, effective([set(sample.places.tolist()) for sample in samples]))
+    else:
+        inside = bootstrap(lambda w: _values(samples, metric, w), _strata(samples, len(items)))
     model, decoder, suite, task = group
     return Figure(model, decoder, suite, task, language, metric.name, value, *inside, len(items), tuple(runs))
+
+
+def effective(examples: Sequence[set[int]]) -> float:
+    """How many examples a mean over languages is worth: those of a language, of each, count for its share alone.
+
+    Wordings of one question in both languages are one example, on the safe side.
+    """
+    if all(some == examples[0] for some in examples):
+        return len(examples[0])
+    return len(examples) ** 2 / sum(1 / len(some) for some in examples)
+
+
+def _strata(samples: Sequence[_Sample], items: int) -> list[NDArray[np.intp]]:
+    """Examples by the languages they are in: each kind is drawn by itself, so that no language loses its weight."""
+    inside = np.zeros((items, len(samples)), dtype=bool)
+    for number, sample in enumerate(samples):
+        inside[sample.places, number] = True
+    kinds = np.unique(inside, axis=0)
+    return [np.flatnonzero((inside == kind).all(axis=1)) for kind in kinds]
 
 
 def _difference(
@@ -181,7 +205,7 @@ def _difference(
         p = sign_test(*(sample.columns[metric.needs[0]][np.argsort(sample.places)].tolist() for sample in pairs[0]))
     else:
         p = swap_test(exchanged, len(items))
-    low, high = bootstrap(change, len(items))
+    low, high = bootstrap(change, _strata([pair[0] for pair in pairs], len(items)))
     return Difference(*ways, *place, metric.name, float(change(np.ones(len(items)))), low, high, p, len(items))
 
 

@@ -11,7 +11,6 @@ from nano_llada.core.random import derive_seed
 from nano_llada.data.rows import Message, Role
 from nano_llada.data.tokenizer import TURN_END, TURN_START
 from nano_llada.decode.config import Decoding
-from nano_llada.evaluate.likelihood import WINDOWS
 
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first one given counts
 GREEDY: Mapping[str, Any] = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
@@ -23,7 +22,7 @@ def number_of(request: Any) -> int:
     """The number of the request's document within its task, which noise is drawn by; else one made of its text."""
     if request.doc_id is not None:
         return int(request.doc_id)
-    return derive_seed("harness", request.args[0]) % 2**63 // WINDOWS
+    return derive_seed("harness", str(request.args[0]))
 
 
 def parse_chat(text: str) -> list[Message]:

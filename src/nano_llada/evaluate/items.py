@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from nano_llada.core.errors import UserError
 from nano_llada.data.read import BadRow, read_rows, resolve
-from nano_llada.data.rows import to_messages, to_text
+from nano_llada.data.rows import kind_of, to_messages, to_text
 from nano_llada.evaluate.suite import language_of
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ class Passage:
     text: str
     language: str  # zh or en
     file: str  # its name without folder and endings
-    item: str  # which one of the file
+    item: str  # which one of the file: the row's `id`, or its number
 
 
 def read_passages(sources: Sequence[str], text_field: str = "text", limit: int | None = None) -> list[Passage]:
@@ -33,12 +33,20 @@ def read_passages(sources: Sequence[str], text_field: str = "text", limit: int |
         UserError: with file and line for a row without text, or if there is none at all.
     """
 
+    seen: set[tuple[str, str]] = set()
+
     def passage(row: Mapping[str, Any], file: str, item: str) -> Passage:
         if text_field in row:
             text = to_text(row, text_field)
         else:
             text = "\n".join(message.content for message in to_messages(row))
-        return Passage(text, row_language(row, text), file, item)
+        name = row.get("id", item)
+        if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
+            raise ValueError(f"id is {kind_of(name)}, expected text or a number")
+        if (file, str(name)) in seen:
+            raise ValueError(f"id {name!r} stands twice in the file")
+        seen.add((file, str(name)))
+        return Passage(text, row_language(row, text), file, str(name))
 
     return read_items(sources, passage, limit)
 

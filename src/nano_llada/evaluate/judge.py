@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nano_llada.core.errors import UserError
@@ -45,6 +48,7 @@ class Question:
     judge: Judge
     references: tuple[str, ...] = ()  # right answers, for readers
     before: tuple[Message, ...] = ()  # turns of the conversation that the prompt is the last of
+    verifier: str = ""  # which judge it is, in words
 
     @property
     def text(self) -> str:
@@ -84,7 +88,7 @@ def read_questions(sources: Sequence[str], limit: int | None = None) -> list[Que
             raise ValueError(f"task {task!r} has an {language} question {item!r} already: give each row its own `id`")
         seen.add((task, item, language))
         judge, references = _judge(row, last.content, references, load)
-        return Question(last.content, language, task, item, judge, references, tuple(before))
+        return Question(last.content, language, task, item, judge, references, tuple(before), _told(row))
 
     return read_items(sources, question, limit)
 
@@ -133,6 +137,16 @@ def _judge(
     if not references:
         raise ValueError(f"no right answer: give it {' or '.join(REFERENCES)}, or an answer as the last message")
     return makers[spec](references), references
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    """The verifier of a row; of a user's own what it is made of and given: the file's content and the row."""
+    spec = row.get("verifier", "")
+    if isinstance(spec, str) and ".py:" in spec:
+        file, _, name = spec.rpartition(":")
+        given = json.dumps({**row, "verifier": name}, sort_keys=True, ensure_ascii=False, default=str)
+        return f"{hashlib.sha256(Path(file).read_bytes()).hexdigest()} {given}"
+    return json.dumps(spec, sort_keys=True, ensure_ascii=False)
 
 
 def _ask(function: Reward, spec: str, prompt: str, row: Mapping[str, Any], text: str) -> bool:

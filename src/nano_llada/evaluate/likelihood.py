@@ -11,13 +11,13 @@ import torch
 
 from nano_llada.checkpoint.files import Checkpoint
 from nano_llada.core.errors import UserError
+from nano_llada.core.random import derive_seed
 from nano_llada.core.types import TokenBatch
 from nano_llada.evaluate.items import Passage
 from nano_llada.evaluate.metric import Array
 from nano_llada.objectives.likelihood import NLL, bound_nll, exact_nll
 
 BUCKET = 32  # places of a window that are counted together
-WINDOWS = 2**20  # more windows than a text can have: text and window make up the number of a row
 
 
 @dataclass(frozen=True)
@@ -124,13 +124,14 @@ def check_window(checkpoint: Checkpoint, window: int) -> None:
 
 
 def passage_numbers(passages: Sequence[Passage]) -> list[int]:
-    """Each passage's own number, which its noise is drawn by. Raises ValueError without passages, or a number."""
+    """Each passage's own number, made of its file and its name there, which its noise is drawn by.
+
+    Raises:
+        ValueError: without passages.
+    """
     if not passages:
         raise ValueError("no passages to measure on")
-    for passage in passages:
-        if not passage.item.isdecimal():
-            raise ValueError(f"a passage's item is its number in the file, got {passage.item!r}")
-    return [int(passage.item) for passage in passages]
+    return [derive_seed("passage", passage.file, passage.item) for passage in passages]
 
 
 def window_batches(
@@ -141,7 +142,7 @@ def window_batches(
     rows, owners = [], []
     for owner, (ids, number) in enumerate(zip(checkpoint.tokenizer.encode_many(texts), numbers, strict=True)):
         for place, first in enumerate(range(0, len(ids), window - 1)):
-            rows.append(ScoredRow((eos, *ids[first : first + window - 1]), 1, number * WINDOWS + place))
+            rows.append(ScoredRow((eos, *ids[first : first + window - 1]), 1, derive_seed(number, place)))
             owners.append(owner)
     for names, batch in row_batches(checkpoint, rows, batch_size):
         yield [owners[name] for name in names], batch

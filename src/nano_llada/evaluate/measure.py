@@ -4,28 +4,51 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nano_llada.checkpoint.files import WEIGHTS, Checkpoint
+from nano_llada.checkpoint.files import SHAPE, WEIGHTS, Checkpoint
 from nano_llada.core.errors import UserError
+from nano_llada.core.record import to_plain
 from nano_llada.evaluate.record import RECORDS, Record, read_records, write_records
 from nano_llada.evaluate.suite import Subject, Suite
 
 PLAN, PARTS = "plan.json", "parts"
+NEUTRAL = frozenset({"batch_size"})  # fields of suites that change no figure
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """What tells two sets of weights apart: sha256 of their file."""
-    with (checkpoint.folder / WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """What tells two models apart: sha256 of their weights' and shape's files, the tokenizer's hash being in that."""
+    found = hashlib.sha256()
+    for name in (WEIGHTS, SHAPE):
+        with (checkpoint.folder / name).open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()
+
+
+def protocol_of(suite: Suite) -> str:
+    """A short name of what a suite measures: its settings and examples, whatever files those came from."""
+    return _short([suite.name, _description(suite)])
+
+
+def make_plan(subjects: Sequence[Subject], suites: Sequence[Suite], **more: Any) -> dict[str, Any]:
+    """All that decides the figures, as plain values: suites with their examples, weights, decoders; and `more`."""
+    return {
+        "protocols": {suite.name: protocol_of(suite) for suite in suites},
+        "models": {f"{s.name} {s.run}": fingerprint(s.checkpoint) for s in subjects},
+        "decoders": {f"{s.name} {s.run} {s.decoder}": to_plain(s.decoding) for s in subjects},
+        **more,
+    }
 
 
 def plan_name(plan: Mapping[str, Any]) -> str:
     """A short name for a plan, another one for every other plan."""
-    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:8]
+    return _short(plan)
 
 
 def evaluate(
@@ -34,13 +57,16 @@ def evaluate(
     """Measure every subject by every suite; a suite that writes nothing asks each model once, whatever its decoders.
 
     Args:
-        folder: gets plan.json, records.jsonl and, while it is not complete, the finished parts.
-        plan: all that decides the records, as plain values; a folder with the same plan is gone on with.
+        folder: gets plan.json, records.jsonl and, until it is complete, the finished parts.
+        plan: see `make_plan`; a folder with the same plan is gone on with.
 
     Raises:
         UserError: if the folder holds another evaluation or cannot be written, or for examples that do not fit.
     """
     _open(folder, plan)
+    if (folder / RECORDS).is_file():
+        print(f"{folder}: measured before", flush=True)
+        return list(read_records(folder))
     jobs = [
         (suite, subject)
         for suite in suites
@@ -50,17 +76,20 @@ def evaluate(
     found: list[Record] = []
     for number, (suite, subject) in enumerate(jobs):
         path = folder / PARTS / f"{number:03d}.jsonl"
-        name = f"{suite.name}: {subject.name}{f', {subject.decoder}' if suite.writes and subject.decoder else ''}"
-        begin = time.perf_counter()
-        if path.is_file():
-            print(f"{name}: measured before", flush=True)
-        else:
-            print(f"{name} ...", flush=True)
-            write_records(path, suite.run(subject))
-            print(f"{name}: {time.perf_counter() - begin:.0f} s", flush=True)
+        if not path.is_file():
+            _measure(suite, subject, path)
         found += read_records(path)
     write_records(folder / RECORDS, found)
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
     return found
+
+
+def _measure(suite: Suite, subject: Subject, path: Path) -> None:
+    name = f"{suite.name}: {subject.name}{f', {subject.decoder}' if suite.writes and subject.decoder else ''}"
+    begin, protocol = time.perf_counter(), protocol_of(suite)
+    print(f"{name} ...", flush=True)
+    write_records(path, (replace(record, protocol=protocol) for record in suite.run(subject)))
+    print(f"{name}: {time.perf_counter() - begin:.0f} s", flush=True)
 
 
 def _asked_before(subject: Subject, others: Sequence[Subject]) -> bool:
@@ -74,9 +103,26 @@ def _open(folder: Path, plan: Mapping[str, Any]) -> None:
             if path.read_text(encoding="utf-8") != told:
                 raise UserError(f"{folder} holds another evaluation (see {PLAN}): choose another folder with --out")
             return
-        (folder / PARTS).mkdir(parents=True, exist_ok=True)
-        if any((folder / PARTS).iterdir()):
-            raise UserError(f"{folder / PARTS} holds parts of an evaluation without its {PLAN}: choose another folder")
-        path.write_text(told, encoding="utf-8")
+        if (folder / RECORDS).exists() or (folder / PARTS).exists():
+            raise UserError(f"{folder} holds an evaluation without its {PLAN}: choose another folder with --out")
+        folder.mkdir(parents=True, exist_ok=True)
+        hidden = folder / f".{PLAN}.{os.getpid()}.writing"
+        hidden.write_text(told, encoding="utf-8")
+        hidden.replace(path)
     except OSError as error:
         raise UserError(f"cannot write the evaluation to {folder}: {error.strerror}") from error
+
+
+def _short(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:8]
+
+
+def _description(value: Any) -> Any:
+    """A suite's fields as plain values; models by their fingerprint, functions by what is told beside them."""
+    if isinstance(value, Checkpoint):
+        return fingerprint(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _description(getattr(value, f.name)) for f in fields(value) if f.name not in NEUTRAL}
+    if isinstance(value, (tuple, list)):
+        return [_description(one) for one in value]
+    return value if isinstance(value, (str, int, float, bool)) or value is None else type(value).__name__

@@ -88,9 +88,9 @@ def _suite(results: Results, suite: str, drawn: Sequence[Plot]) -> Section:
 
 def _notes(results: Results) -> tuple[str, ...]:
     notes = [
-        "A figure stands before its 95 % interval: over another draw of examples like these, it would lie in there "
-        "about as often. Intervals of shares are Wilson's, all others a bootstrap over examples. Mean is that of both "
-        "languages. ★ marks the best value, even where it is not distinguishable from others."
+        "A figure stands before its 95 % interval: of intervals made like this from examples like these, about 95 in "
+        "100 hold the true value. Intervals of shares are Wilson's, all others a bootstrap over examples. Mean is "
+        "that of both languages. ★ marks the best value, even where it is not distinguishable from others."
     ]
     if results.comparisons:
         expected = results.comparisons * SURE

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from nano_llada.evaluate.figures import ALL, BOTH, Figure, Way, figures
+from nano_llada.evaluate.figures import BOTH, Figure, Way, figures
+from nano_llada.evaluate.likelihood import BUCKET
 from nano_llada.evaluate.metric import Ratio
 from nano_llada.evaluate.page_parts import Plot
 from nano_llada.evaluate.page_picture import canvas, label, legend, picture, style
 from nano_llada.evaluate.page_results import Results, pooled
 from nano_llada.evaluate.page_words import name_of
 from nano_llada.evaluate.record import Record
-
-BUCKET = 32  # positions that the likelihood suite counts together
+from nano_llada.evaluate.suite import ALL
 
 
 def plots(records: Sequence[Record], results: Results) -> dict[str, list[Plot]]:
@@ -105,12 +105,12 @@ def _positions(records: Sequence[Record], results: Results) -> Plot | None:
             looks = style(results.ways(), way)
             panel.plot(xs, [f.value for f in mine], label=label(name_of(way)), markersize=4, **looks)
             panel.fill_between(xs, [f.low for f in mine], [f.high for f in mine], color=looks["color"], alpha=0.15)
-        panel.set(title=language, xlabel=f"position in the text, from token (groups of {BUCKET})")
+        panel.set(title=language, xlabel=f"position in the window, from token (groups of {BUCKET})")
     axes[0].set_ylabel("nats per token: lower is better")
     legend(figure, axes)
     told = [f"{name_of(way)} {lang}: {f[0].value:.3g} at the start, {f[-1].value:.3g} at the end"
             for (lang, way), f in lines.items() if lang != BOTH]  # fmt: skip
-    caption = "How surprising a token is, by its position in the text, with 95 % intervals."
+    caption = "How surprising a token is, by its position in the window, with 95 % intervals."
     return picture(figure, "positions", caption, f"Negative log-likelihood by position. {'; '.join(told)}.")
 
 

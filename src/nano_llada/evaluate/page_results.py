@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from nano_llada.evaluate.figures import ALL, BOTH, Difference, Figure, Metrics, Way, differences, figures
+from nano_llada.evaluate.figures import BOTH, CONDITIONS, Difference, Figure, Metrics, Way, differences, figures
 from nano_llada.evaluate.metric import Metric
 from nano_llada.evaluate.record import Record
+from nano_llada.evaluate.suite import ALL
 
 SURE = 0.05  # a difference with a greater p-value is none
 
@@ -32,9 +33,9 @@ class Results:
         return [task for task in dict.fromkeys(f.task for f in self.figures if f.suite == suite) if task != ALL]
 
     def whole(self, suite: str) -> str:
-        """The task that stands for the suite."""
+        """The task that stands for the suite: all of them, or the first of conditions."""
         tasks = self.tasks(suite)
-        return tasks[0] if len(tasks) == 1 else ALL
+        return tasks[0] if len(tasks) == 1 or suite in CONDITIONS else ALL
 
     def languages(self, suite: str) -> list[str]:
         """zh and en first, the mean of both last."""
@@ -94,13 +95,13 @@ def pooled(records: Iterable[Record]) -> list[Record]:
     return [replace(record, task=ALL, item=f"{record.task}/{record.item}") for record in records]
 
 
-def _examples(records: Sequence[Record], suite: str) -> set[frozenset[tuple[str, str, str]]]:
+def _examples(records: Sequence[Record], suite: str) -> set[frozenset[tuple[str, ...]]]:
     """The sets of examples that the models were given: one if all were given the same."""
-    given: dict[Way, set[tuple[str, str, str]]] = {}
+    given: dict[Way, set[tuple[str, ...]]] = {}
     for record in records:
         if record.suite == suite:
             mine = given.setdefault((record.model, record.decoder), set())
-            mine.add((record.task, record.item, record.language))
+            mine.add((record.task, record.item, record.language, record.protocol))
     return {frozenset(examples) for examples in given.values()}
 
 
@@ -108,7 +109,7 @@ def _differences(records: Sequence[Record], results: Results) -> Iterator[Differ
     for suite, metrics in results.metrics.items():
         ours = [record for record in records if record.suite == suite]
         tasks = {task: [record for record in ours if record.task == task] for task in results.tasks(suite)}
-        for task, some in {**({ALL: pooled(ours)} if len(tasks) > 1 else {}), **tasks}.items():
+        for task, some in {**({ALL: pooled(ours)} if results.whole(suite) == ALL else {}), **tasks}.items():
             for metric in metrics:
                 yield from _against_the_best(some, results, suite, task, metric)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from nano_llada.evaluate.figures import ALL, BOTH, Difference, Figure, Way, figures
+from nano_llada.evaluate.figures import BOTH, CONDITIONS, Difference, Figure, Way, figures
 from nano_llada.evaluate.metric import Metric
 from nano_llada.evaluate.page_parts import Cell, Row, Table
 from nano_llada.evaluate.page_results import Results, pooled
 from nano_llada.evaluate.page_words import amount, chance_of, change, interval, name_of, spread, verdict
 from nano_llada.evaluate.record import Record
+from nano_llada.evaluate.suite import ALL
 
 ARROWS = {"high": " ↑ more is better", "low": " ↓ less is better", "": ""}
 WRITTEN = "generation"
@@ -26,9 +27,9 @@ def suite_table(results: Results, suite: str) -> Table:
 
 
 def figure_rows(records: Sequence[Record], suite: str, metrics: Sequence[Metric]) -> list[list[str]]:
-    """A suite's figures over all tasks as text for a terminal: a head row, then a row a metric and model."""
-    ours = pooled(record for record in records if record.suite == suite)
-    found = figures(ours, lambda _: metrics)
+    """A suite's figures over all tasks (of conditions: the first) for a terminal: a head row, then a row a metric."""
+    ours = [record for record in records if record.suite == suite]
+    found = figures(ours if suite in CONDITIONS else pooled(ours), lambda _: metrics)
     return suite_table(Results(tuple(found), (), {suite: metrics}), suite).rows
 
 

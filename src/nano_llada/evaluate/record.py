@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ class Record:
     item: str
     values: Mapping[str, float]
     run: int = 0  # which of the seeds (or checkpoints) that share the model's name
+    protocol: str = ""  # a short name of the suite's settings and examples: others are another measurement
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -40,7 +42,7 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
     Raises:
         UserError: if the file cannot be written.
     """
-    hidden = path.with_name(f".{path.name}.writing")
+    hidden = path.with_name(f".{path.name}.{os.getpid()}.writing")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with hidden.open("w", encoding="utf-8") as file:
@@ -71,6 +73,7 @@ def _parse(line: str, where: str) -> Record:
         row = json.loads(line)
         values = {str(name): float(value) for name, value in row["values"].items()}
         texts = {name: str(row[name]) for name in ("model", "decoder", "suite", "task", "language", "item")}
+        texts["protocol"] = str(row.get("protocol", ""))
         record = Record(**texts, values=values, run=int(row.get("run", 0)), detail=dict(row.get("detail", {})))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nano_llada.evaluate.metric import Array
 
@@ -13,7 +14,7 @@ RESAMPLES = 1000
 Statistic = Callable[[Array], Array]  # how often each example counts, (resamples, items) -> figures, (resamples,)
 
 
-def wilson(right: float, count: int) -> tuple[float, float]:
+def wilson(right: float, count: float) -> tuple[float, float]:
     """95 % interval of a share `right` out of `count`, by Wilson's formula; nan of none."""
     if not count:
         return (float("nan"), float("nan"))
@@ -23,16 +24,22 @@ def wilson(right: float, count: int) -> tuple[float, float]:
     return (middle - half, middle + half)
 
 
-def bootstrap(statistic: Statistic, items: int, seed: int = 0) -> tuple[float, float]:
+def bootstrap(statistic: Statistic, strata: Sequence[NDArray[np.intp]], seed: int = 0) -> tuple[float, float]:
     """95 % interval of a statistic by resampling examples with replacement; nan where it cannot be computed.
 
     Examples are drawn whole: everything that was measured on one (by all seeds of a model, in both languages) comes
     and goes together.
+
+    Args:
+        strata: numbers of the examples, in groups each of which is drawn from by itself.
     """
-    if items < 2:
+    if any(len(some) < 2 for some in strata):
         return (float("nan"), float("nan"))
     rng = np.random.default_rng(seed)
-    drawn = statistic(rng.multinomial(items, np.full(items, 1 / items), RESAMPLES).astype(float))
+    weights = np.zeros((RESAMPLES, sum(map(len, strata))))
+    for some in strata:
+        weights[:, some] = rng.multinomial(len(some), np.full(len(some), 1 / len(some)), RESAMPLES)
+    drawn = statistic(weights)
     finite = drawn[np.isfinite(drawn)]
     if len(finite) < RESAMPLES // 2:
         return (float("nan"), float("nan"))
@@ -59,6 +66,8 @@ def swap_test(difference: Statistic, items: int, seed: int = 0) -> float:
     observed = abs(float(difference(np.zeros((1, items)))[0]))
     if not math.isfinite(observed):
         return float("nan")
-    swaps = np.random.default_rng(seed).integers(0, 2, (RESAMPLES, items)).astype(float)
-    as_large = np.abs(difference(swaps)) >= observed - 1e-12
+    rng = np.random.default_rng(seed)
+    swaps = rng.integers(0, 2, (RESAMPLES, items)).astype(float)
+    drawn = np.abs(difference(swaps))
+    as_large = ~(drawn < observed * (1 - 1e-9))  # also where it does not exist
     return (int(as_large.sum()) + 1) / (RESAMPLES + 1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from nano_llada.checkpoint.files import Checkpoint
+from nano_llada.core.errors import UserError
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.decode.config import Decoding
@@ -15,6 +17,8 @@ from nano_llada.decode.types import Sampler
 from nano_llada.evaluate.metric import Metric
 from nano_llada.evaluate.record import Record
 from nano_llada.sampling import answers_chats, encode_start, make_sampler
+
+ALL = "all"  # the task that is all tasks of a suite together
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,21 @@ class Subject:
         values: Mapping[str, float],
         **detail: Any,
     ) -> Record:
-        """A record of this subject; a suite that writes nothing has no decoder."""
+        """A record of this subject; a suite that writes nothing has no decoder.
+
+        Raises:
+            UserError: for numbers that are none, as broken weights give, or a task called as all of them are.
+        """
         numbers = {name: float(value) for name, value in values.items()}
+        if broken := [name for name, value in numbers.items() if not math.isfinite(value)]:
+            raise UserError(
+                f"{suite.name}: {self.name} gives {broken[0]} = {numbers[broken[0]]} for {task}, {item}: are its "
+                "weights broken?"
+            )
+        if task == ALL:
+            raise UserError(f"a task or file may not be called {ALL!r}: that is what all of them together are called")
         decoder = self.decoder if suite.writes else ""
-        return Record(self.name, decoder, suite.name, task, language, item, numbers, self.run, detail)
+        return Record(self.name, decoder, suite.name, task, language, item, numbers, self.run, detail=detail)
 
 
 class Suite(Protocol):

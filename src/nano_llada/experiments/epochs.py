@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.config import Objective, RunConfig
 from nano_llada.core.errors import UserError
 from nano_llada.data.config import DataConfig
-from nano_llada.data.read import BadRows
+from nano_llada.data.read import BadRows, resolve
 from nano_llada.data.texts import read_texts
 from nano_llada.evaluate.likelihood import text_likelihood
 from nano_llada.experiments.grid import Cell, Result, markdown_table, run_grid, trained_tokens
@@ -67,7 +69,9 @@ def command(options: Epochs, epochs: int) -> str:
 
 def write_corpus(options: Epochs) -> Path:
     """The passages that all runs are trained on, as one file."""
-    path = options.runs / f"corpus-{options.documents}.jsonl"
+    sources = [str(options.data / f"pretrain_{language}.jsonl.gz") for language in LANGUAGES]
+    marks = hashlib.sha256("".join(source.fingerprint() for source in resolve(sources)).encode()).hexdigest()[:8]
+    path = options.runs / f"corpus-{marks}-{options.documents}.jsonl"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         hidden = path.with_name(f".{path.name}.writing")  # a file that is there is complete
@@ -128,6 +132,7 @@ def _measure(options: Epochs, track: str, epochs: int, seed: int) -> Mapping[str
         found = text_likelihood(checkpoint, texts, window=256, draws=options.draws)
         metrics[f"bits_per_byte_{language}"] = found.bits_per_byte
         metrics[f"standard_error_{language}"] = found.standard_error
+    metrics["standard_error"] = math.hypot(*(metrics[f"standard_error_{language}"] for language in LANGUAGES)) / 2
     metrics["bits_per_byte"] = sum(metrics[f"bits_per_byte_{language}"] for language in LANGUAGES) / 2
     return metrics
 
@@ -141,11 +146,12 @@ def means(results: Sequence[Result], name: str) -> dict[str, dict[int, float]]:
 
 
 def verdict(results: Sequence[Result]) -> str:
-    """The question answered in words."""
+    """The question answered in words; ahead is who is so by more than two standard errors of the bound."""
     curves = means(results, "bits_per_byte")
     ar, diffusion = curves["ar"], curves["diffusion"]
     best = {track: min(curve, key=curve.__getitem__) for track, curve in curves.items()}
-    won = [epochs for epochs in ar if diffusion[epochs] < ar[epochs]]
+    errors = means(results, "standard_error")["diffusion"]
+    won = [epochs for epochs in ar if diffusion[epochs] + 2 * errors[epochs] < ar[epochs]]
     text = (
         f"AR is best after {best['ar']} epochs ({ar[best['ar']]:.3f} bits per byte, mean of both languages), diffusion "
         f"after {best['diffusion']} ({diffusion[best['diffusion']]:.3f}, an upper bound). "

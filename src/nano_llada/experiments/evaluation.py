@@ -12,15 +12,14 @@ import torch
 from nano_llada.checkpoint.files import Checkpoint, load_checkpoint
 from nano_llada.core import hardware
 from nano_llada.core.errors import UserError
-from nano_llada.core.record import to_plain
 from nano_llada.decode.config import MODES, Autoregressive, Block, Decoding, Diffusion
 from nano_llada.evaluate.build import make_suites
-from nano_llada.evaluate.figures import ALL, Figure, figures
-from nano_llada.evaluate.measure import evaluate, fingerprint
+from nano_llada.evaluate.figures import Figure, figures
+from nano_llada.evaluate.measure import evaluate, make_plan
 from nano_llada.evaluate.options import SuiteOptions
 from nano_llada.evaluate.page import write_evaluation
 from nano_llada.evaluate.record import RECORDS, Record, write_records
-from nano_llada.evaluate.suite import Subject
+from nano_llada.evaluate.suite import ALL, Subject
 from nano_llada.evaluate.suites import metrics_of
 from nano_llada.experiments.grid import Result, commit, write_results
 from nano_llada.experiments.options import Evaluation
@@ -61,17 +60,13 @@ def _real(options: Evaluation) -> SuiteOptions:
         raise UserError("models on real text need --data: the folder with eval/")
     folder = options.data / "eval"
     texts = tuple(str(folder / f"val_{language}.jsonl") for language in ("zh", "en"))
-    judge = options.judge
-    if judge is None:
-        paths = [path for _, path in map(_named, options.real)]
-        judge = next((path for path in paths if load_checkpoint(path).track == "ar"), None)
-    suites = ("likelihood", "choices", "quality", "infilling", "calibration", "generation", "speed")
+    suites = ("likelihood", "choices", "infilling", "calibration", "generation", "speed")
     return SuiteOptions(
-        suites if judge else tuple(suite for suite in suites if suite != "quality"),
+        suites if options.judge is None else (*suites, "quality"),
         text=texts,
         questions=(str(folder / "gsm8k_test_200.jsonl"),),
         choices=tuple(str(folder / f"mc_{language}.jsonl") for language in ("zh", "en")),
-        judge=judge,
+        judge=options.judge,
         limit=options.limit,
         window=256,
         draws=options.draws,
@@ -84,6 +79,11 @@ def _named(given: str) -> tuple[str, Path]:
     if not equals:
         raise UserError(f"{given!r}: give models as NAME=RUN")
     return name, Path(path)
+
+
+def _names(given: Sequence[str]) -> list[str]:
+    """Models by name, without the folders that they happen to lie in."""
+    return [f"{name}={path.name}" for name, path in map(_named, given)]
 
 
 def _subjects(given: Sequence[str]) -> list[Subject]:
@@ -116,28 +116,23 @@ def ways(checkpoint: Checkpoint) -> dict[str, Decoding]:
 def _part(options: Evaluation, name: str, subjects: Sequence[Subject], suites: SuiteOptions) -> list[Result]:
     """Records with texts stay with the runs; what is published has the numbers, and no text of others."""
     context = min(subject.checkpoint.model.config.max_length for subject in subjects)
-    plan = {
-        "suites": _nameless(to_plain(suites)),
-        "models": {f"{s.name} {s.run}": fingerprint(s.checkpoint) for s in subjects},
-        "decoders": {f"{s.name} {s.run} {s.decoder}": to_plain(s.decoding) for s in subjects},
-    }
-    records = evaluate(subjects, make_suites(suites, context), options.runs / name, plan)
+    made = make_suites(suites, context)
+    plan = make_plan(subjects, made, commit=commit(), hardware=hardware.cpu_name())
+    records = evaluate(subjects, made, options.runs / name, plan)
     folder = options.docs / NAME / name
-    shown = records if name == "world" else [replace(record, detail={}) for record in records]
+    shown = records if name == "world" else [replace(record, detail=_numbers(record.detail)) for record in records]
     write_records(folder / RECORDS, shown)
     write_evaluation(shown, folder, f"Models on the {'small world' if name == 'world' else 'real data'}")
     return [_result(options, name, figures_of) for figures_of in _rows(shown)]
 
 
-def _nameless(suites: Mapping[str, Any]) -> dict[str, Any]:
-    """Without folders: another place for the same files is the same plan."""
+def _numbers(detail: Mapping[str, Any]) -> dict[str, Any]:
+    """What is no text of others: numbers, lists of them, and the words of the protocol itself."""
 
-    def short(value: Any) -> Any:
-        if isinstance(value, list):
-            return [short(one) for one in value]
-        return Path(value).name if isinstance(value, str) and "/" in value else value
+    def number(value: Any) -> bool:
+        return isinstance(value, int | float) or (isinstance(value, list) and all(map(number, value)))
 
-    return {name: short(value) for name, value in suites.items()}
+    return {name: value for name, value in detail.items() if number(value) or name in ("sees", "judge")}
 
 
 def _rows(records: Sequence[Record]) -> list[list[Figure]]:
@@ -163,7 +158,11 @@ def _result(options: Evaluation, part: str, found: Sequence[Figure]) -> Result:
         metrics |= {f"{figure.metric}_low": figure.low, f"{figure.metric}_high": figure.high}
     finite = {name: value for name, value in metrics.items() if value == value}  # nan is no JSON
     variant = "/".join(word for word in (first.model, first.decoder, first.suite, first.language) if word)
-    command = f"nano-llada experiment {NAME} --items {options.items} --limit {options.limit} --draws {options.draws}"
+    parts = (("world", options.world), ("real", options.real))
+    models = " ".join(f"--{name} {' '.join(_names(given))}" for name, given in parts if given)
+    sizes = f"--items {options.items} --limit {options.limit} --draws {options.draws}"
+    judge = f" --judge {options.judge.name}" if options.judge else ""
+    command = f"nano-llada experiment {NAME} {models} --data DATA --skills {' '.join(options.skills)} {sizes}{judge}"
     return Result(NAME, variant, 0, commit(), hardware.cpu_name(), command, finite)
 
 
@@ -172,7 +171,7 @@ def _index(options: Evaluation, results: Sequence[Result]) -> None:
     told = {"world": "Small world", "real": "Real data"}
     lines = [
         "# Evaluation\n",
-        f"`{results[0].command} --world NAME=RUN ... --real NAME=RUN ... --data DATA`\n",
+        f"`{results[0].command}`\n",
         "Every suite of [the protocol](../../evaluation.md) over trained models; a row of results.jsonl is one model, "
         "decoder, suite and language. Every figure can be computed again from the records, without a model: "
         "`nano-llada report FOLDER`.\n",

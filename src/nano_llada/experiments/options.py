@@ -233,7 +233,7 @@ class Evaluation:
     data: Path | None = None
     """Folder with eval/: val_{zh,en}.jsonl, mc_{zh,en}.jsonl and gsm8k_test_200.jsonl, for the models on real text."""
     judge: Path | None = None
-    """The autoregressive model that judges real text; default: the first of --real that is one."""
+    """An autoregressive model, best none of --real, that judges written text; default: nobody judges any."""
     docs: Path = Path("docs/experiments")
     """Folder that results are recorded in."""
     runs: Path = Path("runs/evaluation")

@@ -55,7 +55,7 @@ class Calibration:
     metrics: ClassVar[tuple[Metric, ...]] = (
         CalibrationError("calibration_error", BINS),
         Ratio("accuracy", "right", "tokens"),
-        *(Ratio(f"share_above_{limit}", f"above_{limit}", "tokens") for limit in THRESHOLDS),
+        *(Ratio(f"share_above_{limit}", f"above_{limit}", "tokens", "") for limit in THRESHOLDS),
         *(Ratio(f"accuracy_above_{limit}", f"right_above_{limit}", f"above_{limit}") for limit in THRESHOLDS),
     )
     writes: ClassVar[bool] = False

@@ -34,14 +34,15 @@ class ChoiceQuestion:
     choices: tuple[str, ...]
     answer: int  # which choice is right, from 0
     language: str  # zh or en
-    file: str  # its name without folder and endings
+    task: str  # what the row calls itself, or its file
     item: str  # which one of the file: the row's id, or its number
 
 
 def read_choices(sources: Sequence[str], limit: int | None = None) -> list[ChoiceQuestion]:
     """The first `limit` questions of each file, from rows of question, choices and answer (0, 1, ... or A, B, ...).
 
-    Rows may have an `id`, the same for one question's wordings in two languages, and a `language`.
+    Rows may have an `id`, the same for one question's wordings in two languages, a `language`, and a `task` (or else
+    `source`) that is not called as the file is.
 
     Raises:
         UserError: with file and line for a row that is no such question or whose id was there before; if there is none.
@@ -54,11 +55,14 @@ def read_choices(sources: Sequence[str], limit: int | None = None) -> list[Choic
         if isinstance(name, bool) or not isinstance(name, (str, int)) or name == "":
             raise ValueError(f"id is {kind_of(name)}, expected text or a number")
         language = row_language(row, f"{text} {' '.join(choices)}")
-        if (file, language, str(name)) in seen:
-            raise ValueError(f"id {name!r} stands twice in language {language}")
-        seen.add((file, language, str(name)))
+        task = row.get("task", row.get("source", file))
+        if not isinstance(task, str) or not task:
+            raise ValueError(f"task is {kind_of(task)}, expected text")
+        if (task, language, str(name)) in seen:
+            raise ValueError(f"id {name!r} stands twice in language {language} of task {task!r}")
+        seen.add((task, language, str(name)))
         answer = _answer(row.get("answer"), len(choices))
-        return ChoiceQuestion(text, choices, answer, language, file, str(name))
+        return ChoiceQuestion(text, choices, answer, language, task, str(name))
 
     return read_items(sources, question, limit)
 
@@ -68,9 +72,10 @@ class Choices:
     """log p(choice | question) of every choice: exact for an autoregressive model, its bound for a diffusion model.
 
     What is scored is what the model would have to write, for both tracks the same event. A model that continues texts:
-    the choice's tokens, behind the question as it stands (write the space between them where there is one). A model
+    the choice's tokens behind the question, with a space between them unless one side is Chinese or has one. A model
     that answers: the assistant's turn with the token that ends it, so the answer is this choice and nothing more; a
     diffusion model that was taught answers of a fixed length has to write the fill behind it as well, as in training.
+    `accuracy_norm` divides all of this by the bytes of the choice alone.
     The masks of a question's choices are alike as far as their lengths are, so most of the noise cancels between them.
 
     Raises:
@@ -109,7 +114,7 @@ class Choices:
             first += len(some)
             values, detail = judge(question, drawn)
             yield subject.record(
-                self, question.file, question.language, question.item, values, **detail, dropped_tokens=dropped
+                self, question.task, question.language, question.item, values, **detail, dropped_tokens=dropped
             )
 
     @torch.no_grad()
@@ -134,17 +139,19 @@ def encode_choices(subject: Subject, question: ChoiceQuestion) -> tuple[list[Sco
     checkpoint = subject.checkpoint
     turn = answers_chats(checkpoint)
     asked, *offered = (text.strip() if turn else text for text in (question.question, *question.choices))
+    if not turn:
+        offered = [_apart(asked, text) for text in offered]
     prompt, frame = subject.encode_prompt(asked), subject.encode_prompt("")
     answers = [_answer_tokens(checkpoint, text) for text in offered]
     dropped = max(0, len(prompt) + max(map(len, answers)) - checkpoint.model.config.max_length)
     if dropped > len(prompt) - len(frame):
         raise UserError(
-            f"{question.file}, question {question.item}: a choice takes {max(map(len, answers))} tokens, which do not "
+            f"{question.task}, question {question.item}: a choice takes {max(map(len, answers))} tokens, which do not "
             f"fit the model's context of {checkpoint.model.config.max_length}; leave this question out"
         )
     begin = next((i for i, pair in enumerate(zip(prompt, frame, strict=False)) if pair[0] != pair[1]), len(frame))
     prompt = prompt[:begin] + prompt[begin + dropped :]
-    number = derive_seed(question.file, question.language, question.item)
+    number = derive_seed(question.task, question.language, question.item)
     return [ScoredRow((*prompt, *answer), len(prompt), number) for answer in answers], dropped
 
 
@@ -184,6 +191,12 @@ def _first_best(scores: Sequence[float]) -> int:
 
 def _standard_error(drawn: Tensor) -> float:
     return float(drawn.std()) / len(drawn) ** 0.5 if len(drawn) > 1 else 0.0
+
+
+def _apart(before: str, text: str) -> str:
+    """A text with a space before it where words of one need it: Chinese does not, nor does a text that has one."""
+    ends = (before[-1:], text[:1])
+    return text if any(not end or end.isspace() or end >= "\u2e80" for end in ends) else f" {text}"
 
 
 def _answer_tokens(checkpoint: Checkpoint, text: str) -> list[int]:

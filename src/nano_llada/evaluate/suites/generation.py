@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -107,6 +108,7 @@ def world_questions(skills: Sequence[str], items: int, seed: int = 0) -> list[Qu
             example.pair,
             functools.partial(verify, example.verifier),
             (example.answer,),
+            verifier=json.dumps(example.verifier.to_json(), ensure_ascii=False),
         )
         for skill in dict.fromkeys(skills)
         for example in examples(skill, "test", items, seed)

@@ -121,7 +121,8 @@ class Infilling:
             right = sum(a == b for a, b in zip(completion.tokens, cut.span, strict=False))
             values = {"exact": right == span, "token_right": right, "tokens": span, "forwards": completion.forwards}
             detail = _texts(tokenizer, cut, completion) | {"place": cut.place, "sees": sees, "skipped": skipped}
-            yield subject.record(self, f"span {span}", cut.passage.language, cut.item, values, **detail)
+            item = f"{cut.item}@{tokenizer.hash[:6]}"  # another tokenizer cuts other spans
+            yield subject.record(self, f"span {span}", cut.passage.language, item, values, **detail)
 
 
 def _request(cut: _Cut, decoding: Decoding, vocab: Vocabulary, seed: int) -> Request:

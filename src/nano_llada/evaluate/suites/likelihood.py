@@ -24,7 +24,7 @@ class MonteCarloError:
     name: str
     variance: str  # of each example's top
     bottom: str
-    better: Better = "low"
+    better: Better = ""
 
     @property
     def share(self) -> bool:

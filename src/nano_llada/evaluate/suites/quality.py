@@ -49,7 +49,7 @@ class Quality:
     Perplexity under the judge is no quality by itself: a text that repeats itself is likely. So it is read together
     with the entropy and the distinct n-grams, and each next to what the judge thinks of the passages' own
     continuation, as long as the text written. N-grams and entropy are of the subject's tokens: compare them only
-    between models with one tokenizer.
+    between models with one tokenizer. None of the figures has a better end: best is what is like the real texts.
 
     Raises:
         ValueError: if the judge is not autoregressive, or an option is out of range.
@@ -66,13 +66,13 @@ class Quality:
     name: ClassVar[str] = "quality"
     writes: ClassVar[bool] = True
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Ratio("generative_perplexity", "judge_nats", "judge_tokens", "low", exponential=True),
+        Ratio("generative_perplexity", "judge_nats", "judge_tokens", "", exponential=True),
         Ratio("reference_perplexity", "reference_nats", "reference_tokens", "", exponential=True),
-        Ratio("judge_bits_per_byte", "judge_nats", "judge_bytes", "low", 1 / math.log(2)),
-        Ratio("entropy", "entropy"),  # nats
+        Ratio("judge_bits_per_byte", "judge_nats", "judge_bytes", "", 1 / math.log(2)),
+        Ratio("entropy", "entropy", better=""),  # nats
         Ratio("reference_entropy", "reference_entropy", better=""),
-        *(Ratio(f"distinct_{n}", f"distinct_{n}", f"ngrams_{n}") for n in (1, 2, 3)),
-        Ratio("repetition", "repeated_4grams", "ngrams_4", "low"),
+        *(Ratio(f"distinct_{n}", f"distinct_{n}", f"ngrams_{n}", "") for n in (1, 2, 3)),
+        Ratio("repetition", "repeated_4grams", "ngrams_4", ""),
         Ratio("length", "tokens", better=""),
         Share("ended", "ended", ""),
         Ratio("wasted", "wasted", "canvas", "low"),
@@ -132,7 +132,9 @@ class Quality:
             values |= _entropy(real[i], "reference_entropy")
             told = {"judge": self.judge_name, "prompt": prompts[i], "text": texts[i], "reference": texts[other]}
             passage = start.passage
-            yield subject.record(self, passage.file, passage.language, passage.item, values, **told)
+            item = f"{passage.item}@{tokenizer.hash[:6]}"  # another tokenizer cuts another prompt
+            task = f"{passage.file}, judged by {self.judge_name}"
+            yield subject.record(self, task, passage.language, item, values, **told)
 
 
 def whole_start(tokenizer: Tokenizer, ids: Sequence[int], count: int) -> int:

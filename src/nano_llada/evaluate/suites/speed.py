@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 
 from nano_llada.core.checks import at_least
-from nano_llada.core.hardware import peak_memory
+from nano_llada.core.hardware import cpu_name, peak_memory
 from nano_llada.core.random import derive_seed
 from nano_llada.decode.types import Completion, Request, Sampler, collect
 from nano_llada.evaluate.items import Passage
@@ -19,6 +19,11 @@ from nano_llada.evaluate.metric import Metric, Quantile, Ratio
 from nano_llada.evaluate.record import Record
 from nano_llada.evaluate.suite import Subject
 from nano_llada.evaluate.suites.quality import whole_start
+
+
+def _machine() -> str:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{cpu_name()}, {torch.get_num_threads()} threads, {gpu}"
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class Speed:
     """Batches of each size and language that are written before the clock starts."""
     prompt_tokens: int = 64
     """Longer prompts are cut to this many tokens."""
+    machine: str = field(default_factory=_machine)
+    """Where the clock runs: figures of another machine are another measurement."""
     clock: Callable[[], float] = time.perf_counter
     """Seconds since some moment."""
 
@@ -55,7 +62,7 @@ class Speed:
         Quantile("latency_p95", "seconds_text", 0.95, scale=1000),
         Quantile("first_p50", "first_seconds", 0.5, scale=1000),
         Quantile("first_p95", "first_seconds", 0.95, scale=1000),
-        Quantile("memory_gb", "peak_memory_bytes", 1.0, scale=1e-9),
+        Quantile("memory_gb", "peak_memory_bytes", 1.0, "", 1e-9),
     )
 
     def __post_init__(self) -> None:
@@ -80,8 +87,8 @@ class Speed:
                 for repeat in range(self.repeats):
                     for number, batch in enumerate(batches):
                         values, texts = self._time(subject, sampler, batch)
-                        item = f"{repeat}-{number}"
-                        yield subject.record(self, f"batch {size}", language, item, values, texts=texts)
+                        item = f"{language}-{number}@{subject.checkpoint.tokenizer.hash[:6]}"  # repeats are one
+                        yield subject.record(self, f"batch {size}", language, item, values, repeat=repeat, texts=texts)
 
     def _request(self, subject: Subject, passage: Passage) -> Request:
         tokenizer = subject.checkpoint.tokenizer

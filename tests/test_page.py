@@ -298,7 +298,10 @@ def test_conditions_are_not_put_together(tmp_path):
     assert "B · plain is best with exact_match 100.0%" in markdown  # of the first; of the second A is
     assert "All tasks together" not in markdown
     rows = figure_rows(records, "infilling", METRICS["infilling"])
-    assert [(row[1], row[3].split()[0], row[4]) for row in rows[1:3]] == [("A", "75.0%", "4"), ("B", "100.0%", "4")]
+    assert [(row[1], row[2], row[4]) for row in rows[1:3]] == [
+        ("A · plain", "75.0%", "4"),
+        ("B · plain", "100.0%", "4"),
+    ]
 
 
 def test_what_cannot_be_computed_is_a_dash(tmp_path):
@@ -331,10 +334,13 @@ def test_answers_are_shown_with_a_verdict(tmp_path):
 def test_the_terminal_shows_the_same_figures():
     records = [*answers("A", "1100"), *answers("A", "11", task="count"), *texts("A", [10.0])]
     rows = figure_rows(records, "generation", METRICS["generation"])
-    assert rows[0] == ["", "model", "decoder", "en", "examples"]
-    assert rows[1][:3] == ["exact_match ↑ more is better", "A", "plain"]
-    assert (rows[1][3].split()[0], rows[1][4]) == ("66.7%", "6")
+    assert rows[0] == ["generation", "model", "en", "95 %", "n"]
+    low, high = wilson(4 / 6, 6)
+    assert rows[1] == ["exact_match ↑", "A · plain", "66.7%", f"[{low:.1%}, {high:.1%}]", "6"]
     assert len(rows) == 3
+    both = figure_rows([*records, *answers("A", "1000", language="zh")], "generation", METRICS["generation"])
+    assert both[0][2:5] == ["zh", "en", "mean"]
+    assert both[1][2:5] == ["25.0%", "66.7%", "45.8%"]
 
 
 def test_the_same_records_give_the_same_files(tmp_path):

@@ -14,6 +14,7 @@ from nano_llada.evaluate.record import Record
 from nano_llada.evaluate.suite import ALL
 
 ARROWS = {"high": " ↑ more is better", "low": " ↓ less is better", "": ""}
+SIGNS = {"high": " ↑", "low": " ↓", "": ""}
 WRITTEN = "generation"
 
 
@@ -27,10 +28,25 @@ def suite_table(results: Results, suite: str) -> Table:
 
 
 def figure_rows(records: Sequence[Record], suite: str, metrics: Sequence[Metric]) -> list[list[str]]:
-    """A suite's figures over all tasks (of conditions: the first) for a terminal: a head row, then a row a metric."""
+    """A suite's figures over all tasks (of conditions: the first) for a terminal: a head row, then a row a metric.
+
+    The interval stands behind the last language alone, which is the mean where there are two.
+    """
     ours = [record for record in records if record.suite == suite]
     found = figures(ours if suite in CONDITIONS else pooled(ours), lambda _: metrics)
-    return suite_table(Results(tuple(found), (), {suite: metrics}), suite).rows
+    results = Results(tuple(found), (), {suite: metrics})
+    languages = results.languages(suite)
+    rows = [[suite, "model", *languages, "95 %", "n"]]
+    for metric in metrics:
+        for way in results.ways(suite):
+            row = results.row(way, suite, results.whole(suite), metric.name)
+            if not row:
+                continue
+            last = row[[language for language in languages if language in row][-1]]
+            values = [amount(row[name].value, metric) if name in row else "-" for name in languages]
+            told = interval(last.low, last.high, metric)
+            rows.append([f"{metric.name}{SIGNS[metric.better]}", name_of(way), *values, told, str(last.items)])
+    return rows
 
 
 def task_tables(results: Results, suite: str) -> list[Table]:

@@ -46,7 +46,10 @@ def test_the_seed_decides_everything(skill):
 
 
 def shape(text: str) -> str:
-    """A text without what its words are: Chinese as 字, English as w, numbers as 9."""
+    """A text without what its words are: Chinese as 字, English as w, numbers as 9, and steps as +."""
+    steps, colon, result = text.rpartition(": ")
+    if steps:
+        return f"+{colon}{shape(result)}"
     return re.sub(r"[A-Za-z]+", "w", re.sub(r"[\u4e00-\u9fff]+", "字", re.sub(r"\d+", "9", text)))
 
 
@@ -58,10 +61,15 @@ def test_a_rejected_answer_has_the_form_of_a_right_one(skill):
 def numbers(skill: str, split: str) -> list[tuple[int, int]]:
     """The right and the wrong numbers of questions whose answer is a number, and perhaps a unit."""
     return [
-        tuple(int(re.sub(r"\D", "", row[name])) for name in ("chosen", "rejected"))
+        tuple(int(re.sub(r"\D", "", result_of(row[name]))) for name in ("chosen", "rejected"))
         for row in rows_of(skill, split, 1500)
-        if re.fullmatch(r"\d+(点|岁| o'clock)?", row["chosen"])
+        if re.fullmatch(r"\d+(点|岁| o'clock)?", result_of(row["chosen"]))
     ]
+
+
+def result_of(answer: str) -> str:
+    """What stands behind the steps, if there are any."""
+    return answer.rpartition(": ")[2]
 
 
 @pytest.mark.parametrize("skill", [*NUMERIC, "infill", "time", "reading"])
@@ -72,7 +80,54 @@ def test_numbers_are_close_and_could_be_right(skill):
         assert len(pairs) >= 100
         assert min(right) <= min(wrong for _, wrong in pairs)
         assert max(wrong for _, wrong in pairs) <= max(right)
-        assert {wrong - chosen for chosen, wrong in pairs} == {-2, -1, 1, 2}
+        off = {wrong - chosen for chosen, wrong in pairs}
+        assert {(by + 6) % 12 - 6 if skill == "time" else by for by in off} == {-2, -1, 1, 2}  # 12 is next to 1
+
+
+def misstep(skill: str, chosen: str, rejected: str) -> str:
+    """Where the steps of a wrong answer leave the right way, if they do; its counting must be in order."""
+    right, wrong = (re.findall(r"(\S+) (\d+)", answer.rpartition(": ")[0]) for answer in (chosen, rejected))
+    assert [number for _, number in wrong] == [str(n + 1) for n in range(len(wrong))]
+    if wrong == right:
+        return "result"
+    if wrong == right[: len(wrong)] or right == wrong[: len(right)]:
+        assert abs(len(wrong) - len(right)) == 1
+        return "too short" if len(wrong) < len(right) else "too long"
+    return "left out or twice"
+
+
+@pytest.mark.parametrize("skill", ["addition", "subtraction", "time"])
+def test_wrong_steps_go_wrong_in_every_way_and_say_what_they_lead_to(skill):
+    ways = []
+    for row in rows_of(skill, count=600):
+        chosen, rejected = row["chosen"], row["rejected"]
+        assert (": " in rejected) == (": " in chosen)
+        if ": " not in chosen:
+            continue
+        ways.append(misstep(skill, chosen, rejected))
+        last, number = rejected.rpartition(": ")[0].split()[-2:]
+        told = re.sub(r"点| o'clock", "", result_of(rejected))
+        counts = skill == "subtraction" and result_of(chosen) != chosen.rpartition(": ")[0].split()[-2]
+        assert (told == (number if counts else last)) == (ways[-1] != "result")
+    shares = {way: ways.count(way) / len(ways) for way in ways}
+    assert set(shares) == {"result", "too short", "too long", "left out or twice"}
+    assert min(shares.values()) > 0.1
+
+
+def test_wrong_tallies_miscount_a_word_pass_over_one_or_misread_the_result():
+    ways = set()
+    for row in rows_of("counting", count=600):
+        chosen, rejected = (row[name].rpartition(": ") for name in ("chosen", "rejected"))
+        words, told = (re.sub(r" \d+", "", steps).split() for steps in (chosen[0], rejected[0]))
+        numbers = re.findall(r"\d+", rejected[0])
+        assert numbers == [str(n + 1) for n in range(len(numbers))]
+        if chosen[0] == rejected[0]:
+            ways.add("result")
+            continue
+        assert rejected[2] == numbers[-1]
+        ways.add("passed over" if len(told) < len(words) else "miscounted")
+        assert len(words) - len(told) in (0, 1)
+    assert ways == {"result", "passed over", "miscounted"}
 
 
 def test_the_larger_number_is_taken_for_the_smaller():

@@ -9,7 +9,7 @@ import pytest
 
 from nano_llada.data.world import DOCUMENT_KINDS, SKILLS, SPLITS, documents, examples, split_of
 from nano_llada.data.world.skills_family import families
-from nano_llada.data.world.vocabulary import COLOURS, OBJECTS, PEOPLE, PLACES, Word
+from nano_llada.data.world.vocabulary import COLOURS, DIRECTIONS, OBJECTS, PEOPLE, PLACES, Word
 
 HELD_OUT = ("validation", "test")
 
@@ -95,6 +95,63 @@ def test_training_documents_hold_no_held_out_prompt() -> None:
     for skill, split in product(SKILLS, HELD_OUT):
         for example in examples(skill, split, 40, 0):
             assert example.prompt not in text, example
+
+
+PLUS = ("+", "plus", "buys", "加", "又买了")
+MINUS = ("-", "minus", "eats", "减", "吃了")
+
+
+def sums_in(text: str) -> set[tuple[str, ...]]:
+    """The combinations of numbers that a text adds or takes away, in whatever words."""
+    signs = "|".join(map(re.escape, PLUS + MINUS))
+    found = set()
+    for first, sign, second in re.findall(rf"(\d+)(?: | \w+ and |[^\d，。]+，)?({signs}) ?(\d+)", text):
+        operands = sorted((first, second), key=int) if sign in PLUS else (first, second)
+        found.add(("addition" if sign in PLUS else "subtraction", *operands))
+    return found
+
+
+def test_training_text_adds_and_takes_away_no_held_out_numbers() -> None:
+    for skill, split in product(("addition", "subtraction"), SPLITS):
+        for example in examples(skill, split, 60, 0):
+            assert sums_in(example.prompt) == {example.key}
+            assert not sums_in(example.answer)
+    stated = set().union(*(sums_in(row["text"]) for row in documents("train", 6000, 0)))
+    assert len(stated) > 250
+    assert {split_of(key) for key in stated} == {"train"}
+
+
+def test_sums_and_tallies_of_documents_are_right() -> None:
+    counts = {"sums": 0, "tally": 0}
+    for row in documents("train", 2000, 0):
+        text = row["text"]
+        if row["kind"] == "sums":
+            for first, sign, second, result in re.findall(r"(\d+) ([+-]) (\d+) = \? (?:[\d ]+: )?(\d+)[,，.。]", text):
+                assert int(result) == (int(first) + int(second) if sign == "+" else int(first) - int(second))
+                counts["sums"] += 1
+        elif row["kind"] == "tally" and row["language"] == "en":
+            words, *asked = text.removeprefix("Look: ").split(". ")
+            for question in asked:
+                one, steps, result = re.fullmatch(
+                    r"How many times do you see (\w+)\? (.*): (\d+)\.?", question
+                ).groups()
+                assert re.sub(r" \d+", "", steps) == words
+                assert int(result) == words.split().count(one)
+                assert split_of(("counting", one, *words.split())) == "train"
+                counts["tally"] += 1
+    assert min(counts.values()) > 100
+
+
+def test_the_places_between_which_directions_are_asked_are_held_out_whatever_the_way() -> None:
+    ways, places = ("|".join(word.en for word in words) for words in (DIRECTIONS, PLACES))
+    fact = re.compile(rf"The ({places}) is ({ways}) of the ({places})\.")
+    told = {split: " ".join(e.prompt for e in examples("direction", split, 300, 0)) for split in SPLITS}
+    told["train"] += " ".join(row["text"] for row in documents("train", 4000, 0))
+    pairs = {split: {frozenset((a, b)) for a, _, b in fact.findall(text)} for split, text in told.items()}
+    assert [len(pairs[split]) for split in SPLITS] == [23, 2, 3]
+    assert len(set().union(*pairs.values())) == 28
+    for split in SPLITS:
+        assert {way for _, way, _ in fact.findall(told[split])} == {word.en for word in DIRECTIONS}
 
 
 def test_training_documents_state_every_family_parent_first_only() -> None:

@@ -11,9 +11,20 @@ from nano_llada.data.world.item import Skill
 from nano_llada.data.world.skills import SKILLS, skill_named
 from nano_llada.data.world.skills_family import families
 from nano_llada.data.world.skills_infill import INFILL, progression, story
-from nano_llada.data.world.skills_number import ADDITION, COUNTING, LARGEST, ORDERING, SUBTRACTION, in_order
+from nano_llada.data.world.skills_number import (
+    ADDITION,
+    COUNTING,
+    LARGEST,
+    ORDERING,
+    SUBTRACTION,
+    addition_walk,
+    counted,
+    in_order,
+    subtraction_walk,
+)
 from nano_llada.data.world.skills_text import draw_fact, fact
 from nano_llada.data.world.splits import LANGUAGES, Key, Language, Split, check_request, split_of
+from nano_llada.data.world.steps import tally
 from nano_llada.data.world.vocabulary import (
     CATEGORIES,
     COLOURS,
@@ -92,29 +103,30 @@ def _retold(rng: Random, split: Split) -> Both:
 
 def _told_again(key: Key, rng: Random) -> Both:
     way, person = rng.choice(("told", "what", "who")), find(key[1])
+    told_zh, told_en = fact(key)
     if way == "told":
-        return fact(key)
+        return told_zh, told_en
     if len(key) == 3:
-        place = find(key[2])
-        return f"{person.zh}在哪里？在{place.zh}。", f"Where is {person.en}? at the {place.en}."
-    colour, thing = find(key[2]), find(key[3])
-    owned_zh, owned_en = f"{colour.zh}的{thing.zh}", f"{colour.en} {thing.en}"
+        return f"{person.zh}在哪里？{told_zh}", f"Where is {person.en}? {told_en}"
     if way == "who":
-        return f"谁有{owned_zh}？{person.zh}。", f"Who has the {owned_en}? {person.en}."
-    return f"{person.zh}有什么？一{thing.measure}{owned_zh}。", f"What does {person.en} have? a {owned_en}."
+        colour, thing = find(key[2]), find(key[3])
+        return f"谁有{colour.zh}的{thing.zh}？{told_zh}", f"Who has the {colour.en} {thing.en}? {told_en}"
+    return f"{person.zh}有什么？{told_zh}", f"What does {person.en} have? {told_en}"
 
 
 def _tally(rng: Random, split: Split) -> Both:
-    """A list of words, and how many there are of each kind."""
+    """A list of words, and how many there are of each kind, counted step by step."""
     key = COUNTING.draw_key(rng, split)
     names = key[2:]
     words = [find(name) for name in names]
     asked = [name for name in dict.fromkeys(names) if split_of(("counting", name, *names)) in ("train", split)]
     rng.shuffle(asked)
-    counts = [(find(name), names.count(name)) for name in asked]
-    zh = "".join(f"有几{word.measure}{word.zh}？{count}。" for word, count in counts)
-    en = " ".join(f"How many times do you see {word.en}? {count}." for word, count in counts)
-    return f"看：{row(words, 'zh')}。{zh}", f"Look: {row(words, 'en')}. {en}"
+    zh = en = ""
+    for word in map(find, asked):
+        told_zh, told_en = (tally(*counted(("counting", word.en, *names), language)) for language in LANGUAGES)
+        zh += f"有几{word.measure}{word.zh}？{told_zh}。"
+        en += f" How many times do you see {word.en}? {told_en}."
+    return f"看：{row(words, 'zh')}。{zh}", f"Look: {row(words, 'en')}.{en}"
 
 
 def _larger(rng: Random, split: Split) -> Both:
@@ -135,14 +147,16 @@ def _story(rng: Random, split: Split) -> Both:
 
 
 def _sums(rng: Random, split: Split) -> Both:
+    """Sums and differences, worked out step by step."""
     sums = []
     for _ in range(rng.randint(3, 6)):
         if rng.random() < 0.5:
-            first, second = rng.sample([int(operand) for operand in ADDITION.draw_key(rng, split)[1:]], 2)
-            sums.append(f"{first} + {second} = {first + second}")
+            key = ADDITION.draw_key(rng, split)
+            first, second = rng.sample(key[1:], 2)
+            sums.append(f"{first} + {second} = ? {addition_walk(key).answer()}")
         else:
-            first, second = (int(operand) for operand in SUBTRACTION.draw_key(rng, split)[1:])
-            sums.append(f"{first} - {second} = {first - second}")
+            key = SUBTRACTION.draw_key(rng, split)
+            sums.append(f"{key[1]} - {key[2]} = ? {subtraction_walk(key).answer()}")
     return "，".join(sums) + "。", ", ".join(sums) + "."
 
 

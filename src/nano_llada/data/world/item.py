@@ -67,3 +67,8 @@ def ask(rng: Random, templates: Sequence[str], fields: dict[str, str], *answers:
     """A turn worded by one of `templates`; the first of `answers` is the reference, the rest are right."""
     prompt = rng.choice(templates).format(**fields)
     return Turn(prompt, answers[0], Verifier("exact", answers))
+
+
+def ask_steps(rng: Random, templates: Sequence[str], fields: dict[str, str], answer: str, *results: str) -> Turn:
+    """A turn worded by one of `templates`; `answer` shows its steps, and any steps that end in a result are right."""
+    return Turn(rng.choice(templates).format(**fields), answer, Verifier("final", results))

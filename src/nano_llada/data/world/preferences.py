@@ -10,8 +10,10 @@ from random import Random
 from typing import Any
 
 from nano_llada.data.world.generate import Example, chats
-from nano_llada.data.world.skills_number import LARGEST
+from nano_llada.data.world.skills_number import LARGEST, addition_walk, counted, subtraction_walk
+from nano_llada.data.world.skills_world import time_walk
 from nano_llada.data.world.splits import LANGUAGES, Language, Split
+from nano_llada.data.world.steps import Walk, near_tallies
 from nano_llada.data.world.verify import verify
 from nano_llada.data.world.vocabulary import (
     ANIMALS,
@@ -85,20 +87,53 @@ def _wrong(example: Example, rng: Random) -> str:
 
 def _changed(example: Example) -> list[str]:
     """One word is another word of its group, or one number is off by one or two."""
-    answer, texts = example.answer, []
-    for match in _pieces().finditer(answer):
-        for other in _instead(match[0], example):
-            texts.append(answer[: match.start()] + other + answer[match.end() :])
+    return _altered(example.answer, example.skill)
+
+
+def _altered(text: str, skill: str) -> list[str]:
+    texts = []
+    for match in _pieces().finditer(text):
+        for other in _instead(match[0], text, skill):
+            texts.append(text[: match.start()] + other + text[match.end() :])
     return texts
 
 
-def _instead(piece: str, example: Example) -> list[str]:
+def _instead(piece: str, text: str, skill: str) -> list[str]:
     if piece.isdigit():
-        low, high = NUMBERS[example.skill]
+        low, high = NUMBERS[skill]
         return [str(int(piece) + step) for step in (-2, -1, 1, 2) if low <= int(piece) + step <= high]
     group = next(group for group in _groups() if piece in group)
-    used = _pieces().findall(example.answer)
+    used = _pieces().findall(text)
     return [word for word in group if word not in used]
+
+
+def _misread(example: Example) -> list[str]:
+    """The steps are right, but the result is not what they lead to."""
+    steps, colon, result = example.answer.rpartition(": ")
+    return [steps + colon + other for other in _altered(result, example.skill)]
+
+
+def _too_short_or_long(example: Example) -> list[str]:
+    """The steps are right as far as they go, but end one too early or too late."""
+    return _walk(example).too_short_or_long()
+
+
+def _slipped(example: Example) -> list[str]:
+    """One step is left out or made twice on the way."""
+    return _walk(example).slipped()
+
+
+def _walk(example: Example) -> Walk:
+    if example.skill == "time":
+        return time_walk(example.key, example.language)
+    return addition_walk(example.key) if example.skill == "addition" else subtraction_walk(example.key)
+
+
+def _miscounted_words(example: Example) -> list[str]:
+    """One word is counted that should not be, or the other way round, or is passed over."""
+    low, high = NUMBERS["counting"]
+    texts = near_tallies(*counted(example.key, example.language))
+    return [text for text in texts if low <= int(text.rpartition(": ")[2]) <= high]
 
 
 def _said_of_another(example: Example) -> list[str]:
@@ -186,16 +221,16 @@ def _forms(language: Language) -> tuple[str, ...]:
     some = (PEOPLE, DIRECTIONS, PLACES, COLOURS, OBJECTS)
     who, way, place, colour, thing = (_any_of([word.text(language) for word in words]) for words in some)
     if language == "zh":
-        return (r"\d+", who, way, f"在{place}", f"一.{colour}的{thing}")
-    return (r"\d+", who, way, f"at the {place}", f"a {colour} {thing}")
+        return (r"\d+", who, way, f"{who}在{place}。", f"{who}有一.{colour}的{thing}。")
+    return (r"\d+", who, way, rf"{who} is at the {place}\.", rf"{who} has a {colour} {thing}\.")
 
 
 RULES: dict[str, tuple[Rule, ...]] = {
     "reading": (_changed,),
     "recall": (_said_of_another, _changed),
-    "counting": (_changed,),
-    "addition": (_changed,),
-    "subtraction": (_changed,),
+    "counting": (_miscounted_words, _misread),
+    "addition": (_too_short_or_long, _slipped, _misread),
+    "subtraction": (_too_short_or_long, _slipped, _misread),
     "comparison": (_said_of_another,),
     "ordering": (_swapped,),
     "copy": (_swapped,),
@@ -207,5 +242,5 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "format": (_changed, _miscounted, _out_of_place),
     "identity": (_other_self,),
     "direction": (_said_of_another, _changed),
-    "time": (_changed,),
+    "time": (_too_short_or_long, _slipped, _misread),
 }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from random import Random
 
-from nano_llada.data.world.item import Item, Skill, ask
-from nano_llada.data.world.splits import Admits, Key
+from nano_llada.data.world.item import Item, Skill, ask, ask_steps
+from nano_llada.data.world.splits import LANGUAGES, Admits, Key, Language
+from nano_llada.data.world.steps import Walk, tally
 from nano_llada.data.world.vocabulary import ANIMALS, DAYS, FRUITS, MONTHS, PEOPLE, find, row, some
 
 LARGEST = 20
@@ -67,13 +68,19 @@ def _counting_key(rng: Random) -> Key:
 def _counting(key: Key, rng: Random, admits: Admits) -> Item:
     asked, words = find(key[1]), [find(name) for name in key[2:]]
     number = words.count(asked)
+    told_zh, told_en = (tally(*counted(key, language)) for language in LANGUAGES)
     zh = {"one": asked.zh, "measure": asked.measure, "words": row(words, "zh")}
     en = {"one": asked.en, "words": row(words, "en")}
     return Item(
         key,
-        ask(rng, COUNT_ZH, zh, str(number), f"{number}{asked.measure}", some(number, asked, "zh")),
-        ask(rng, COUNT_EN, en, str(number), some(number, asked, "en")),
+        ask_steps(rng, COUNT_ZH, zh, told_zh, str(number), f"{number}{asked.measure}", some(number, asked, "zh")),
+        ask_steps(rng, COUNT_EN, en, told_en, str(number), some(number, asked, "en")),
     )
+
+
+def counted(key: Key, language: Language) -> tuple[list[str], list[bool]]:
+    """The words of a counting key in `language`, and which of them are to be counted."""
+    return [find(name).text(language) for name in key[2:]], [name == key[1] for name in key[2:]]
 
 
 def _addition_key(rng: Random) -> Key:
@@ -85,8 +92,14 @@ def _addition_key(rng: Random) -> Key:
 def _addition(key: Key, rng: Random, admits: Admits) -> Item:
     first, second = rng.sample([int(operand) for operand in key[1:]], 2)
     zh, en = _sum_fields(rng, first, second)
-    total = str(first + second)
-    return Item(key, ask(rng, PLUS_ZH, zh, total), ask(rng, PLUS_EN, en, total))
+    told, total = addition_walk(key).answer(), str(first + second)
+    return Item(key, ask_steps(rng, PLUS_ZH, zh, told, total), ask_steps(rng, PLUS_EN, en, told, total))
+
+
+def addition_walk(key: Key) -> Walk:
+    """From the larger operand of an addition key on, as many steps as the smaller one says."""
+    smaller, larger = sorted(int(operand) for operand in key[1:])
+    return Walk(str(larger), _numbers(larger + 1, larger + smaller + 1), smaller)
 
 
 def _subtraction_key(rng: Random) -> Key:
@@ -97,8 +110,22 @@ def _subtraction_key(rng: Random) -> Key:
 def _subtraction(key: Key, rng: Random, admits: Admits) -> Item:
     first, second = int(key[1]), int(key[2])
     zh, en = _sum_fields(rng, first, second)
-    rest = str(first - second)
-    return Item(key, ask(rng, MINUS_ZH, zh, rest), ask(rng, MINUS_EN, en, rest))
+    told, rest = subtraction_walk(key).answer(), str(first - second)
+    return Item(key, ask_steps(rng, MINUS_ZH, zh, told, rest), ask_steps(rng, MINUS_EN, en, told, rest))
+
+
+def subtraction_walk(key: Key) -> Walk:
+    """The shorter way: back by the number taken away, or from that number on up to the first, counting the steps."""
+    first, second = int(key[1]), int(key[2])
+    if 2 * second <= first:
+        return Walk(str(first), _numbers(first - 1, first - second - 1), second)
+    return Walk(str(second), _numbers(second + 1, first + 1), first - second, counts=True)
+
+
+def _numbers(start: int, end: int) -> tuple[str, ...]:
+    """The numbers from `start` to `end`, up or down, as far as the world's numbers go."""
+    numbers = range(start, end + 1) if start <= end else range(start, end - 1, -1)
+    return tuple(str(number) for number in numbers if 0 <= number <= LARGEST)
 
 
 def _sum_fields(rng: Random, first: int, second: int) -> tuple[dict[str, str], dict[str, str]]:

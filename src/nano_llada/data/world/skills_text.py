@@ -74,29 +74,22 @@ def _recall(key: Key, rng: Random, admits: Admits) -> Item:
     person = find(asked[1])
     zh = {"facts": "".join(chinese for chinese, _ in sentences), "who": person.zh}
     en = {"facts": " ".join(english for _, english in sentences), "who": person.en}
+    told_zh, told_en = fact(asked)
     if len(asked) == 3:
         place = find(asked[2])
         return Item(
             key,
-            ask(rng, WHERE_ZH, zh, f"在{place.zh}", place.zh, f"{person.zh}在{place.zh}"),
-            ask(
-                rng,
-                WHERE_EN,
-                en,
-                f"at the {place.en}",
-                f"the {place.en}",
-                f"{person.en} is at the {place.en}",
-            ),
+            ask(rng, WHERE_ZH, zh, told_zh, f"在{place.zh}", place.zh),
+            ask(rng, WHERE_EN, en, told_en, f"at the {place.en}", f"the {place.en}"),
         )
     colour, thing = find(asked[2]), find(asked[3])
     zh["thing"], en["thing"] = f"{colour.zh}的{thing.zh}", f"{colour.en} {thing.en}"
     if rng.random() < 0.3:
-        return Item(key, ask(rng, WHO_ZH, zh, person.zh), ask(rng, WHO_EN, en, person.en))
-    a_zh, a_en = f"一{thing.measure}{zh['thing']}", f"a {en['thing']}"
+        return Item(key, ask(rng, WHO_ZH, zh, told_zh, person.zh), ask(rng, WHO_EN, en, told_en, person.en))
     return Item(
         key,
-        ask(rng, WHAT_ZH, zh, a_zh, zh["thing"], f"{person.zh}有{a_zh}"),
-        ask(rng, WHAT_EN, en, a_en, en["thing"], f"{person.en} has {a_en}"),
+        ask(rng, WHAT_ZH, zh, told_zh, f"一{thing.measure}{zh['thing']}", zh["thing"]),
+        ask(rng, WHAT_EN, en, told_en, f"a {en['thing']}", en["thing"]),
     )
 
 

@@ -10,7 +10,9 @@ from typing import Any, Literal, get_args
 
 from nano_llada.core.errors import UserError
 
-Kind = Literal["exact", "json", "words", "sudoku"]
+Kind = Literal["exact", "final", "json", "words", "sudoku"]
+
+COLON = "[:：]"  # the full-width one, too
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Verifier:
     """What a right answer is.
 
     kind `exact`: the text is one of `expected` (spacing and one last full stop do not matter);
+    `final`: what stands behind its last colon (the whole text if there is none) is one of `expected`, as in `exact`;
     `json`: it parses to the same value as `expected[0]`;
     `words`: it lists exactly `count` different words out of `expected`;
     `sudoku`: it is a valid 4x4 grid that keeps the givens of `expected[0]` (four rows, 0 is blank).
@@ -33,7 +36,7 @@ class Verifier:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Verifier:
-        """The inverse of to_json. Raises UserError if a field is missing or the kind is unknown."""
+        """The inverse of to_json. Raises UserError if a field is missing, the kind unknown or nothing can be right."""
         try:
             kind, expected, count = data["kind"], tuple(str(text) for text in data["expected"]), data["count"]
         except (KeyError, TypeError) as error:
@@ -44,6 +47,8 @@ class Verifier:
             raise UserError(f"Unknown kind of verifier {kind!r}. Use one of: {', '.join(get_args(Kind))}.")
         if not expected:
             raise UserError(f"This verifier expects nothing: {data!r}. Give at least one right answer.")
+        if kind == "final" and (colons := [text for text in expected if re.search(COLON, text)]):
+            raise UserError(f"This verifier expects {colons[0]!r} behind a colon. Give results without a colon.")
         return cls(kind, expected, int(count))
 
 
@@ -52,6 +57,8 @@ def verify(verifier: Verifier, text: str) -> bool:
     answer = _plain(text)
     if verifier.kind == "exact":
         return answer in {_plain(expected) for expected in verifier.expected}
+    if verifier.kind == "final":
+        return _plain(re.split(COLON, text)[-1]) in {_plain(expected) for expected in verifier.expected}
     if verifier.kind == "json":
         return _same_json(answer, verifier.expected[0])
     if verifier.kind == "words":

@@ -5,13 +5,11 @@ from __future__ import annotations
 import functools
 import importlib
 import json
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nano_llada.cli.options import parse
 from nano_llada.core.errors import UserError
 from nano_llada.data.config import DataConfig
 from nano_llada.data.tokenizer import Tokenizer
@@ -19,43 +17,51 @@ from nano_llada.data.world.files import write_world
 from nano_llada.decode.types import Completion, Request, Write
 from nano_llada.demo import held_out_questions
 from nano_llada.experiments import block_speed, llada2_ablation
-from nano_llada.experiments.block_speed import Exam, Round, answer_all, load_models, take_turns
+from nano_llada.experiments.block_speed import Exam, Round, answer_all, take_turns
 from nano_llada.experiments.block_speed_report import as_right, ratio, summary, verdict
 from nano_llada.experiments.options import BlockSpeed, Llada2Ablation
 from nano_llada.model.config import ModelConfig
-from nano_llada.run import BUNDLED_TOKENIZER, complete
+from nano_llada.run import BUNDLED_TOKENIZER
+from nano_llada.run_observer import RunObserver
+from nano_llada.train.config import TrainConfig
 from tiny import SHAPE, read_lines
 
 ROOT = Path(__file__).resolve().parent.parent
-VARIANTS = tuple(variant for variant in llada2_ablation.VARIANTS if variant.name in ("bdlm-4", "bdlm-8"))
 KEYS = {"tokens_per_second", "tokens_per_second_ar", "exact_match", "exact_match_ar", "tpf", "threshold"}
 KEYS |= {"block_size", "batch_size", "ratio_low", "ratio_high"}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """Runs of the ablation: the AR model and two block models, tiny, one step each."""
-    root = tmp_path_factory.mktemp("ablation")
-    options = Llada2Ablation(runs=root / "runs", ar_steps=1, ar_sft_steps=1, pretrain_steps=1, sft_steps=1, threads=1)
-    write_world(options.runs / "world", documents_count=60, chats_count=60, skills=llada2_ablation.SKILLS, seed=0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(llada2_ablation, "ModelConfig", lambda **_: ModelConfig(**SHAPE))
-        patch.setattr(llada2_ablation, "DataConfig", functools.partial(DataConfig, cache=root / "cache"))
-        for variant in VARIANTS:
-            for stage in llada2_ablation.stages(options, variant, 0):
-                assert complete([stage])
-    return options.runs
+def root(tmp_path_factory) -> Path:
+    """A folder in which the models are made once, tiny, a few steps each, by the first test that needs them."""
+    root = tmp_path_factory.mktemp("speed")
+    write_world(root / "models" / "world", documents_count=60, chats_count=60, skills=llada2_ablation.SKILLS, seed=0)
+    return root
 
 
 @pytest.fixture
-def options(trained, tmp_path, monkeypatch) -> BlockSpeed:
-    monkeypatch.setattr(llada2_ablation, "VARIANTS", VARIANTS)
+def options(root, tmp_path, monkeypatch) -> BlockSpeed:
+    steps = {"ar_steps": 1, "ar_sft_steps": 1, "pretrain_steps": 1, "sft_steps": 1}
+    monkeypatch.setattr(block_speed, "Llada2Ablation", functools.partial(Llada2Ablation, **steps))
+    monkeypatch.setattr(llada2_ablation, "ModelConfig", lambda **_: ModelConfig(**SHAPE))
+    monkeypatch.setattr(llada2_ablation, "DataConfig", functools.partial(DataConfig, cache=root / "cache"))
+    monkeypatch.setattr("nano_llada.core.hardware.matmul_rate", lambda machine: 1e11)
+    # after a few steps at the real rate a tiny model answers everything with an end, which has no speed
+    slowly = lambda **given: TrainConfig(**given | {"learning_rate": 1e-6})  # noqa: E731
+    monkeypatch.setattr(llada2_ablation, "TrainConfig", slowly)
+    monkeypatch.setattr(block_speed, "SIZES", (8, 4))
     monkeypatch.setattr(block_speed, "THRESHOLDS", (0.0, 0.9))
     monkeypatch.setattr(block_speed, "BATCH_SIZES", (1, 5))
-    return BlockSpeed(runs=trained, docs=tmp_path / "docs", items=1, repeats=2, threads=1)
+    folders = {"models": root / "models", "runs": root / "runs", "docs": tmp_path / "docs"}
+    return BlockSpeed(**folders, steps=2, items=1, repeats=2, threads=1)
 
 
 def test_from_the_ablations_models_to_a_readme(options, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(RunObserver, "wants_stop", lambda observer: observer.config.name == "block-8")
+        assert block_speed.run(options) is False
+    assert block_speed.run(replace(options, train_only=True)) is True
+    assert not options.docs.exists()
     assert block_speed.run(options) is True
     folder = options.docs / "block-speed"
     rows = read_lines(folder / "results.jsonl")
@@ -69,7 +75,7 @@ def test_from_the_ablations_models_to_a_readme(options, monkeypatch):
         assert (row["experiment"], row["seed"]) == ("block-speed", 0)
         assert 0 < found["ratio_low"] <= ratio(found) <= found["ratio_high"]
         assert found["tpf"] <= found["block_size"]
-        assert "--items 1 --repeats 2 --threads 1" in row["command"]
+        assert "--steps 2 --items 1 --repeats 2 --threads 1" in row["command"]
     assert all(m["tpf"] > 1 for m in metrics if m["threshold"] == 0.0)  # a block a pass
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert "the same 12 held-out questions" in text
@@ -85,32 +91,16 @@ def test_from_the_ablations_models_to_a_readme(options, monkeypatch):
     assert (folder / "README.md").read_text(encoding="utf-8") == text
 
 
-def test_the_models_are_those_of_their_block_sizes(options):
-    ar, blocks = load_models(options)
-    assert (ar.track, ar.folder.parent.name) == ("ar", "ar-sft")
-    assert {size: block.info["block_size"] for size, block in blocks.items()} == {4: 4, 8: 8}
-    assert {block.tokenizer.hash for block in blocks.values()} == {ar.tokenizer.hash}
-
-
-def test_a_missing_model_is_named_with_the_command_that_trains_it(options, tmp_path):
-    with pytest.raises(UserError, match=r"no finished model in .*none/seed-0/ar-sft; train it with") as caught:
-        block_speed.run(replace(options, runs=tmp_path / "none"))
-    words = shlex.split(str(caught.value).split("`")[1])
-    assert words[:3] == ["nano-llada", "experiment", "llada2-ablation"]
-    asked = parse(Llada2Ablation, words[3:], command="experiment llada2-ablation", about="")
-    assert asked == Llada2Ablation(runs=tmp_path / "none", seeds=(0,))
-    assert not options.docs.exists()
-
-
-def test_a_model_that_is_not_finished_counts_as_missing(options, tmp_path):
-    last = llada2_ablation.stages(Llada2Ablation(runs=options.runs), VARIANTS[1], 0)[-1].folder
-    whole = (last / "log.txt").read_text(encoding="utf-8")
-    try:
-        (last / "log.txt").write_text(whole.replace("finished", "stopped"), encoding="utf-8")
-        with pytest.raises(UserError, match=f"no finished model in .*{last.name};"):
-            block_speed.run(options)
-    finally:
-        (last / "log.txt").write_text(whole, encoding="utf-8")
+def test_both_models_get_as_many_steps_more_and_smaller_blocks_follow(options):
+    autoregressive, in_blocks = block_speed.stages(replace(options, steps=6))
+    assert [stage.name for stage in autoregressive] == ["ar", "ar-sft", "ar"]
+    assert autoregressive[:2] == in_blocks[:2]
+    ar, (*_, tuned, first, last) = autoregressive[-1], in_blocks
+    assert (ar.init_from, first.init_from, last.init_from) == (autoregressive[1].folder, tuned.folder, first.folder)
+    assert [stage.train.steps for stage in (ar, first, last)] == [6, 6, 1]
+    assert [stage.block_size for stage in (tuned, first, last)] == [32, 32, 4]
+    assert replace(first.objective, blocks=last.objective.blocks) == last.objective
+    assert len({stage.folder for stage in (*autoregressive, *in_blocks)}) == 7
 
 
 def test_options_that_cannot_be(options, monkeypatch):
@@ -118,7 +108,7 @@ def test_options_that_cannot_be(options, monkeypatch):
         block_speed.run(replace(options, repeats=0))
     silent = Round([Completion([], "stop", 1, 0.1, 0.1)], 0.1)
     monkeypatch.setattr(block_speed, "take_turns", lambda *_: [(silent, silent)])
-    with pytest.raises(UserError, match=r"ar-sft.* answers every question with nothing"):
+    with pytest.raises(UserError, match=r"runs/ar.* answers every question with nothing"):
         block_speed.run(options)
 
 

@@ -6,8 +6,9 @@ import functools
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -15,6 +16,7 @@ from nano_llada.checkpoint.files import Checkpoint, load_checkpoint
 from nano_llada.config import RunConfig
 from nano_llada.core import hardware
 from nano_llada.core.errors import UserError
+from nano_llada.core.schedule import BlockSizeSchedule
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import Tokenizer
@@ -26,11 +28,14 @@ from nano_llada.experiments import llada2_ablation
 from nano_llada.experiments.block_speed_report import write_report
 from nano_llada.experiments.grid import Cell, run_grid
 from nano_llada.experiments.options import BlockSpeed, Llada2Ablation
+from nano_llada.objectives.denoising import Denoising
+from nano_llada.run import complete
 from nano_llada.sampling import make_sampler
 
 NAME = "block-speed"
 THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 BATCH_SIZES = (1, 16)
+SIZES = (32, 16, 8, 4)  # of blocks, each taught after the one before
 SEED = 0  # of the models
 
 
@@ -78,14 +83,20 @@ def run(options: BlockSpeed) -> bool:
     """Make or go on with the experiment; True when it is complete.
 
     Raises:
-        UserError: if a model is missing, with the command that trains it.
+        UserError: for numbers of which nothing can be made.
     """
     if options.repeats < 1:
         raise UserError(f"repeats must be at least 1, got {options.repeats}")
     if options.threads:
         torch.set_num_threads(options.threads)
     hardware.keep_freed_memory()
-    ar, blocks = load_models(options)
+    autoregressive, in_blocks = stages(options)
+    if not complete([*autoregressive, *in_blocks]):
+        return False
+    if options.train_only:
+        return True
+    ar = load_checkpoint(autoregressive[-1].folder, prefer="last")
+    blocks = {size: load_checkpoint(_folder(options, size), prefer="last") for size in sorted(SIZES)}
     exam = Exam.of(ar.tokenizer, held_out_questions(llada2_ablation.SKILLS, options.items))
     cells = []
     for batch, size, threshold in itertools.product(BATCH_SIZES, blocks, THRESHOLDS):
@@ -93,40 +104,42 @@ def run(options: BlockSpeed) -> bool:
         measure = functools.partial(_measure, exam, ar, blocks[size], decoding, batch, options.repeats)
         cells.append(Cell(f"block-{size}-threshold-{threshold:g}-batch-{batch}", SEED, measure))
     command = (
-        f"nano-llada experiment {NAME} --items {options.items} --repeats {options.repeats} "
+        f"nano-llada experiment {NAME} --steps {options.steps} --items {options.items} --repeats {options.repeats} "
         f"--threads {torch.get_num_threads()}"
     )
     results = run_grid(NAME, cells, options.docs / NAME, command)
     if results is None:
         return False
-    write_report(results, options.docs / NAME, questions=len(exam.questions))
+    write_report(results, options.docs / NAME, questions=len(exam.questions), steps=options.steps)
     return True
 
 
-def load_models(options: BlockSpeed) -> tuple[Checkpoint, dict[int, Checkpoint]]:
-    """The ablation's AR model and, by block size, those trained with the same block size from the first step on.
+def stages(options: BlockSpeed) -> tuple[list[RunConfig], list[RunConfig]]:
+    """The runs that end in the AR model, and those that end in the block models.
 
-    Raises:
-        UserError: if one of them is missing or was not trained to the end.
+    Both go on from the ablation's fine-tuned models of the first seed for as many steps more, since only models that
+    answer equally well can be compared; the block model of 32 is then taught each smaller size for a sixth of that.
     """
-    ablation = Llada2Ablation(runs=options.runs)
-    plans = {
-        variant.block: llada2_ablation.stages(ablation, variant, SEED)
-        for variant in llada2_ablation.VARIANTS
-        if variant.block and variant.name.startswith("bdlm-")
-    }
-    ar = next(stage for stage in next(iter(plans.values())) if stage.name == "ar-sft")
-    return _load(ar, options), {size: _load(plans[size][-1], options) for size in sorted(plans)}
+    base = llada2_ablation.stages(Llada2Ablation(runs=options.models), llada2_ablation.VARIANTS[0], SEED)
+    ar = _longer(options, base[1], "ar", options.steps)
+    largest, *smaller = SIZES
+    first = _longer(options, base[3], f"block-{largest}", options.steps)
+    more = []
+    for size in smaller:
+        objective = replace(cast(Denoising, first.objective), blocks=BlockSizeSchedule(size))
+        last = _longer(options, first, f"block-{size}", max(1, options.steps // 6))
+        more.append(replace(last, objective=objective))
+    return [*base[:2], ar], [*base, first, *more]
 
 
-def _load(stage: RunConfig, options: BlockSpeed) -> Checkpoint:
-    log = stage.folder / "log.txt"
-    if not log.is_file() or f"{stage.name}: finished" not in log.read_text(encoding="utf-8"):
-        raise UserError(
-            f"there is no finished model in {stage.folder}; train it with `nano-llada experiment "
-            f"{llada2_ablation.NAME} --runs {options.runs} --seeds {SEED}`"
-        )
-    return load_checkpoint(stage.folder, prefer="last")  # what the ablation measures
+def _longer(options: BlockSpeed, start: RunConfig, name: str, steps: int) -> RunConfig:
+    train = replace(start.train, steps=steps, eval_every=max(1, steps // 6), threads=options.threads)
+    train = replace(train, keep_best=0, merge_best=0)
+    return replace(start, name=name, runs=options.runs, init_from=start.folder, train=train)
+
+
+def _folder(options: BlockSpeed, size: int) -> Path:
+    return options.runs / f"block-{size}"
 
 
 def _measure(

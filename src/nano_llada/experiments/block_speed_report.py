@@ -10,13 +10,14 @@ from nano_llada.experiments.grid import Metrics, Result, markdown_table
 POINT = 0.01  # exact match that may be lost without being called worse
 
 
-def write_report(results: Sequence[Result], folder: Path, *, questions: int) -> None:
+def write_report(results: Sequence[Result], folder: Path, *, questions: int, steps: int) -> None:
     """README.md with a verdict and a table a batch size, and curves.png."""
     text = [
         "# Cached block decoding against cached AR decoding\n",
         f"`{results[0].command}`, on {results[0].hardware}\n",
-        "The models of the LLaDA 2.0 ablation (seed 0): the fine-tuned AR model, and the block-diffusion models that "
-        "were trained on from it, so there is more training in them. Both decoders keep a cache, take the likeliest "
+        f"The ablation's fine-tuned AR model and its model with blocks of 32 (seed 0), each fine-tuned for {steps} "
+        f"steps more; smaller blocks are taught to the latter for {max(1, steps // 6)} steps each. The block models "
+        "began as the AR model, so there is more training in them. Both decoders keep a cache, take the likeliest "
         f"token, write at most 16, and answer the same {questions} held-out questions in the same batches, in turns in "
         "one process. Tokens count up to the end of an answer. The ratio is block decoding's tokens a second over "
         "AR's: the repeat in the middle, in brackets the lowest and the highest. TPF: tokens per forward pass. A "

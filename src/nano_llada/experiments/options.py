@@ -118,15 +118,21 @@ class Dpo:
 
 @dataclass(frozen=True)
 class BlockSpeed:
-    """Options of the experiment, which trains nothing; the defaults take about half an hour on two cores."""
+    """Options of the experiment; training takes about half an hour on one core, timing a quarter on two."""
 
-    runs: Path = Path("runs/llada2-ablation")
-    """Folder of the ablation's runs, whose models of the first seed are timed."""
+    models: Path = Path("runs/llada2-ablation")
+    """Folder of the ablation's runs, whose models of the first seed are trained on; they are made if not there."""
+    runs: Path = Path("runs/block-speed")
+    """Folder for the runs of the models that are timed."""
     docs: Path = Path("docs/experiments")
     """Folder that results are recorded in."""
-    items: int = 40
+    steps: int = 1800
+    """Steps of fine-tuning that the AR model and the model with blocks of 32 get besides the ablation's."""
+    train_only: bool = False
+    """Train the models and stop, so that timing can wait for a quiet machine."""
+    items: int = 20
     """Test questions a skill and language."""
-    repeats: int = 5
+    repeats: int = 3
     """How often each decoder answers all questions at each setting, in turns with the AR decoder."""
     threads: int | None = None
     """CPU threads; default: all."""

@@ -385,6 +385,10 @@ DECODING: dict[str, tuple[Case, str]] = {
         lambda s: ["eval", s.done.runs / "diffusion", "--text", s.done.text, "--decoders", "threshold=1.5"],
         "threshold",
     ),
+    "a model compared with itself": (
+        lambda s: ["compare", s.done.runs / "ar", s.done.runs / "ar", "--prompts", "Tom", "--out", s.here],
+        "given twice",
+    ),
     "no text to time": (
         lambda s: ["compare", "--checkpoints", s.done.runs / "ar", "--prompts", "Tom", "--timed", 0, "--out", s.here],
         "timed",

@@ -18,6 +18,7 @@ import nano_llada
 from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.cli.main import COMMANDS
 from nano_llada.decode.diffusion import DiffusionSampler
+from nano_llada.evaluate.suites.generation import world_questions
 from nano_llada.sampling import Writer
 from tiny import Place, family, losses, make_place, read_lines, run_cli, tiny_arguments, write_rows
 
@@ -269,27 +270,36 @@ def test_a_checkpoint_says_how_long_its_answers_are(done, tmp_path, monkeypatch,
 
 
 def no_external_links(page: str) -> bool:
-    page = re.sub(r'src="data:image/png;base64,[A-Za-z0-9+/=]*"', "", page)
+    page = re.sub(r'\bhref="#[\w.-]+"|\burl\(#[\w.-]+\)', "", page)  # places in the page itself
     return not re.search(r"\b(src|href|srcset|action)\s*=|\burl\(|<(script|link|iframe)|@import|https?:|//\w", page)
 
 
-def test_compare_writes_a_report(done, tmp_path, capsys):
-    models = (done.runs / "ar-sft", done.runs / "diffusion-sft")
+def test_compare_writes_a_report(done, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")  # tables as wide as they need
+    models = (done.runs / "ar-sft", done.runs / "diffusion-sft", done.runs / "diffusion-sft" / "step-000003")
     words = ["compare", "--checkpoints", *models, "--skills", "copy", "--items", 1, "--prompts", "What <has> Tom?"]
     words += ["--out", tmp_path / "report", "--timed", 1, "--max-new-tokens", 8, "--device", "cpu"]
     assert run_cli(words) == 0
     out = capsys.readouterr().out
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
-    assert "report.html" in out
+    assert all(text in out for text in ("report.html", "exact_match", "tokens_per_second", "What <has> Tom?"))
     assert no_external_links(page)
     assert "What &lt;has&gt; Tom?" in page
-    for name in ("ar-sft (ar)", "diffusion-sft (diffusion)", "diffusion-sft (diffusion), threshold 0.9"):
-        assert name in page
-    assert page.count("data:image/png;base64,") == 3  # the skills, and two loss curves
-    rows = read_lines(tmp_path / "report" / "answers.jsonl")
-    assert len(rows) == 6
-    assert {"model", "answer", "right", "forwards", "tokens", "skill", "messages"} <= rows[0].keys()
+    assert "<has>" not in page
+    same = ("diffusion-sft diffusion-sft (diffusion)", "diffusion-sft step-000003 (diffusion)")
+    ways = {("ar-sft (ar)", "default"), *((name, way) for name in same for way in ("default", "threshold=0.9"))}
+    assert all(f"{name} · {way}" in page for name, way in ways)
+    rows = read_lines(tmp_path / "report" / "records.jsonl")
+    assert {(row["model"], row["decoder"]) for row in rows} == ways
+    answers = [row for row in rows if row["suite"] == "generation"]
+    assert (len(answers), len(rows)) == (3 * 5, 4 * 5)  # a question in two languages and a prompt; one of them timed
+    assert sum("right" in row["values"] for row in answers) == 2 * 5
+    assert {"prompt", "answer", "references"} <= answers[0]["detail"].keys()
+    assert {"forwards", "tokens"} <= answers[0]["values"].keys()
     assert (tmp_path / "report" / "report.md").read_text(encoding="utf-8").startswith("# ")
+    plain = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
+    assert [run["kind"] for run in plain["training"]] == ["sft ar", "sft diffusion"]  # a checkpoint alone has no curve
+    assert {"frontier.png", "training-loss.png"} <= {path.name for path in (tmp_path / "report").iterdir()}
 
 
 def test_doctor_says_what_will_be_used(capsys):
@@ -337,7 +347,8 @@ def test_export_and_import_bring_the_same_model_back(done, tmp_path, capsys):
     assert texts[0] == texts[1]
 
 
-def test_the_demo_from_nothing_to_a_report(tmp_path, capsys):
+def test_the_demo_from_nothing_to_a_report(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
     words = ["demo", "--folder", tmp_path / "demo", "--skills", "copy", "identity", "--documents", 200, "--chats", 200]
     words += ["--items", 1, "--threads", 1, "--cache", tmp_path / "cache", "--hidden-size", 32, "--num-layers", 2]
     for stage in ("ar", "ar-sft", "diffusion", "diffusion-sft"):
@@ -345,16 +356,22 @@ def test_the_demo_from_nothing_to_a_report(tmp_path, capsys):
     assert run_cli(words) == 0
     out = capsys.readouterr().out
     report = tmp_path / "demo" / "report"
-    assert {"report.html", "report.md", "answers.jsonl", "skills.png"} <= {path.name for path in report.iterdir()}
+    files = {"report.html", "report.md", "report.json", "records.jsonl", "skills.png", "training-loss.png"}
+    assert files <= {path.name for path in report.iterdir()}
     page = (report / "report.html").read_text(encoding="utf-8")
     assert no_external_links(page)
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count('<svg role="img"') == 3  # speed against right answers, skills, and all four loss curves
+    assert all(f"{name} (" in page for name in ("ar", "ar-sft", "diffusion", "diffusion-sft"))
     assert all(skill in page for skill in ("copy", "identity"))
-    assert {row["model"] for row in read_lines(report / "answers.jsonl")} == {
-        "AR",
-        "diffusion",
-        "diffusion, threshold 0.9",
+    assert {(row["model"], row["decoder"]) for row in read_lines(report / "records.jsonl")} == {
+        ("AR", "default"),
+        ("diffusion", "default"),
+        ("diffusion", "threshold=0.9"),
     }
+    lines = [re.split(r"\s*[│┃]\s*", line)[1:3] for line in out.splitlines() if re.match(r"[│┃]", line)]
+    assert all([skill, language] in lines for skill in ("copy", "identity") for language in ("zh", "en"))
+    written = out[out.rindex("right answer") :]
+    assert all(q.prompt in written for q in world_questions(("copy", "identity"), 1))
     before = {path: path.read_bytes() for path in (tmp_path / "demo").rglob("model.safetensors")}
     assert len(before) == 4
     assert run_cli(words) == 0  # nothing is trained twice

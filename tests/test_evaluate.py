@@ -1,10 +1,8 @@
-"""Measuring: answers against a sampler that is always or never right, likelihoods against sums, reports by hand."""
+"""Measuring: answers against a sampler that is always or never right, likelihoods against sums."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,13 +18,12 @@ from nano_llada.data.world import Example, examples
 from nano_llada.decode.types import Completion, Write
 from nano_llada.evaluate import likelihood
 from nano_llada.evaluate.answers import Answer, answer_examples, exact_match
-from nano_llada.evaluate.compare import Comparison, Measured, Speed, measure_speed
 from nano_llada.evaluate.likelihood import text_likelihood
-from nano_llada.evaluate.report import markdown, sample_rows, skill_rows, summary_rows, text_table, write_report
+from nano_llada.evaluate.page_parts import text_table
 from nano_llada.evaluate.statistics import wilson
 from nano_llada.objectives.likelihood import exact_nll
 from nano_llada.run import BUNDLED_TOKENIZER
-from tiny import family, read_lines
+from tiny import family
 
 TEXTS = ["Tom has a red ball.", "汤姆有一个红色的球，艾米有一只蓝色的猫。" * 3, "x", "Amy"]
 
@@ -204,83 +201,5 @@ def test_wilsons_interval_of_nothing():
     assert all(math.isnan(end) for end in wilson(float("nan"), 0))
 
 
-class Clockwork:
-    """A sampler that writes four tokens in two passes, and an end."""
-
-    ends = (9,)
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def stream(self, requests, stop=None):
-        self.calls += 1
-        assert len(requests) == 1
-        yield [Write(0, (0, 1), (5, 6), False)]
-        yield [Write(0, (2, 3), (7, 9), True)]
-
-
-def test_speed_counts_tokens_before_the_end_and_leaves_out_the_warm_up():
-    sampler = Clockwork()
-    speed = measure_speed(sampler, [None, None, None])
-    assert sampler.calls == 4
-    assert (speed.forwards, speed.tokens_per_forward) == (2.0, 1.5)
-    assert speed.tokens_per_second > 0
-    assert speed.first_seconds > 0
-
-
-@pytest.fixture(scope="module")
-def comparison(questions) -> Comparison:
-    done = Completion([7, 8], "stop", 3, 0.5, 0.25, [1, 0])
-    entries = []
-    for name, track, every in (("left | one", "ar", 1), ("right", "diffusion", 2)):
-        answers = [Answer(q, f"<b>{i}</b>", i % every == 0, done) for i, q in enumerate(questions)]
-        entries.append(Measured(name, track, answers, [f"{name} wrote\nthis"], Speed(10, 2, 1.5, 0.02), 1234567))
-    return Comparison(entries, ["copy", "counting"], ["Hello & goodbye"], ["A note."])
-
-
-def test_rows_of_a_report(comparison):
-    summary = summary_rows(comparison)
-    assert summary[0][:4] == ["model", "parameters", "tokens/s", "forwards"]
-    assert summary[1] == ["left | one", "1,234,567", "10", "2.0", "1.50", "20", *["100.0% [72.2%, 100.0%]"] * 2]
-    assert summary[2][-2:] == ["100.0% [72.2%, 100.0%]", "0.0% [0.0%, 27.8%]"]  # Chinese is even, English odd
-    skills = skill_rows(comparison)
-    assert skills[0] == ["skill", "left | one zh", "left | one en", "right zh", "right en"]
-    assert skills[1:] == [[skill, "100.0%", "100.0%", "100.0%", "0.0%"] for skill in ("copy", "counting")]
-    samples = sample_rows(comparison)
-    assert len(samples) == 1 + 4 + 1
-    assert samples[2][2:] == ["✓ <b>1</b>", "✗ <b>1</b>"]
-    assert samples[-1] == ["Hello & goodbye", "", "left | one wrote\nthis", "right wrote\nthis"]
-
-
 def test_markdown_tables_hold_any_text():
     assert text_table([["a", "b"], ["x|y", "1\n2"]]) == "| a | b |\n| --- | --- |\n| x\\|y | 1 ⏎ 2 |\n"
-
-
-def test_markdown_of_a_comparison(comparison):
-    text = markdown(comparison, "Title", [Path("some/skills.png")])
-    assert text.startswith("# Title\n| model |")
-    assert "## Exact match by skill, test split" in text
-    assert "![skills](skills.png)" in text
-    assert text.endswith("\nA note.\n")
-
-
-def test_a_report_is_escaped_and_whole(comparison, tmp_path):
-    page = write_report(comparison, tmp_path / "new" / "report", "A < B", [tmp_path / "missing.png"])
-    text = page.read_text(encoding="utf-8")
-    assert "<title>A &lt; B</title>" in text
-    assert "<b>" not in text
-    assert "Hello &amp; goodbye" in text
-    assert "The order in which right wrote" in text
-    assert "written in passes 1, 0" in text
-    rows = read_lines(page.parent / "answers.jsonl")
-    assert [(row["model"], row["right"]) for row in rows[-2:]] == [("right", True), ("right", False)]
-    assert {row["forwards"] for row in rows} == {3}
-    assert (page.parent / "skills.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_report_of_prompts_alone_has_no_table_of_skills(comparison, tmp_path):
-    entries = [replace(entry, answers=[]) for entry in comparison.entries]
-    page = write_report(Comparison(entries, [], comparison.prompts), tmp_path, "Title")
-    assert "Exact match by skill" not in page.read_text(encoding="utf-8")
-    assert not (tmp_path / "skills.png").exists()
-    assert summary_rows(Comparison(entries, [], []))[1][-2:] == ["-", "-"]

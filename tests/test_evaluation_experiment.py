@@ -12,7 +12,7 @@ from nano_llada.evaluate.figures import Figure, figures
 from nano_llada.evaluate.record import read_records
 from nano_llada.evaluate.suites import SUITES, metrics_of
 from nano_llada.experiments import evaluation
-from nano_llada.experiments.options import Evaluation
+from nano_llada.experiments.options_measuring import Evaluation
 from tiny import Place, family, read_lines, write_rows
 
 TEXT = {"zh": "汤姆有一个红色的球，艾米有一只蓝色的猫。" * 6, "en": "Tom has a red ball and Amy has a blue hat. " * 6}

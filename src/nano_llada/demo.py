@@ -12,7 +12,10 @@ from nano_llada.data.world import Example, examples
 from nano_llada.data.world.files import write_world
 from nano_llada.decode.config import Autoregressive, Diffusion
 from nano_llada.demo_config import DemoConfig
-from nano_llada.evaluate.compare import Comparison, Entry, compare
+from nano_llada.evaluate.record import Record
+from nano_llada.evaluate.side_by_side import side_by_side
+from nano_llada.evaluate.suite import Subject
+from nano_llada.evaluate.suites.generation import world_questions
 from nano_llada.model.config import ModelConfig
 from nano_llada.objectives.denoising import Denoising
 from nano_llada.objectives.next_token import NextToken
@@ -78,8 +81,11 @@ def _stage(
     )
 
 
-def run_demo(config: DemoConfig) -> Comparison | None:
+def run_demo(config: DemoConfig, report: Path) -> list[Record] | None:
     """Train what is not trained yet, then compare; None if it was interrupted (run it again to go on).
+
+    Args:
+        report: a folder for the records.
 
     Raises:
         UserError: as `run.execute` does.
@@ -95,7 +101,7 @@ def run_demo(config: DemoConfig) -> Comparison | None:
         )
     if not complete(stages(config)):
         return None
-    return compare_models(config.folder, held_out_questions(config.skills, config.items), config.answer_length)
+    return compare_models(config, report)
 
 
 def held_out_questions(skills: Sequence[str], items: int, seed: int = 0) -> list[Example]:
@@ -103,14 +109,13 @@ def held_out_questions(skills: Sequence[str], items: int, seed: int = 0) -> list
     return [example for skill in skills for example in examples(skill, "test", items, seed)]
 
 
-def compare_models(folder: Path, questions: Sequence[Example], answer: int) -> Comparison:
+def compare_models(config: DemoConfig, report: Path) -> list[Record]:
     """The AR model, and the diffusion model written one token a pass and several a pass."""
-    ar, diffusion = load_checkpoint(folder / "ar-sft"), load_checkpoint(folder / "diffusion-sft")
-    return compare(
-        [
-            Entry("AR", ar, Autoregressive(max_new_tokens=2 * answer)),
-            Entry("diffusion", diffusion, Diffusion(max_new_tokens=answer)),
-            Entry("diffusion, threshold 0.9", diffusion, Diffusion(max_new_tokens=answer, threshold=0.9)),
-        ],
-        questions,
-    )
+    ar, diffusion = (load_checkpoint(config.folder / name) for name in ("ar-sft", "diffusion-sft"))
+    answer = config.answer_length
+    subjects = [
+        Subject("AR", ar, Autoregressive(max_new_tokens=2 * answer), "default"),
+        Subject("diffusion", diffusion, Diffusion(max_new_tokens=answer), "default"),
+        Subject("diffusion", diffusion, Diffusion(max_new_tokens=answer, threshold=0.9), "threshold=0.9"),
+    ]
+    return side_by_side(subjects, world_questions(config.skills, config.items), report)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nano_llada.cli.options import DecodingOptions, checkpoint_decoding, parse
+from nano_llada.cli.options import DecodingOptions, checkpoint_decoding, parse, short_names
+from nano_llada.cli.training_runs import training_run
 from nano_llada.core.errors import UserError
 
 if TYPE_CHECKING:
     from nano_llada.checkpoint.files import Checkpoint
-    from nano_llada.evaluate.compare import Entry
+    from nano_llada.evaluate.suite import Subject
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Options:
     checkpoints: tuple[Path, ...]
     """Run folders or checkpoint folders, AR and diffusion in any order."""
     prompts: tuple[str, ...] = ()
-    """Prompts that all models answer (or, when none is fine-tuned, continue)."""
+    """Prompts that models answer or, where they are not fine-tuned, continue."""
     skills: tuple[str, ...] = ()
     """Small-world skills with test questions and right answers; `all` for every one."""
     items: int = 40
@@ -32,7 +33,7 @@ class Options:
     timed: int = 12
     """Texts written one at a time to measure speed."""
     out: Path = Path("runs/compare")
-    """Folder for report.md, report.html, answers.jsonl and plots."""
+    """Folder for records.jsonl, report.md, report.json, report.html and plots."""
     device: str = "auto"
     """cpu, cuda, mps, or auto."""
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
@@ -47,6 +48,31 @@ def main(arguments: Sequence[str]) -> int:
         about="Compare models: answers, exact match and speed.",
         leading="checkpoints",
     )
+    _check(options)
+    from nano_llada.checkpoint.files import load_checkpoint
+    from nano_llada.cli.tables import print_comparison
+    from nano_llada.core.hardware import choose_machine
+    from nano_llada.data.world import SKILLS
+    from nano_llada.evaluate.page import write_evaluation
+    from nano_llada.evaluate.side_by_side import free_questions, side_by_side
+    from nano_llada.evaluate.suites.generation import world_questions
+
+    device = choose_machine(options.device).device
+    loaded = [load_checkpoint(path, device) for path in options.checkpoints]
+    names = _names(options.checkpoints, loaded)
+    subjects = [one for name, model in zip(names, loaded, strict=True) for one in _subjects(options, name, model)]
+    runs = [training_run(path, name) for path, name in zip(options.checkpoints, names, strict=True)]
+    skills = SKILLS if options.skills == ("all",) else options.skills
+    questions = [*(world_questions(skills, options.items) if skills else ()), *free_questions(options.prompts)]
+    records = side_by_side(subjects, questions, options.out, options.timed)
+    training = [run for run in runs if run is not None]
+    page = write_evaluation(records, options.out, "nano-llada: models compared", training=training)
+    print_comparison(records)
+    print(f"the report is {page}")
+    return 0
+
+
+def _check(options: Options) -> None:
     if not options.checkpoints:
         raise UserError("no model: give at least one with --checkpoints")
     for name in ("timed", "items"):
@@ -54,43 +80,27 @@ def main(arguments: Sequence[str]) -> int:
             raise UserError(f"{name} must be at least 1, got {getattr(options, name)}")
     if not options.prompts and not options.skills:
         raise UserError("nothing to compare on: give --prompts or --skills")
-    from nano_llada.checkpoint.files import load_checkpoint
-    from nano_llada.cli.tables import print_table
-    from nano_llada.core.hardware import choose_machine
-    from nano_llada.data.world import SKILLS
-    from nano_llada.demo import held_out_questions
-    from nano_llada.evaluate.compare import compare
-    from nano_llada.evaluate.report import sample_rows, skill_rows, summary_rows, write_report
-    from nano_llada.sampling import answers_chats
-
-    device = choose_machine(options.device).device
-    loaded = [load_checkpoint(path, device) for path in options.checkpoints]
-    entries = [entry for checkpoint in loaded for entry in _entries(options, checkpoint)]
-    skills = SKILLS if options.skills == ("all",) else options.skills
-    chat = any(answers_chats(checkpoint) for checkpoint in loaded)
-    questions = held_out_questions(skills, options.items)
-    comparison = compare(entries, questions, options.prompts, chat=chat, timed=options.timed)
-    curves = [path / "loss.png" for path in options.checkpoints]
-    page = write_report(comparison, options.out, "nano-llada: models compared", curves)
-    print_table(summary_rows(comparison))
-    if skills:
-        print_table(skill_rows(comparison))
-    print_table(sample_rows(comparison))
-    print(f"the report is {page}")
-    return 0
 
 
-def _entries(options: Options, checkpoint: Checkpoint) -> list[Entry]:
-    from nano_llada.evaluate.compare import Entry
+def _names(paths: Sequence[Path], loaded: Sequence[Checkpoint]) -> list[str]:
+    """Run and track of each model, and where runs of one name lie. Raises UserError for a folder given twice."""
+    runs = [str(checkpoint.info.get("run", checkpoint.folder.name)) for checkpoint in loaded]
+    told = [run if runs.count(run) == 1 else f"{run} {end}" for run, end in zip(runs, short_names(paths), strict=True)]
+    return [f"{name} ({checkpoint.track})" for name, checkpoint in zip(told, loaded, strict=True)]
 
-    name = f"{checkpoint.info.get('run', checkpoint.folder.name)} ({checkpoint.track})"
+
+def _subjects(options: Options, name: str, checkpoint: Checkpoint) -> list[Subject]:
+    """A model with every way in which it is made to write."""
+    from nano_llada.decode.config import Autoregressive
+    from nano_llada.evaluate.suite import Subject
+
     given = options.decoding
     if checkpoint.track == "ar":  # options of diffusion models are for those compared with it
-        common = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "min_new_tokens")
-        kept = {key: getattr(given, key) for key in (*common, "seed")}
-        return [Entry(name, checkpoint, checkpoint_decoding(checkpoint, DecodingOptions(**kept), default_length=64))]
-    entries = [Entry(name, checkpoint, checkpoint_decoding(checkpoint, given, default_length=64))]
-    for threshold in options.thresholds if given.threshold is None and given.strategy is None else ():
-        decoding = checkpoint_decoding(checkpoint, replace(given, threshold=threshold, steps=None), default_length=64)
-        entries.append(Entry(f"{name}, threshold {threshold:g}", checkpoint, decoding))
-    return entries
+        given = DecodingOptions(**{option.name: getattr(given, option.name) for option in fields(Autoregressive)})
+    ways = {"default": given}
+    if checkpoint.track == "diffusion" and given.threshold is None and given.strategy is None:
+        ways |= {f"threshold={least:g}": replace(given, threshold=least, steps=None) for least in options.thresholds}
+    return [
+        Subject(name, checkpoint, checkpoint_decoding(checkpoint, settings, default_length=64), decoder)
+        for decoder, settings in ways.items()
+    ]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from nano_llada.cli.options import parse
+from nano_llada.cli.training_runs import training_run
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -17,21 +18,19 @@ def main(arguments: Sequence[str]) -> int:
         "Interrupt it and run it again: it goes on where it stopped."
     )
     config = parse(DemoConfig, arguments, command="demo", about=about)
+    from nano_llada.cli.tables import print_comparison
     from nano_llada.demo import run_demo
+    from nano_llada.evaluate.page import write_evaluation
 
     begin = time.monotonic()
-    comparison = run_demo(config)
-    if comparison is None:
+    report = config.folder / "report"
+    records = run_demo(config, report)
+    if records is None:
         return 130
-    from nano_llada.evaluate.report import sample_rows, skill_rows, summary_rows, write_report
-
-    curves = [config.folder / name / "loss.png" for name in ("ar", "diffusion", "ar-sft", "diffusion-sft")]
-    page = write_report(comparison, config.folder / "report", "nano-llada demo: AR against diffusion", curves)
-    from nano_llada.cli.tables import print_table
-
-    print_table(summary_rows(comparison))
-    print_table(skill_rows(comparison))
-    print_table(sample_rows(comparison))
+    runs = [training_run(config.folder / name, name) for name in ("ar", "ar-sft", "diffusion", "diffusion-sft")]
+    training = [run for run in runs if run is not None]
+    page = write_evaluation(records, report, "nano-llada demo: AR against diffusion", training=training)
+    print_comparison(records)
     print(f"done in {(time.monotonic() - begin) / 60:.1f} minutes; the report is {page}")
     print(f"now try: nano-llada chat {config.folder / 'diffusion-sft'} --max-new-tokens {config.answer_length}")
     return 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nano_llada.cli.options import DecodingOptions, checkpoint_decoding, parse
+from nano_llada.cli.options import DecodingOptions, checkpoint_decoding, parse, short_names
 from nano_llada.core.errors import UserError
 from nano_llada.core.record import from_plain
 from nano_llada.evaluate.options import SuiteOptions
@@ -109,16 +109,8 @@ def named(given: Sequence[str]) -> list[tuple[str, Path]]:
     pairs = [
         ("", Path(word)) if Path(word).exists() or "=" not in word else p for word, p in zip(given, pairs, strict=True)
     ]
-    places = [path.resolve() for _, path in pairs]
-    if twice := [str(path) for (_, path), place in zip(pairs, places, strict=True) if places.count(place) > 1]:
-        raise UserError(f"given twice: {', '.join(twice)}")
-    found = []
-    for (name, path), place in zip(pairs, places, strict=True):
-        length = 2
-        while sum(other.parts[-length:] == place.parts[-length:] for other in places) > 1:
-            length += 1
-        found.append((name or "/".join(place.parts[-length:]), path))
-    return found
+    ends = short_names([path for _, path in pairs], least=2)
+    return [(name or end, path) for (name, path), end in zip(pairs, ends, strict=True)]
 
 
 def _check_seeds(name: str, seeds: Sequence[Checkpoint]) -> None:

@@ -60,6 +60,24 @@ def parse(
         raise UserError(str(error)) from error
 
 
+def short_names(paths: Sequence[Path], least: int = 1) -> list[str]:
+    """The shortest ends of paths, of `least` parts or more, that tell them apart.
+
+    Raises:
+        UserError: for a path that is given twice.
+    """
+    places = [path.resolve() for path in paths]
+    if twice := [str(path) for path, place in zip(paths, places, strict=True) if places.count(place) > 1]:
+        raise UserError(f"given twice: {', '.join(twice)}")
+    found = []
+    for place in places:
+        length = least
+        while sum(other.parts[-length:] == place.parts[-length:] for other in places) > 1:
+            length += 1
+        found.append("/".join(place.parts[-length:]))
+    return found
+
+
 def take_option(arguments: list[str], name: str) -> tuple[list[str], str | None]:
     """Remove `name VALUE` or `name=VALUE` from a command line; gives what is left, and the value."""
     for i, argument in enumerate(arguments):

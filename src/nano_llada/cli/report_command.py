@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nano_llada.cli.options import parse
+from nano_llada.cli.options import parse, short_names
+from nano_llada.cli.training_runs import METRICS, training_run
 from nano_llada.core.errors import UserError
 
 if TYPE_CHECKING:
-    from nano_llada.evaluate.page_training import TrainingRun
     from nano_llada.evaluate.record import Record
 
-METRICS, RECORDS = "metrics.jsonl", "records.jsonl"
+RECORDS = "records.jsonl"
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     names = _names(options.sources)
     records = {name: found for name, path in names.items() if (found := _records(path)) is not None}
-    training = [run for name, path in names.items() if (run := _run(path, name)) is not None]
+    training = [run for name, path in names.items() if (run := training_run(path, name)) is not None]
     _check_protocols(records)
     from nano_llada.evaluate.page import write_evaluation
 
@@ -59,23 +58,14 @@ def _names(sources: Sequence[Path]) -> dict[str, Path]:
     """
     if not sources:
         raise UserError("nothing to report: give folders with --sources")
-    places = {path: (path.parent if path.is_file() and path.name == RECORDS else path).resolve() for path in sources}
-    again = [str(path) for path, place in places.items() if list(places.values()).count(place) > 1]
-    if again or len(places) < len(sources):
-        raise UserError(f"given twice: {', '.join(again or map(str, sources))}")
+    names = short_names([path.parent if path.is_file() and path.name == RECORDS else path for path in sources])
     for path in sources:
         if not path.is_file() and not any((path / name).is_file() for name in (METRICS, RECORDS)):
             raise UserError(
                 f"{path} holds nothing to report: expected a folder with {RECORDS} (written by `nano-llada eval --out "
                 f"FOLDER`), such a file, or a run folder with {METRICS}"
             )
-    found: dict[str, Path] = {}
-    for path, place in places.items():
-        length = 1
-        while sum(other.parts[-length:] == place.parts[-length:] for other in places.values()) > 1:
-            length += 1
-        found["/".join(place.parts[-length:])] = path
-    return found
+    return dict(zip(names, sources, strict=True))
 
 
 def _records(path: Path) -> list[Record] | None:
@@ -105,53 +95,3 @@ def _told_apart(sources: dict[str, list[Record]]) -> list[Record]:
         for name, records in sources.items()
         for record in records
     ]
-
-
-def _run(path: Path, name: str) -> TrainingRun | None:
-    """A run folder as what is compared; None for what is none."""
-    if not (path / METRICS).is_file():
-        return None
-    from nano_llada.config import RunConfig
-    from nano_llada.core.record import from_plain, read_config
-    from nano_llada.evaluate.page_training import TrainingRun
-
-    place = path / "config.json"
-    try:
-        config = from_plain(RunConfig, read_config(place), where=str(place))
-    except ValueError as error:
-        raise UserError(f"{place}: {error}") from error
-    return TrainingRun(name, f"{config.stage} {config.track}", _metrics(path / METRICS), _parameters(path))
-
-
-def _metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a run's metrics; a last one that is being written at this moment is left out."""
-    lines = path.read_bytes().splitlines(keepends=True)
-    found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = {str(name): float(value) for name, value in json.loads(line).items()}
-            found.append({"step": row["step"], **row})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            if number == len(lines) and not line.endswith(b"\n"):
-                break
-            raise UserError(f"{path}:{number}: no line of a run's metrics ({type(error).__name__}: {error})") from error
-    if not found:
-        raise UserError(f"{path} has no line yet: the run has made too few steps")
-    return found
-
-
-def _parameters(run: Path) -> int | None:
-    """Weights in the last checkpoint of a run, counted without loading them."""
-    from math import prod
-
-    from safetensors import SafetensorError, safe_open
-
-    from nano_llada.checkpoint.files import WEIGHTS, step_folders
-
-    for folder in reversed(step_folders(run)):
-        try:
-            with safe_open(folder / WEIGHTS, framework="np") as file:
-                return int(sum(prod(file.get_slice(name).get_shape()) for name in file.keys()))  # noqa: SIM118
-        except (OSError, SafetensorError):
-            continue  # removed by hand, or cut off
-    return None

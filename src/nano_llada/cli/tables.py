@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nano_llada.evaluate.record import Record
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
@@ -18,3 +22,16 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
     for row in rows[1:]:
         table.add_row(*[Text(cell) for cell in row])
     console.print(table)
+
+
+def print_comparison(records: Sequence[Record]) -> None:
+    """Print the figures of models side by side, how often each was right at what, and what they wrote."""
+    from nano_llada.evaluate.page_tables import WRITTEN, figure_rows, task_rows, written_table
+    from nano_llada.evaluate.suites import metrics_of
+
+    for suite in dict.fromkeys(record.suite for record in records):
+        print_table(figure_rows(records, suite, metrics_of(suite)))
+    if any("right" in record.values for record in records):
+        print_table(task_rows(records, WRITTEN, metrics_of(WRITTEN)[0]))
+    if (written := written_table(records)) is not None:
+        print_table(written.rows)

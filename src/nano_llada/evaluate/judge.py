@@ -45,7 +45,7 @@ class Question:
     language: str  # zh or en
     task: str
     item: str  # shared by both languages' wordings
-    judge: Judge
+    judge: Judge | None  # None: it has no right answer, and is for reading alone
     references: tuple[str, ...] = ()  # right answers, for readers
     before: tuple[Message, ...] = ()  # turns of the conversation that the prompt is the last of
     verifier: str = ""  # which judge it is, in words

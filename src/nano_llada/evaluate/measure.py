@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,18 +77,20 @@ def evaluate(
     for number, (suite, subject) in enumerate(jobs):
         path = folder / PARTS / f"{number:03d}.jsonl"
         if not path.is_file():
-            _measure(suite, subject, path)
+            write_records(path, measured(suite, subject))
         found += read_records(path)
     write_records(folder / RECORDS, found)
     shutil.rmtree(folder / PARTS, ignore_errors=True)
     return found
 
 
-def _measure(suite: Suite, subject: Subject, path: Path) -> None:
+def measured(suite: Suite, subject: Subject) -> Iterator[Record]:
+    """One suite's records of one subject, with their protocol; told to the terminal when it begins and ends."""
     name = f"{suite.name}: {subject.name}{f', {subject.decoder}' if suite.writes and subject.decoder else ''}"
     begin, protocol = time.perf_counter(), protocol_of(suite)
     print(f"{name} ...", flush=True)
-    write_records(path, (replace(record, protocol=protocol) for record in suite.run(subject)))
+    for record in suite.run(subject):
+        yield replace(record, protocol=protocol)
     print(f"{name}: {time.perf_counter() - begin:.0f} s", flush=True)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nano_llada.evaluate.report import text_table
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -100,6 +98,13 @@ class Section:
     words: tuple[str, ...] = ()  # paragraphs
     points: tuple[str, ...] = ()  # a list
     parts: tuple[Part, ...] = ()
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as a Markdown table."""
+    cells = [[cell.replace("|", "\\|").replace("\n", " ⏎ ") for cell in row] for row in rows]
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]) + "\n"
 
 
 def to_markdown(title: str, sections: Sequence[Section]) -> str:

@@ -60,9 +60,10 @@ def _frontier(results: Results) -> Plot | None:
 
 
 def _skills(results: Results) -> Plot | None:
-    tasks = results.tasks("generation")
+    judged = [f for f in results.figures if (f.suite, f.metric) == ("generation", "exact_match")]
+    tasks = [task for task in results.tasks("generation") if any(f.task == task for f in judged)]
     languages = [language for language in results.languages("generation") if language != BOTH]
-    ways = [way for way in results.ways("generation") if results.row(way, "generation", tasks[0], "exact_match")]
+    ways = list(dict.fromkeys((f.model, f.decoder) for f in judged))
     if len(tasks) < 2 or not ways:
         return None
     figure, axes = canvas(len(languages), height=1.2 + len(tasks) * (0.2 + 0.16 * len(ways)))

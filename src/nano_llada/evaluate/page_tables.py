@@ -49,6 +49,19 @@ def figure_rows(records: Sequence[Record], suite: str, metrics: Sequence[Metric]
     return rows
 
 
+def task_rows(records: Sequence[Record], suite: str, metric: Metric) -> list[list[str]]:
+    """A figure by task and language for a terminal: a head row, then rows with a column a model."""
+    ours = [record for record in records if record.suite == suite]
+    results = Results(tuple(figures(ours, lambda _: (metric,))), (), {suite: (metric,)})
+    rows = [[metric.name, "language", *map(name_of, results.ways(suite))]]
+    for task in results.tasks(suite):
+        for language in results.languages(suite):
+            found = [results.row(way, suite, task, metric.name).get(language) for way in results.ways(suite)]
+            if language != BOTH and any(found):
+                rows.append([task, language, *("-" if f is None else amount(f.value, metric) for f in found)])
+    return rows
+
+
 def task_tables(results: Results, suite: str) -> list[Table]:
     """For each metric, a table with a group of rows for each task; none for a suite of one task."""
     tasks = results.tasks(suite)
@@ -71,25 +84,29 @@ def difference_tables(results: Results, suite: str) -> list[Table]:
 
 
 def written_table(records: Sequence[Record]) -> Table | None:
-    """What each model answered to the first question of each task and language, if the records tell."""
+    """What each model answered to the first question of each task and language, and to all that have no right answer.
+
+    None if the records do not tell.
+    """
     told = [record for record in records if record.suite == WRITTEN and {"prompt", "answer"} <= set(record.detail)]
     if not told:
         return None
     ways = list(dict.fromkeys((record.model, record.decoder) for record in told))
-    first: dict[tuple[str, str], Record] = {}
+    first: dict[tuple[str, str, str], Record] = {}
     answers: dict[tuple[str, str, str, Way], str] = {}
     for record in told:
-        first.setdefault((record.task, record.language), record)
+        first.setdefault((record.task, record.language, "" if "right" in record.values else record.item), record)
         place = (record.task, record.language, record.item, (record.model, record.decoder))
         answers.setdefault(place, _judged(record))
     rows: list[Row] = []
-    for (task, language), record in first.items():
+    for (task, language, _), record in sorted(first.items(), key=lambda found: found[0]):
         theirs = [answers.get((task, language, record.item, way), "-") for way in ways]
         known = record.detail.get("references", [record.detail.get("reference", "")])
         right = " / ".join(map(str, known)) if isinstance(known, list) else str(known)
         rows.append((task, str(record.detail["prompt"]), right, *theirs))
     head = ("task", "prompt", "right answer", *map(name_of, ways))
-    return Table("One question of each task and language", head, (("", tuple(rows)),), folded=True)
+    caption = "One question of each task and language, and all without a right answer"
+    return Table(caption, head, (("", tuple(rows)),), folded=True)
 
 
 Named = tuple[str, str, Metric]  # the heading of a group of rows, the task and the metric that they show

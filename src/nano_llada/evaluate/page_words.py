@@ -12,7 +12,7 @@ from nano_llada.evaluate.page_results import SURE, Results
 SUITES = {
     "likelihood": ("How well it predicts text", "Less is better: the text is less of a surprise to the model."),
     "choices": ("Choosing the right answer", "The model scores every choice; the one it finds likeliest counts."),
-    "generation": ("Writing answers", "Every answer is right or wrong; what is written at once saves forward passes."),
+    "generation": ("Writing answers", "Judged by program; what is written at once saves forward passes."),
     "quality": ("What its free text is like", "Judged by another model and by counting; no figure alone says much."),
     "infilling": ("Filling gaps", "Words are cut out of a text, and the model has to put them back."),
     "speed": ("Speed", "Measured on one machine; compare only what was measured on the same one."),

@@ -19,7 +19,7 @@ from nano_llada.data.read import BadRows, resolve
 from nano_llada.data.texts import read_texts
 from nano_llada.evaluate.likelihood import text_likelihood
 from nano_llada.experiments.grid import Cell, Result, markdown_table, run_grid, trained_tokens
-from nano_llada.experiments.options import Epochs
+from nano_llada.experiments.options_measuring import Epochs
 from nano_llada.model.config import ModelConfig
 from nano_llada.objectives.denoising import Denoising
 from nano_llada.objectives.next_token import NextToken

@@ -22,7 +22,7 @@ from nano_llada.evaluate.record import RECORDS, Record, write_records
 from nano_llada.evaluate.suite import ALL, Subject
 from nano_llada.evaluate.suites import metrics_of
 from nano_llada.experiments.grid import Result, commit, write_results
-from nano_llada.experiments.options import Evaluation
+from nano_llada.experiments.options_measuring import Evaluation
 
 NAME = "evaluation"
 LENGTH = 32  # tokens written after real prompts, and by models whose training does not say how long answers are

@@ -25,7 +25,7 @@ from nano_llada.sampling import answers_chats
 
 @dataclass(frozen=True)
 class Generation:
-    """Each question is asked once, and a program judges the answer.
+    """Each question is asked once, and a program judges the answer, if the question has a judge.
 
     A question that fills the model's whole context is not asked: it counts as wrong, its record says `too_long` 1, and
     it has no part in the figures about writing. So models with different contexts are asked the same.
@@ -72,8 +72,8 @@ class Generation:
 
     def _record(self, subject: Subject, question: Question, completion: Completion) -> Record:
         text = subject.checkpoint.tokenizer.decode(completion.tokens, specials=False)
-        values = {
-            "right": question.judge(text),
+        values = {} if question.judge is None else {"right": float(question.judge(text))}
+        values |= {
             "tokens": len(completion.tokens),  # none behind the end counts, nor the end itself
             "forwards": completion.forwards,
             "ended": completion.finish == "stop",
@@ -87,7 +87,8 @@ class Generation:
         return subject.record(self, question.task, question.language, question.item, values, **detail)
 
     def _too_long(self, subject: Subject, question: Question, tokens: int) -> Record:
-        values = {"right": 0, "too_long": 1}
+        values = {} if question.judge is None else {"right": 0}
+        values["too_long"] = 1
         detail = {"prompt": question.text, "prompt_tokens": tokens, "references": list(question.references)}
         return subject.record(self, question.task, question.language, question.item, values, **detail)
 

@@ -1,0 +1,192 @@
+"""Models side by side: planted writers give exact figures, what has no right answer is shown, mistakes are told."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nano_llada.checkpoint.files import Checkpoint
+from nano_llada.core.errors import UserError
+from nano_llada.data.tokenizer import Tokenizer, train_characters
+from nano_llada.decode.config import Autoregressive, Diffusion
+from nano_llada.decode.types import Write
+from nano_llada.evaluate.page import write_evaluation
+from nano_llada.evaluate.page_tables import figure_rows, task_rows, written_table
+from nano_llada.evaluate.record import read_records
+from nano_llada.evaluate.side_by_side import chosen, free_questions, side_by_side
+from nano_llada.evaluate.suite import Subject
+from nano_llada.evaluate.suites import metrics_of
+from nano_llada.evaluate.suites.generation import world_questions
+
+QUESTIONS = world_questions(("copy", "counting"), 5)
+FREE = free_questions(["Hello & goodbye", "<b>再见"])
+WRONG = "<b>no</b>"
+
+
+class Oracle:
+    """Writes the answers it is given by prompt, backwards in pairs of tokens, with an end; notes how many at once."""
+
+    def __init__(self, tokenizer: Tokenizer, answers: dict[tuple[int, ...], str]) -> None:
+        self.ends, self.sizes = tokenizer.vocab.ends, []
+        self.answers = {p: [*tokenizer.encode(text), tokenizer.vocab.turn_end] for p, text in answers.items()}
+
+    def stream(self, requests, stop=None):
+        self.sizes.append(len(requests))
+        left = [list(enumerate(self.answers[request.prompt])) for request in requests]
+        while any(left):
+            writes = []
+            for i, some in enumerate(left):
+                left[i], now = some[:-2], some[-2:]
+                if now:
+                    writes.append(Write(i, tuple(p for p, _ in now), tuple(t for _, t in now), not left[i]))
+            yield writes
+
+
+@dataclass(frozen=True)
+class Planted(Subject):
+    """A subject with a sampler of the test's own."""
+
+    oracle: Oracle | None = None
+
+    def sampler(self):
+        return self.oracle
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_characters([*(q.text + "".join(q.references) for q in (*QUESTIONS, *FREE)), WRONG, "user assistant\n"])
+
+
+@pytest.fixture
+def subjects(tokenizer, table_model) -> list[Planted]:
+    """One that knows all answers, and one that knows those in Chinese."""
+    model = table_model(torch.zeros(1, tokenizer.vocab.size), max_length=512)
+    found = []
+    for name, track, knows in (("left | one", "ar", ("zh", "en")), ("right", "diffusion", ("zh",))):
+        checkpoint = Checkpoint(model, tokenizer, track, Path(name), {"stage": "sft"})
+        decoding = Autoregressive() if track == "ar" else Diffusion()
+        one = Planted(name, checkpoint, decoding, "default")
+        answers = {q.prompt: q.references[0] if q.language in knows else WRONG for q in QUESTIONS}
+        answers |= {q.prompt: f"{name} wrote\nthis" for q in FREE}
+        known = {one.encode_prompt(prompt): text for prompt, text in answers.items()}
+        found.append(replace(one, oracle=Oracle(tokenizer, known)))
+    return found
+
+
+@pytest.fixture
+def records(subjects, tmp_path):
+    return side_by_side(subjects, [*QUESTIONS, *FREE], tmp_path / "new" / "report", 4)
+
+
+def test_all_are_asked_the_same_and_every_record_is_kept(records, tmp_path):
+    assert list(read_records(tmp_path / "new" / "report")) == records
+    assert all(record.protocol for record in records)
+    asked = {(q.task, q.item, q.language) for q in (*QUESTIONS, *FREE)}
+    for name, decoder in (("left | one", "default"), ("right", "default")):
+        mine = [r for r in records if (r.model, r.decoder, r.suite) == (name, decoder, "generation")]
+        assert {(r.task, r.item, r.language) for r in mine} == asked
+        assert len(mine) == len(asked) == 22
+        assert {r.task for r in mine if "right" not in r.values} == {"prompts"}
+
+
+def test_figures_are_exact_and_count_only_what_has_a_right_answer(records):
+    rows = figure_rows(records, "generation", metrics_of("generation"))
+    assert rows[0] == ["generation", "model", "zh", "en", "mean", "95 %", "n"]
+    assert rows[1] == ["exact_match ↑", "left | one · default", "100.0%", "100.0%", "100.0%", "[72.2%, 100.0%]", "10"]
+    assert rows[2][:5] == ["exact_match ↑", "right · default", "100.0%", "0.0%", "50.0%"]
+    written = [r for r in records if r.suite == "generation" and (r.model, r.language) == ("right", "en")]
+    passes, tokens = (sum(r.values[name] for r in written) for name in ("forwards", "tokens"))
+    assert tokens == 10 * len(WRONG) + len("right wrote\nthis")
+    assert passes == 10 * (len(WRONG) + 1) // 2 + 9  # two a pass, the end besides
+    (tpf,) = [row for row in rows if row[:2] == ["tpf ↑", "right · default"]]
+    assert tpf[3] == f"{tokens / passes:.4g}"
+    skills = task_rows(records, "generation", metrics_of("generation")[0])
+    assert skills[0] == ["exact_match", "language", "left | one · default", "right · default"]
+    assert sorted(skills[1:]) == [
+        [task, language, "100.0%", "100.0%" if language == "zh" else "0.0%"]
+        for task in ("copy", "counting")
+        for language in ("en", "zh")
+    ]
+
+
+def test_texts_are_timed_one_at_a_time_after_one_to_warm_up(subjects, records):
+    for subject in subjects:
+        timed = [r for r in records if (r.suite, r.model) == ("speed", subject.name)]
+        assert Counter(r.language for r in timed) == {"zh": 2, "en": 2}
+        assert {(r.task, r.values["texts"]) for r in timed} == {("batch 1", 1)}
+        assert subject.oracle.sizes[1:] == [1] * (4 + 2)  # all questions together come first
+        wrong = [r for r in timed if r.detail["texts"] == [WRONG]]
+        assert all((r.values["tokens"], r.values["forwards"]) == (len(WRONG), 5) for r in wrong)
+        assert len(wrong) == (2 if subject.name == "right" else 0)
+        assert min(r.values["first_seconds"] for r in timed) > 0
+
+
+@pytest.mark.parametrize(("count", "zh", "en"), [(1, 1, 0), (4, 2, 2), (5, 3, 2), (99, 11, 11)])
+def test_what_is_timed_is_spread_over_all_questions(count, zh, en):
+    found = chosen([*QUESTIONS, *FREE], count)
+    assert Counter(passage.language for passage in found) == Counter(zh=zh, en=en)
+    assert len({passage.text for passage in found}) == zh + en
+    assert count < 4 or {"copy", "counting"} <= {passage.file for passage in found}
+
+
+def passes(text: str) -> str:
+    """Of the oracle's tokens: two a pass, the last one and the end in the first."""
+    return ", ".join(str((len(text) - i) // 2 + 1) for i in range(len(text)))
+
+
+def test_a_report_is_escaped_and_whole(records, tmp_path):
+    page = write_evaluation(records, tmp_path / "report", "A < B")
+    text, markdown = (page.with_suffix(end).read_text(encoding="utf-8") for end in (".html", ".md"))
+    assert "<title>A &lt; B</title>" in text
+    assert "<b>no" not in text
+    assert "Hello &amp; goodbye" in text
+    assert "left \\| one" in markdown
+    assert markdown.startswith("# A < B\n")
+    assert f"right · default, prompts, en: `right wrote ⏎ this` in passes {passes('right wrote/this')}\n" in markdown
+    assert f"`{WRONG}` in passes {passes(WRONG)}\n" in markdown
+    assert (page.parent / "skills.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_question_a_task_and_every_prompt_is_shown(records):
+    head, *rows = written_table(records).rows
+    assert head == ["task", "prompt", "right answer", "left | one · default", "right · default"]
+    assert [row[0] for row in rows] == ["copy"] * 2 + ["counting"] * 2 + ["prompts"] * 2
+    assert [row[4] for row in rows[:4:2]] == [f"✗ {WRONG}"] * 2
+    assert [row[3] for row in rows[1:4:2]] == [f"✓ {row[2]}" for row in rows[1:4:2]]
+    assert rows[-2:] == [["prompts", q.prompt, "", "left | one wrote\nthis", "right wrote\nthis"] for q in FREE]
+
+
+def test_prompts_alone_are_right_or_wrong_nowhere(subjects, tmp_path):
+    some = free_questions(["Hello & goodbye", "<b>再见", "Hello & goodbye"])
+    records = side_by_side(subjects, some, tmp_path)
+    text = write_evaluation(records, tmp_path, "Title").read_text(encoding="utf-8")
+    assert "Speed" in text
+    assert not {"✓ right", "✗ wrong", "by task"} & {word for word in ("✓ right", "✗ wrong", "by task") if word in text}
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == []
+    assert len(task_rows(records, "generation", metrics_of("generation")[0])) == 1
+    assert [row[1] for row in written_table(records).rows[1:]] == ["Hello & goodbye"] * 2 + ["<b>再见"]
+
+
+def test_a_comparison_takes_the_place_of_another_but_of_no_evaluation(subjects, records, tmp_path):
+    folder = tmp_path / "new" / "report"
+    again = side_by_side(subjects[:1], FREE, folder)
+    assert list(read_records(folder)) == again != records
+    (folder / "plan.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="holds an evaluation"):
+        side_by_side(subjects, FREE, folder)
+    assert list(read_records(folder)) == again
+
+
+def test_a_question_that_fills_the_context_is_not_timed(subjects, tokenizer, table_model, tmp_path):
+    length = len(subjects[0].encode_prompt(FREE[0].prompt))
+    small = table_model(torch.zeros(1, tokenizer.vocab.size), max_length=length)
+    subjects[1] = replace(subjects[1], checkpoint=replace(subjects[1].checkpoint, model=small))
+    records = side_by_side(subjects, FREE, tmp_path / "out")
+    assert {r.item for r in records if r.values.get("too_long")} == {"000"}
+    assert {r.language for r in records if r.suite == "speed"} == {"zh"}
+    with pytest.raises(UserError, match="every prompt fills the whole context"):
+        side_by_side(subjects, FREE[:1], tmp_path / "out")

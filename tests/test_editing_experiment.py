@@ -234,9 +234,9 @@ def options(root, models, tmp_path) -> Rl:
 
 def test_reinforcement_has_a_row_for_each_skill_track_and_seed(options, monkeypatch):
     def shares(checkpoint, items):
-        """Half of everything before; after `ordering`, that is better, copy a little worse and reading much."""
+        """Half of everything before; after it, `ordering` is better, copy a little worse and reversal much."""
         after = checkpoint.info["stage"] == "rl"
-        gained = {"ordering": 0.4, "copy": -0.1, "reading": -0.3} if after else {}
+        gained = {"ordering": 0.4, "copy": -0.1, "reversal": -0.3} if after else {}
         return {skill: 0.5 + gained.get(skill, 0.0) for skill in SKILLS}
 
     monkeypatch.setattr(rl, "QUESTIONS", 60)

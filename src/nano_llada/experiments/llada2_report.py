@@ -25,7 +25,7 @@ def write_report(results: Sequence[Result], folder: Path, curves: Mapping[str, S
         "# LLaDA 2.0, one idea at a time\n",
         f"`{results[0].command}`\n",
         "Exact match over held-out questions of six small-world skills in both languages, all seeds together, with "
-        "Wilson's 95 % interval over questions; in brackets the seeds one by one, which tell more. TPF: tokens per "
+        "Wilson's 95 % interval over questions; beside it the seeds one by one, which tell more. TPF: tokens per "
         "forward pass at threshold 0.95. Bits per byte: the bound on held-out documents after pretraining. A variant "
         "helps or hurts where the two intervals are apart and every seed says so; anything else is no difference.\n",
     ]
@@ -41,7 +41,7 @@ def write_report(results: Sequence[Result], folder: Path, curves: Mapping[str, S
 
 
 def _row(results: Sequence[Result], variant: str) -> list[object]:
-    found = [result.metrics for result in results if result.variant == variant]
+    found = [r.metrics for r in sorted(results, key=lambda r: r.seed) if r.variant == variant]
     if not found:
         return []
     questions = sum(m["questions"] for m in found)

@@ -105,9 +105,10 @@ def _plot_frontier(results: Sequence[Result], path: Path) -> None:
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    for variant in dict.fromkeys(result.variant for result in results):
+    for number, variant in enumerate(dict.fromkeys(result.variant for result in results)):
         found = [result.metrics for result in results if result.variant == variant]
-        axes.plot([m["tpf"] for m in found], [m["exact_match"] for m in found], "o", label=variant, markersize=4)
+        points = [m["tpf"] for m in found], [m["exact_match"] for m in found]
+        axes.plot(*points, "os^"[number // 10 % 3], color=f"C{number % 10}", label=variant, markersize=5)
     axes.set(xlabel="tokens per forward at threshold 0.95", ylabel="exact match", title="each dot is a seed")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, ncols=2)

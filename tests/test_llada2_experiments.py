@@ -14,6 +14,7 @@ from nano_llada.core.errors import UserError
 from nano_llada.data.config import DataConfig
 from nano_llada.data.world.files import write_preferences, write_world
 from nano_llada.decode.config import Autoregressive, Block, Diffusion
+from nano_llada.evaluate.record import Record, read_records
 from nano_llada.experiments import dpo, llada2_ablation
 from nano_llada.experiments.grid import Result
 from nano_llada.experiments.llada2_ablation import SKILLS
@@ -48,6 +49,10 @@ def tiny_models(root, monkeypatch):
     monkeypatch.setattr(dpo, "Llada2Ablation", functools.partial(Llada2Ablation, **STEPS))
 
 
+def text_of(folder: Path) -> str:
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.fixture
 def ablation(root, tmp_path) -> Llada2Ablation:
     return Llada2Ablation(runs=root / "models", docs=tmp_path / "docs", seeds=(0,), items=1, threads=1, **STEPS)
@@ -74,8 +79,13 @@ def test_the_ablation_from_nothing_to_its_readme(ablation, monkeypatch):
     assert one["wsd"] == one["best"] == one["merged"] == one["complementary"]  # one pretraining
     assert one["direct"] == one["mdlm"]
     assert len(set(one.values())) == 4
-    runs = {path.name for path in (ablation.runs / "seed-0").iterdir()}
+    runs = {path.name for path in (ablation.runs / "seed-0").iterdir()} - {"answers"}
     assert runs == {stage.name for v in VARIANTS for stage in llada2_ablation.stages(ablation, v, 0)}
+    for row in rows:
+        kept = list(read_records(ablation.runs / "seed-0" / "answers" / f"{row['variant']}-1.jsonl"))
+        assert sum(record.values["right"] for record in kept) / len(kept) == row["metrics"]["exact_match"]
+    assert "- **complementary** against wsd: exact match " in text_of(folder)
+    assert "**cap-2** cannot be compared" in text_of(folder)  # it is none of the test's variants
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert all(f"| {variant.name} | 1 | " in text for variant in VARIANTS)
     for name in ("curves.png", "frontier.png"):
@@ -108,32 +118,40 @@ def test_the_last_the_best_and_the_merged_weights_are_told_apart(tmp_path):
 def test_the_report_of_models_that_answer_rightly(tmp_path):
     m = {"exact_match": 0.5, "questions": 480, "tpf": 2.0, "bits_per_byte": 1.5}
     results = [Result("llada2-ablation", "wsd", seed, "", "", "command", m) for seed in (0, 1)]
-    write_report(results, tmp_path, {"wsd": [{"step": 1, "loss": 1.0}]})
+    write_report(results, tmp_path, {"wsd": [{"step": 1, "loss": 1.0}]}, [])
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "| wsd | 2 | 50.0% [46.8%, 53.2%] | 50.0%, 50.0% | 2.000 | 1.500 |" in text
 
 
+def answered(variant: str, seed: int, right: int, of: int = 40) -> list[Record]:
+    """Answers to some questions in both languages, the first of which are right, in two passes of 3 tokens each."""
+    return [
+        Record(
+            variant, "", "generation", "copy", language, str(i), {"right": i < right, "tokens": 6, "forwards": 2}, seed
+        )
+        for i in range(of)
+        for language in ("zh", "en")
+    ]
+
+
 @pytest.mark.parametrize(
-    ("shares", "word"),
+    ("rights", "word"),
     [
-        ((0.8, 0.82), "it helps"),
-        ((0.2, 0.3), "it hurts"),
-        ((0.52, 0.49), "no difference shown"),
-        ((0.9, 0.45), "no difference shown"),  # apart, but one seed says otherwise
+        ((32, 34), "it helps"),
+        ((8, 12), "it hurts"),
+        ((21, 20), "no difference shown"),
+        ((36, 19), "no difference shown"),  # sure enough, but one seed says otherwise
     ],
 )
-def test_the_report_says_in_words_what_helps(shares, word):
-    def result(variant, seed, share):
-        return Result("", variant, seed, "", "", "", {"exact_match": share, "questions": 480, "tpf": 2.0 * share})
-
-    results = [result("wsd", seed, 0.5) for seed in (0, 1, 2)] + [
-        result("x", s, share) for s, share in enumerate(shares)
-    ]
-    told = verdict(results, "wsd", "x")
+def test_the_report_says_in_words_what_helps(rights, word):
+    records = [record for seed in (0, 1, 2) for record in answered("wsd", seed, 20)]
+    ours = [record for seed, right in enumerate(rights) for record in answered("x", seed, right)]
+    told = verdict([*records, *ours], "wsd", "x")
     assert f"**{word}**" in told
-    assert f"{100 * (sum(shares) / 2 - 0.5):+.1f} points" in told
-    assert f"TPF x {sum(shares):.2f}" in told
-    assert "no seed has both" in verdict(results[:3], "wsd", "x")
+    assert f"{100 * (sum(rights) / 80 - 0.5):+.1f} points" in told
+    assert f"(seeds {', '.join(f'{100 * (right / 40 - 0.5):+.1f}' for right in rights)})" in told
+    assert "TPF +0.00 [+0.00, +0.00], p = 1.000" in told
+    assert "no seed has both" in verdict(records, "wsd", "x")
 
 
 # --- preference optimisation ------------------------------------------------------------------------------------------

@@ -15,10 +15,12 @@ from nano_llada.data.read import BadRows
 from nano_llada.data.texts import read_texts
 from nano_llada.data.world.files import write_world
 from nano_llada.decode.config import Autoregressive, Block, Decoding, Diffusion
-from nano_llada.demo import held_out_questions
 from nano_llada.diffusion.corruption import Masking
-from nano_llada.evaluate.answers import answer_examples, exact_match
 from nano_llada.evaluate.likelihood import text_likelihood
+from nano_llada.evaluate.measure import measured
+from nano_llada.evaluate.record import Record, read_records, write_records
+from nano_llada.evaluate.suite import Subject
+from nano_llada.evaluate.suites.generation import Generation, world_questions
 from nano_llada.experiments.grid import Cell, run_grid
 from nano_llada.experiments.llada2_report import write_report
 from nano_llada.experiments.options import Llada2Ablation
@@ -26,7 +28,6 @@ from nano_llada.model.config import ModelConfig
 from nano_llada.objectives.denoising import Denoising
 from nano_llada.objectives.next_token import NextToken
 from nano_llada.run import complete
-from nano_llada.sampling import make_sampler
 from nano_llada.train.config import TrainConfig
 from nano_llada.train.log import read_metrics
 
@@ -84,7 +85,14 @@ def run(options: Llada2Ablation) -> bool:
     results = run_grid(NAME, cells, folder, command)
     if results is None:
         return False
-    write_report(results, folder, {name: _curve(options, name) for name in ("wsd", "direct", *_BLOCKED)})
+    records = [
+        record
+        for variant in VARIANTS
+        for seed in options.seeds
+        if seed < variant.seeds
+        for record in _answers(options, variant, seed)
+    ]
+    write_report(results, folder, {name: _curve(options, name) for name in ("wsd", "direct", *_BLOCKED)}, records)
     return True
 
 
@@ -167,10 +175,16 @@ def _measure(options: Llada2Ablation, variant: Variant, seed: int) -> Mapping[st
     plan = stages(options, variant, seed)
     if not complete(plan):
         return None
-    pretrained, tuned = plan[2].folder, plan[3].folder
-    return _likelihood(load_checkpoint(pretrained), world) | answers(
-        load_checkpoint(_chosen(tuned, variant.use)), options
-    )
+    return _likelihood(load_checkpoint(plan[2].folder), world) | summed(_answers(options, variant, seed))
+
+
+def _answers(options: Llada2Ablation, variant: Variant, seed: int) -> list[Record]:
+    """Every answer of a variant's model, kept beside the runs so that variants can be compared question by question."""
+    path = options.runs / f"seed-{seed}" / "answers" / f"{variant.name}-{options.items}.jsonl"
+    if not path.is_file():
+        tuned = stages(options, variant, seed)[-1].folder
+        write_records(path, asked(load_checkpoint(_chosen(tuned, variant.use)), options.items, variant.name, seed))
+    return list(read_records(path))
 
 
 def _chosen(folder: Path, use: str) -> Path:
@@ -186,19 +200,31 @@ def _likelihood(checkpoint: Checkpoint, world: Path) -> dict[str, Any]:
 
 def answers(checkpoint: Checkpoint, options: Llada2Ablation) -> dict[str, Any]:
     """Exact match and tokens per forward on held-out questions, written with a threshold."""
+    return summed(asked(checkpoint, options.items, "", 0))
+
+
+def asked(checkpoint: Checkpoint, items: int, name: str, run: int) -> list[Record]:
+    """Each held-out question answered."""
     size = checkpoint.info.get("block_size")
     decoding: Decoding = Diffusion(max_new_tokens=ANSWER, threshold=THRESHOLD)
     if checkpoint.track == "ar":
         decoding = Autoregressive(max_new_tokens=ANSWER)
     elif size:
         decoding = Block(max_new_tokens=ANSWER, threshold=THRESHOLD, block_size=size)
-    sampler = make_sampler(checkpoint.model, checkpoint.tokenizer.vocab, decoding)
-    found = answer_examples(sampler, checkpoint.tokenizer, held_out_questions(SKILLS, options.items))
-    written = sum(len(answer.completion.tokens) for answer in found)
-    metrics: dict[str, Any] = {"exact_match": exact_match(found), "questions": len(found)}
-    metrics["tpf"] = written / sum(answer.completion.forwards for answer in found)
+    suite = Generation(world_questions(SKILLS, items), batch_size=64)
+    return list(measured(suite, Subject(name, checkpoint, decoding, "", run)))
+
+
+def summed(records: Sequence[Record]) -> dict[str, Any]:
+    """The figures of one model's answers."""
+
+    def share(some: Sequence[Record]) -> float:
+        return sum(record.values["right"] for record in some) / len(some)
+
+    metrics: dict[str, Any] = {"exact_match": share(records), "questions": len(records)}
+    metrics["tpf"] = sum(r.values["tokens"] for r in records) / sum(r.values["forwards"] for r in records)
     for skill in SKILLS:
-        metrics[f"exact_match_{skill}"] = exact_match(found, skill=skill)
+        metrics[f"exact_match_{skill}"] = share([record for record in records if record.task == skill])
     for language in ("zh", "en"):
-        metrics[f"exact_match_{language}"] = exact_match(found, language=language)
+        metrics[f"exact_match_{language}"] = share([record for record in records if record.language == language])
     return metrics

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from nano_llada.evaluate.figures import BOTH, differences, figures
+from nano_llada.evaluate.record import Record
 from nano_llada.evaluate.statistics import wilson
+from nano_llada.evaluate.suites.generation import Generation
 from nano_llada.experiments.grid import Result, markdown_table
 
+METRICS = Generation.metrics[:2]  # exact match, TPF
 QUESTIONS = (
     ("a", "From AR weights: straight to whole rows, or through the curriculum of block sizes", ("direct", "wsd")),
     ("b", "Document mask in packed rows: on, off", ("wsd", "no-document-mask")),
@@ -19,21 +24,27 @@ QUESTIONS = (
 )
 
 
-def write_report(results: Sequence[Result], folder: Path, curves: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+def write_report(
+    results: Sequence[Result],
+    folder: Path,
+    curves: Mapping[str, Sequence[Mapping[str, float]]],
+    records: Sequence[Record],
+) -> None:
     """README.md with a table a question, curves.png and frontier.png."""
     text = [
         "# LLaDA 2.0, one idea at a time\n",
         f"`{results[0].command}`\n",
         "Exact match over held-out questions of six small-world skills in both languages, all seeds together, with "
         "Wilson's 95 % interval over questions; beside it the seeds one by one, which tell more. TPF: tokens per "
-        "forward pass at threshold 0.95. Bits per byte: the bound on held-out documents after pretraining. A variant "
-        "helps or hurts where the two intervals are apart and every seed says so; anything else is no difference.\n",
+        "forward pass at threshold 0.95. Bits per byte: the bound on held-out documents after pretraining. Two "
+        "variants are compared question by question over the seeds that both have, p by exchanging their answers; one "
+        "helps or hurts where p is below 0.05 and every seed says so. p-values are not corrected for their number.\n",
     ]
     for letter, question, variants in QUESTIONS:
         rows = [_row(results, variant) for variant in variants]
         columns = ("variant", "seeds", "exact match", "each seed", "TPF", "bits per byte")
         text += [f"## ({letter}) {question}\n", markdown_table(columns, [row for row in rows if row])]
-        text += [verdict(results, variants[0], variant) + "\n" for variant in variants[1:]]
+        text += [verdict(records, variants[0], variant) + "\n" for variant in variants[1:]]
     text.append("![validation loss while pretraining](curves.png)\n\n![exact match against TPF](frontier.png)\n")
     (folder / "README.md").write_text("\n".join(text), encoding="utf-8")
     _plot_curves(curves, folder / "curves.png")
@@ -57,32 +68,31 @@ def _row(results: Sequence[Result], variant: str) -> list[object]:
     ]
 
 
-def verdict(results: Sequence[Result], base: str, variant: str) -> str:
+def verdict(records: Sequence[Record], base: str, variant: str) -> str:
     """In words, whether a variant is more exact than another, over the seeds that both have."""
-    first, second = (
-        {r.seed: r.metrics for r in results if r.variant == name and r.metrics["questions"]} for name in (base, variant)
-    )
-    seeds = sorted(set(first) & set(second))
+    seeds = sorted({r.run for r in records if r.model == base} & {r.run for r in records if r.model == variant})
     if not seeds:
         return f"- **{variant}** cannot be compared with {base}: no seed has both."
-    changes = [second[seed]["exact_match"] - first[seed]["exact_match"] for seed in seeds]
-    (low, high), (other_low, other_high) = (_interval([some[seed] for seed in seeds]) for some in (second, first))
-    apart = low > other_high or high < other_low
+    some = [replace(r, task="") for r in records if r.model in (base, variant) and r.run in seeds]
+    found = {d.metric: d for d in differences(some, lambda _: METRICS, (variant, ""), (base, "")) if d.language == BOTH}
+    changes = []
+    for seed in seeds:
+        mine = {
+            f.model: f.value
+            for f in figures([r for r in some if r.run == seed], lambda _: METRICS[:1])
+            if f.language == BOTH
+        }
+        changes.append(mine[variant] - mine[base])
+    right, passes = found["exact_match"], found["tpf"]
     word = "no difference shown"
-    if apart and len({change > 0 for change in changes}) == 1:
-        word = "it helps" if changes[0] > 0 else "it hurts"
-    passes = sum(second[seed]["tpf"] for seed in seeds) / sum(first[seed]["tpf"] for seed in seeds)
+    if right.p < 0.05 and len({change > 0 for change in changes}) == 1:
+        word = "it helps" if right.value > 0 else "it hurts"
     return (
-        f"- **{variant}** against {base}: exact match {100 * sum(changes) / len(changes):+.1f} points (seeds "
-        f"{', '.join(f'{100 * change:+.1f}' for change in changes)}; intervals {'apart' if apart else 'overlap'}): "
-        f"**{word}**. TPF x {passes:.2f}."
+        f"- **{variant}** against {base}: exact match {100 * right.value:+.1f} points "
+        f"[{100 * right.low:+.1f}, {100 * right.high:+.1f}], p = {right.p:.3f} "
+        f"(seeds {', '.join(f'{100 * change:+.1f}' for change in changes)}): **{word}**. TPF {passes.value:+.2f} "
+        f"[{passes.low:+.2f}, {passes.high:+.2f}], p = {passes.p:.3f}."
     )
-
-
-def _interval(metrics: Sequence[Mapping[str, float]]) -> tuple[float, float]:
-    questions = sum(m["questions"] for m in metrics)
-    right = sum(m["exact_match"] * m["questions"] for m in metrics)
-    return wilson(right / questions, int(questions))
 
 
 def _plot_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:

@@ -14,6 +14,7 @@ from nano_llada.core.errors import UserError
 from nano_llada.data.config import DataConfig
 from nano_llada.data.world.files import write_preferences, write_world
 from nano_llada.decode.config import Autoregressive, Block, Diffusion
+from nano_llada.evaluate import suite
 from nano_llada.evaluate.record import Record, read_records
 from nano_llada.experiments import dpo, llada2_ablation
 from nano_llada.experiments.grid import Result
@@ -211,8 +212,8 @@ def made(root: Path, number: int) -> Path:
 
 
 def decodings_of(folder: Path, monkeypatch) -> list[object]:
-    asked, make = [], llada2_ablation.make_sampler
-    monkeypatch.setattr(llada2_ablation, "make_sampler", lambda *words: asked.append(words[-1]) or make(*words))
+    asked, make = [], suite.make_sampler
+    monkeypatch.setattr(suite, "make_sampler", lambda *words: asked.append(words[-1]) or make(*words))
     llada2_ablation.answers(load_checkpoint(folder), Llada2Ablation(items=1))
     return asked
 

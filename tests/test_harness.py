@@ -20,7 +20,7 @@ from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import SPECIALS, train_characters
 from nano_llada.decode.config import Autoregressive, Block, Diffusion
 from nano_llada.evaluate import harness
-from nano_llada.evaluate.likelihood import text_likelihood
+from nano_llada.evaluate.likelihood import row_nll, text_likelihood
 from nano_llada.objectives.likelihood import bound_nll
 from nano_llada.sampling import Writer, default_decoding, encode_start
 from tiny import texts
@@ -211,7 +211,7 @@ def test_a_context_that_is_too_long_loses_its_beginning(load, kind, watch):
     ((found, _),) = ask(model, "loglikelihood", [("Tom has a" * 20, " cat")])
     row = one_row(tokens[-CONTEXT:], CONTEXT - 4, 0)
     seen = watch(model.checkpoint.model)
-    assert model._nll(row).mean.item() == pytest.approx(-found, rel=1e-5)
+    assert row_nll(model.checkpoint, row, model.draws, model.seed).mean.item() == pytest.approx(-found, rel=1e-5)
     seen.tokens.clear()
     ask(model, "generate_until", [("Tom has a" * 20, {"max_gen_toks": 6})])
     seen.stop()
@@ -236,7 +236,7 @@ def test_chats_are_encoded_as_in_training(load):
     decoding = Diffusion(max_new_tokens=5)  # the answers it was taught are no longer
     ((found, _),) = ask(model, "loglikelihood", [(text, " cat")])
     row = one_row([*prompt, *tokenizer.encode(" cat")], len(prompt), 0)
-    assert found == pytest.approx(-model._nll(row).mean.item(), rel=1e-5)
+    assert found == pytest.approx(-row_nll(model.checkpoint, row, model.draws, model.seed).mean.item(), rel=1e-5)
     written = next(Writer(model.checkpoint).write([said[1].content], decoding, chat=True)).text
     assert ask(model, "generate_until", [(model.apply_chat_template(turns[1:]), {"max_gen_toks": 30})]) == [written]
     assert model.chat_template(True).count("<|im_start|>") == 2

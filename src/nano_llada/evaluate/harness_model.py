@@ -16,14 +16,12 @@ from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.core.errors import UserError
 from nano_llada.core.hardware import choose_machine
 from nano_llada.core.random import derive_seed
-from nano_llada.core.types import TokenBatch
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.tokenizer import CHAT_TEMPLATE
 from nano_llada.decode.config import Block
 from nano_llada.decode.types import Request, collect
 from nano_llada.evaluate.harness_requests import GREEDY, Writing, changed, number_of, parse_chat, write_chat, writing_of
-from nano_llada.evaluate.likelihood import ScoredRow, check_window, passage_likelihoods, row_batches
-from nano_llada.objectives.likelihood import NLL, bound_nll, exact_nll
+from nano_llada.evaluate.likelihood import ScoredRow, check_window, passage_likelihoods, row_batches, row_nll
 from nano_llada.sampling import answers_chats, cut_at, default_decoding, encode_start, make_sampler, stop_at
 
 T = TypeVar("T")
@@ -186,14 +184,9 @@ class HarnessModel:
 
     def _scores(self, rows: Sequence[ScoredRow]) -> Iterator[tuple[int, tuple[float, bool]]]:
         for names, batch in row_batches(self.checkpoint, rows, self.batch_size):
-            figures, greedy = (-self._nll(batch).mean).tolist(), self._greedy([rows[i] for i in names])
+            figures = (-row_nll(self.checkpoint, batch, self.draws, self.seed).mean).tolist()
+            greedy = self._greedy([rows[i] for i in names])
             yield from zip(names, zip(figures, greedy, strict=True), strict=True)
-
-    def _nll(self, batch: TokenBatch) -> NLL:
-        model, vocab, info = self.checkpoint.model, self.checkpoint.tokenizer.vocab, self.checkpoint.info
-        if self.checkpoint.track == "ar":
-            return exact_nll(model, batch)
-        return bound_nll(model, batch, vocab, draws=self.draws, seed=self.seed, block_size=info.get("block_size"))
 
     def _greedy(self, rows: Sequence[ScoredRow]) -> list[bool]:
         """Whether each row is what the model writes from its start; one that has gone astray is left at once."""

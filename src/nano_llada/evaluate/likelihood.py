@@ -97,7 +97,7 @@ def passage_likelihoods(
     buckets = -(-(window - 1) // BUCKET)
     nats, tokens, variance = np.zeros((len(texts), buckets)), np.zeros((len(texts), buckets)), np.zeros(len(texts))
     for owners, batch in window_batches(checkpoint, texts, numbers, window, batch_size):
-        nll = _nll(checkpoint, batch, draws, seed)
+        nll = row_nll(checkpoint, batch, draws, seed)
         for total, values in ((nats, nll.places), (tokens, batch.scored)):
             some = _bucketed(values)
             np.add.at(total[:, : some.shape[1]], owners, some)
@@ -169,7 +169,8 @@ def row_batches(
         yield names, TokenBatch(tokens, scored, docs, positions, numbers).to(device)
 
 
-def _nll(checkpoint: Checkpoint, batch: TokenBatch, draws: int, seed: int) -> NLL:
+def row_nll(checkpoint: Checkpoint, batch: TokenBatch, draws: int, seed: int) -> NLL:
+    """Of each row: exact for an autoregressive model, the bound for a diffusion model, by block where it has blocks."""
     if checkpoint.track == "ar":
         return exact_nll(checkpoint.model, batch)
     vocab, size = checkpoint.tokenizer.vocab, checkpoint.info.get("block_size")

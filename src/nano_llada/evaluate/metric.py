@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +26,12 @@ class Metric(Protocol):
     figure for each such counting, (...), nan where there is none. `needs` are the values that a record must have.
     """
 
+    share: ClassVar[bool]  # of examples that are each right or wrong
+
     @property
     def name(self) -> str: ...
     @property
     def better(self) -> Better: ...
-    @property
-    def share(self) -> bool: ...
     @property
     def needs(self) -> tuple[str, ...]: ...
     def of(self, columns: Mapping[str, Array], weights: Array) -> Array: ...
@@ -41,17 +41,14 @@ class Metric(Protocol):
 class Ratio:
     """sum(top) / sum(bottom) x scale; without a bottom the mean over examples. Bits per byte, tokens a second, ..."""
 
+    share: ClassVar[bool] = False
+
     name: str
     top: str
     bottom: str = ""
     better: Better = "high"
     scale: float = 1.0
     exponential: bool = False  # perplexity: e to the power of the ratio
-
-    @property
-    def share(self) -> bool:
-        """Whether it is never known to be one: see `Share`."""
-        return False
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -69,14 +66,11 @@ class Ratio:
 class Share:
     """The share of examples whose value is 1 (the others' is 0): its interval is Wilson's."""
 
+    share: ClassVar[bool] = True
+
     name: str
     top: str
     better: Better = "high"
-
-    @property
-    def share(self) -> bool:
-        """It is one."""
-        return True
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -92,16 +86,13 @@ class Share:
 class Quantile:
     """The value that a share `q` of the examples stays at or below, such as the 95th percentile of latency."""
 
+    share: ClassVar[bool] = False
+
     name: str
     top: str
     q: float
     better: Better = "low"
     scale: float = 1.0
-
-    @property
-    def share(self) -> bool:
-        """It is none."""
-        return False
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -127,14 +118,11 @@ class CalibrationError:
     Each record holds, for bin b, `count_b`, `right_b` and `confidence_b` (a sum over its tokens).
     """
 
+    share: ClassVar[bool] = False
+
     name: str
     bins: int
     better: Better = "low"
-
-    @property
-    def share(self) -> bool:
-        """It is none."""
-        return False
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -21,15 +21,12 @@ from nano_llada.evaluate.suite import Subject
 class MonteCarloError:
     """Standard error of a ratio's top that was estimated by drawing, over the ratio's bottom: see `Likelihood`."""
 
+    share: ClassVar[bool] = False
+
     name: str
     variance: str  # of each example's top
     bottom: str
     better: Better = ""
-
-    @property
-    def share(self) -> bool:
-        """It is none."""
-        return False
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -9,16 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from nano_llada.checkpoint.files import Checkpoint
 from nano_llada.core.checks import at_least
 from nano_llada.core.random import derive_seed
-from nano_llada.core.types import TokenBatch
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.decode.config import Autoregressive, Block
 from nano_llada.decode.types import Completion, Request, Write, collect
 from nano_llada.evaluate.items import Passage
+from nano_llada.evaluate.likelihood import ScoredRow, row_batches
 from nano_llada.evaluate.metric import Metric, Ratio, Share
 from nano_llada.evaluate.record import Record
 from nano_llada.evaluate.suite import Subject
@@ -164,7 +162,7 @@ def judge_texts(judge: Checkpoint, pairs: Sequence[tuple[str, str]], batch_size:
     """
     context, tokenizer = judge.model.config.max_length, judge.tokenizer
     scores = [(0.0, 0)] * len(pairs)
-    rows: list[tuple[int, list[int], int]] = []  # pair, tokens of the window, the first of them to score
+    rows: list[ScoredRow] = []  # numbered by the pair they are of
     for number, (prompt, text) in enumerate(pairs):
         before = [tokenizer.vocab.eos, *tokenizer.encode(prompt)]
         tokens = [*before, *tokenizer.encode(text)]
@@ -172,27 +170,13 @@ def judge_texts(judge: Checkpoint, pairs: Sequence[tuple[str, str]], batch_size:
         while scored < len(tokens):
             last = min(len(tokens), max(context, scored + context // 2))
             begin = max(0, last - context)
-            rows.append((number, tokens[begin:last], scored - begin))
+            rows.append(ScoredRow(tokens[begin:last], scored - begin, number))
             scored = last
-    rows.sort(key=lambda row: len(row[1]))
-    for first in range(0, len(rows), batch_size):
-        some = rows[first : first + batch_size]
-        batch = _batch(some, tokenizer.vocab.eos).to(judge.model.embed.weight.device)
+    for _, batch in row_batches(judge, rows, batch_size):
         nll = exact_nll(judge.model, batch)
-        for (number, _, _), nats, count in zip(some, nll.mean.tolist(), nll.tokens.tolist(), strict=True):
+        for number, nats, count in zip(batch.rows.tolist(), nll.mean.tolist(), nll.tokens.tolist(), strict=True):
             scores[number] = (scores[number][0] + nats, scores[number][1] + count)
     return scores
-
-
-def _batch(rows: Sequence[tuple[int, list[int], int]], pad: int) -> TokenBatch:
-    longest = max(len(tokens) for _, tokens, _ in rows)
-    batch = torch.full((len(rows), longest), pad)
-    docs, positions = torch.full_like(batch, -1), torch.arange(longest).repeat(len(rows), 1)
-    for i, (_, tokens, _) in enumerate(rows):
-        batch[i, : len(tokens)] = torch.tensor(tokens)
-        docs[i, : len(tokens)] = 0
-    scored = (docs == 0) & (positions >= torch.tensor([begin for _, _, begin in rows])[:, None])
-    return TokenBatch(batch, scored, docs, positions, torch.arange(len(rows)))
 
 
 def _watched(steps: Iterable[list[Write]], reached: list[int]) -> Iterator[list[Write]]:

@@ -12,7 +12,7 @@ from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.decode.autoregressive import pad_left
 from nano_llada.model.config import ModelConfig, YarnScaling
-from nano_llada.model.functional import rms_norm, rotary, swiglu
+from nano_llada.model.functional import normed_linear, rms_norm, rotary, swiglu_linear
 from nano_llada.model.transformer import Transformer, rotary_frequencies
 
 CAUSAL, FULL = AttentionPattern("causal"), AttentionPattern("full")
@@ -48,7 +48,12 @@ PARTS = {
         lambda x, w: plain_rms_norm(x, w, 1e-3),
         [(2, 5, 3, 4), (3, 4)],
     ),
-    "swiglu": (swiglu, plain_swiglu, [(3, 4, 10)]),
+    "normed_linear": (
+        lambda x, w, m: normed_linear(x, w, m, 1e-6),
+        lambda x, w, m: plain_rms_norm(x, w, 1e-6) @ m.T,
+        [(2, 3, 8), (8,), (5, 8)],
+    ),
+    "swiglu_linear": (swiglu_linear, lambda x, m: plain_swiglu(x) @ m.T, [(3, 4, 10), (6, 5)]),
     "rotary": (lambda x: rotary(x, *angles(5, 6)), lambda x: plain_rotary(x, *angles(5, 6)), [(2, 5, 3, 6)]),
 }
 

@@ -1,7 +1,9 @@
 """The memory-bound parts of a block with hand-written backward passes.
 
-On a CPU these elementwise parts cost as much as a third of a step when composed from single operations. Each keeps
-only its input for the backward pass. `tests/test_model.py` checks every one against its plain form, gradients too.
+On a CPU these elementwise parts cost as much as a third of a step when composed from single operations, and what they
+hand to the matrix product after them is a quarter of its memory. Each keeps only its input for the backward pass, and
+where a product follows makes its own output again there. `tests/test_model.py` checks every one against its plain form,
+gradients too.
 """
 
 from __future__ import annotations
@@ -19,41 +21,68 @@ Mask: TypeAlias = Tensor | BlockMask | None
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        ctx.save_for_backward(x, weight, scale)
+    def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
+        scale = _inverse_rms(x, eps)
+        ctx.save_for_backward(x, gain, scale)
         normed: Tensor = x * scale
-        return normed.mul_(weight)
+        return normed.mul_(gain)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, gain, scale = ctx.saved_tensors
+        return *_rms_norm_backward(grads[0], x * scale, gain, scale), None
+
+
+class _NormedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, weight: Tensor, eps: float) -> Tensor:
+        scale = _inverse_rms(x, eps)
+        ctx.save_for_backward(x, gain, weight, scale)
+        return F.linear((x * scale).mul_(gain), weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         (grad,) = grads
-        x, weight, scale = ctx.saved_tensors
+        x, gain, weight, scale = ctx.saved_tensors
         normed = x * scale
-        grad_weight = (grad * normed).flatten(0, -weight.dim() - 1).sum(0)
-        grad_normed = (grad * weight).to(normed.dtype)
-        # d/dx of x / rms(x): remove the part of the gradient along x
-        along = torch.linalg.vecdot(grad_normed, normed).unsqueeze(-1).div_(x.shape[-1])
-        return grad_normed.sub_(normed.mul_(along)).mul_(scale), grad_weight, None
+        grad_weight = grad.flatten(0, -2).T @ (normed * gain).flatten(0, -2)
+        return *_rms_norm_backward(grad @ weight, normed, gain, scale), grad_weight, None
 
 
-class _SwiGLU(torch.autograd.Function):
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
+def _rms_norm_backward(grad: Tensor, normed: Tensor, gain: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of x and of the gain; uses up `normed`, which is x * scale."""
+    grad_gain = (grad * normed).flatten(0, -gain.dim() - 1).sum(0)
+    grad_normed = (grad * gain).to(normed.dtype)
+    # d/dx of x / rms(x): remove the part of the gradient along x
+    along = torch.linalg.vecdot(grad_normed, normed).unsqueeze(-1).div_(normed.shape[-1])
+    return grad_normed.sub_(normed.mul_(along)).mul_(scale), grad_gain
+
+
+class _SwiGLULinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate_up)
+    def forward(ctx: Any, gate_up: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up, weight)
         gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate).mul_(up)
+        return F.linear(F.silu(gate).mul_(up), weight)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         (grad,) = grads
-        (gate_up,) = ctx.saved_tensors
+        gate_up, weight = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
         out = torch.empty_like(gate_up)
         grad_gate, grad_up = out.chunk(2, dim=-1)
-        torch.mul(grad, F.silu(gate), out=grad_up)
-        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
-        return out
+        silu = F.silu(gate)
+        grad_weight = grad.flatten(0, -2).T @ (silu * up).flatten(0, -2)
+        grad_hidden = grad @ weight
+        torch.mul(grad_hidden, silu, out=grad_up)
+        torch.ops.aten.silu_backward.grad_input(grad_hidden.mul_(up), gate, grad_input=grad_gate)
+        return out, grad_weight
 
 
 class _Rotary(torch.autograd.Function):
@@ -92,20 +121,29 @@ def _flex_kernel(device: str) -> Any:
     return torch.compile(flex_attention) if device == "cuda" else flex_attention
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """``x / rms(x) * weight`` over the last dimension; `weight` (D,) or, one gain a head, (heads, D)."""
+def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
+    """``x / rms(x) * gain`` over the last dimension; `gain` (D,) or, one a head, (heads, D)."""
     if x.is_cuda or _fused_elsewhere():
-        return F.rms_norm(x, (x.shape[-1],), None, eps) * weight.to(x.dtype)
-    result: Tensor = _RMSNorm.apply(x, weight, eps)
+        return F.rms_norm(x, (x.shape[-1],), None, eps) * gain.to(x.dtype)
+    result: Tensor = _RMSNorm.apply(x, gain, eps)
     return result
 
 
-def swiglu(gate_up: Tensor) -> Tensor:
-    """``silu(gate) * up`` for (..., 2F) holding gate and up side by side; gives (..., F)."""
+def normed_linear(x: Tensor, gain: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """``rms_norm(x, gain, eps) @ weight.T`` for (..., D) and (F, D); what is normed is not kept."""
+    # under autocast the product takes another type than what is normed; a GPU's own norm is as good as ours
+    if x.is_cuda or _fused_elsewhere() or torch.is_autocast_enabled(x.device.type):
+        return F.linear(rms_norm(x, gain, eps), weight)
+    result: Tensor = _NormedLinear.apply(x, gain, weight, eps)
+    return result
+
+
+def swiglu_linear(gate_up: Tensor, weight: Tensor) -> Tensor:
+    """``(silu(gate) * up) @ weight.T`` for (..., 2F) holding gate and up side by side, and (D, F); gives (..., D)."""
     if _fused_elsewhere():
         gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate) * up
-    result: Tensor = _SwiGLU.apply(gate_up)
+        return F.linear(F.silu(gate) * up, weight)
+    result: Tensor = _SwiGLULinear.apply(gate_up, weight.to(gate_up.dtype))  # autocast does not act inside
     return result
 
 

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.model.cache import KVCache
 from nano_llada.model.config import ModelConfig, YarnScaling
-from nano_llada.model.functional import Mask, attend, rms_norm, rotary, swiglu
+from nano_llada.model.functional import Mask, attend, normed_linear, rms_norm, rotary, swiglu_linear
 
 
 class RMSNorm(nn.Module):
@@ -24,6 +24,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return rms_norm(x, self.weight, self.eps)
+
+    def then(self, linear: nn.Linear, x: Tensor) -> Tensor:
+        """``linear(self(x))`` in one, which keeps less for the backward pass."""
+        return normed_linear(x, self.weight, linear.weight, self.eps)
 
 
 class Attention(nn.Module):
@@ -44,12 +48,12 @@ class Attention(nn.Module):
         return {self.qkv.weight: (heads * width, kv_heads * width, kv_heads * width)}
 
     def forward(
-        self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Mask, causal: bool, cache: KVCache | None
+        self, x: Tensor, norm: RMSNorm, angles: tuple[Tensor, Tensor], mask: Mask, causal: bool, cache: KVCache | None
     ) -> Tensor:
-        """What the positions gather, (B, L, heads * D), before it is mixed by `out`."""
+        """What the positions gather from x after `norm`, (B, L, heads * D), before it is mixed by `out`."""
         batch, length, _ = x.shape
         heads, kv_heads = self.config.num_heads, self.config.kv_heads
-        qkv = self.qkv(x).view(batch, length, heads + 2 * kv_heads, self.config.head_width)
+        qkv = norm.then(self.qkv, x).view(batch, length, heads + 2 * kv_heads, self.config.head_width)
         qk, v = qkv.split([heads + kv_heads, kv_heads], dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             # one pass over both: the gain differs by head, the arithmetic does not
@@ -90,11 +94,12 @@ class Block(nn.Module):
         select: Tensor | None,
     ) -> Tensor:
         """(B, L, H); with `select` (N,), indices into (B * L), only those, (N, H): of the others only keys matter."""
-        gathered = self.attention(self.attention_norm(x), angles, mask, causal, cache)
+        gathered = self.attention(x, self.attention_norm, angles, mask, causal, cache)
         if select is not None:
             x, gathered = (tensor.flatten(0, 1).index_select(0, select) for tensor in (x, gathered))
         x = x + self.dropout(self.attention.out(gathered))
-        result: Tensor = x + self.dropout(self.down(swiglu(self.gate_up(self.mlp_norm(x)))))
+        gate_up = self.mlp_norm.then(self.gate_up, x)
+        result: Tensor = x + self.dropout(swiglu_linear(gate_up, self.down.weight))
         return result
 
 
@@ -161,8 +166,8 @@ class Transformer(nn.Module):
             starts = cache.starts if cache is not None else [0]
             positions = torch.tensor(starts, device=tokens.device)[:, None] + torch.arange(length, device=tokens.device)
         causal = pattern.is_causal(length, keys)
-        mask = None if causal else make_mask(pattern, length, keys, tokens.device, training=cache is None)
         x = self.dropout(self.embed(tokens))
+        mask = None if causal else make_mask(pattern, length, keys, x, training=cache is None)
         angles = self._angles(positions, x.dtype)
         chosen = select.flatten().nonzero()[:, 0] if select is not None else None
         for block in self.blocks:
@@ -181,14 +186,16 @@ class Transformer(nn.Module):
         return (angles.cos() * self.rotary_scale).to(dtype), (angles.sin() * self.rotary_scale).to(dtype)
 
 
-def make_mask(pattern: AttentionPattern, queries: int, keys: int, device: torch.device, *, training: bool) -> Mask:
+def make_mask(pattern: AttentionPattern, queries: int, keys: int, like: Tensor, *, training: bool) -> Mask:
     """The pattern for `attend`: FlexAttention's on a GPU, where whole tiles are skipped, a dense one elsewhere.
 
-    Generation has other lengths at every step, for each of which FlexAttention would be compiled anew.
+    Generation has other lengths at every step, for each of which FlexAttention would be compiled anew. The dense one is
+    0 or -inf and of the type of `like`: made once, it need not be made of truth values, and kept, by every layer.
     """
-    if device.type == "cuda" and training:
-        return pattern.flex(queries, keys, device)
-    return pattern.dense(queries, keys, device)
+    if like.is_cuda and training:
+        return pattern.flex(queries, keys, like.device)
+    allowed = pattern.dense(queries, keys, like.device)
+    return None if allowed is None else like.new_zeros(()).masked_fill(~allowed, -math.inf)
 
 
 def rotary_frequencies(config: ModelConfig) -> tuple[Tensor, float]:

@@ -212,6 +212,9 @@ EDITING = {
     "drawn": Block(
         max_new_tokens=17, block_size=8, threshold=0.3, edit_threshold=0.4, temperature=0.9, max_post_steps=5
     ),
+    "reread": Block(
+        max_new_tokens=21, block_size=4, threshold=0.2, edit_threshold=0.3, reread_threshold=0.6, min_new_tokens=8
+    ),
     "window": Block(
         max_new_tokens=21, block_size=4, threshold=0.5, edit_threshold=0.3, edit_blocks=2, min_new_tokens=8
     ),
@@ -266,9 +269,10 @@ def test_writing_always_comes_to_an_end(table_model, vocab):
             max_new_tokens=rng.randint(1, 12),
             block_size=rng.randint(1, 9),
             threshold=rng.random(),
-            edit_threshold=rng.random() * rng.choice([0, 1]),
+            edit_threshold=rng.random() * rng.choice([0, 1]),  # below 1
             max_post_steps=rng.randint(1, 4),
             edit_blocks=rng.randint(0, 3),
+            reread_threshold=rng.choice([1.0, rng.random()]),
             cached=False,
             temperature=rng.choice([0.0, 0.0, 1.0]),
         )
@@ -281,7 +285,47 @@ def test_writing_always_comes_to_an_end(table_model, vocab):
             assert completion.forwards <= config.max_new_tokens + blocks * (config.max_post_steps + 1)
 
 
+def test_what_the_last_look_was_sure_of_is_not_read_again(table_model, vocab):
+    """All is written in one look; the model is sure of everything (98 %) but of the token at place 5 (60 %)."""
+    text = [6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
+
+    def rule(tokens: Tensor, positions: Tensor) -> Tensor:
+        wanted = torch.tensor(text + [vocab.turn_end] * 64)[positions]
+        chance = torch.where(positions == 5, 0.6, 0.98)[..., None]
+        hot = torch.nn.functional.one_hot(wanted, vocab.size)
+        return (hot * chance + (1 - hot) * (1 - chance) / (vocab.size - 1)).log()
+
+    config = Block(max_new_tokens=20, block_size=4, threshold=0.5, edit_threshold=0.0)
+    looks = {}
+    for limit in (1.0, 0.9, 0.5):
+        events, (done,) = write(table_model(rule), vocab, replace(config, reread_threshold=limit), [Request((6, 7, 8))])
+        assert done.tokens == text[3:]
+        looks[limit] = len(events)
+    assert looks == {1.0: 6, 0.9: 4, 0.5: 3}  # three blocks: each twice, the second one twice, each once
+
+
+def test_what_was_changed_is_read_again_however_sure(table_model, vocab):
+    """Two tokens are written wrongly, with certainty, and put right by the look that fills the block."""
+
+    def rule(tokens: Tensor, positions: Tensor) -> Tensor:
+        wanted = torch.where(positions == 5, 10, 12).expand_as(tokens).clone()
+        wanted[(tokens == vocab.mask).sum(1) == 4] = 23  # nothing is written yet
+        hot = torch.nn.functional.one_hot(wanted, vocab.size).float() * SURE
+        unsure = (tokens == vocab.mask) & (positions > 5)
+        return torch.where(unsure[..., None] & (wanted == 23)[..., None], hot * 0.0, hot)
+
+    config = Block(max_new_tokens=4, block_size=4, threshold=0.9, edit_threshold=0.0, reread_threshold=0.0)
+    events, (done,) = write(table_model(rule), vocab, config, [Request((6, 7, 8, 9))])
+    assert done.tokens == [12, 10, 12, 12]
+    assert done.edits == 2
+    assert [bool(w.edited) for (w,) in events] == [False, True, False]
+
+
 def test_settings_that_cannot_be():
+    with pytest.raises(ValueError, match="reread_threshold has no effect without an edit_threshold"):
+        Block(reread_threshold=0.5)
+    with pytest.raises(ValueError, match="reread_threshold must be in"):
+        Block(edit_threshold=0.5, reread_threshold=1.5)
     with pytest.raises(ValueError, match="edit_threshold must be in"):
         Block(edit_threshold=1.5)
     with pytest.raises(ValueError, match="edit_blocks 2 has no effect without an edit_threshold"):

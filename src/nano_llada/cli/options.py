@@ -149,6 +149,9 @@ class DecodingOptions:
     """Block models that edit: q for quality (--threshold 0.7 --edit-threshold 0.5), s for speed (0.5 and 0)."""
     max_post_steps: int | None = None
     """Block models: most passes that only edit a full block; default 16."""
+    reread_threshold: float | None = None
+    """Block models that edit: look at a full block again only if the last look was not surer than this of all its
+    tokens; default 1: always."""
     edit_blocks: int | None = None
     """Block models: finished blocks that may still be edited; default 0."""
     cache: str | None = None

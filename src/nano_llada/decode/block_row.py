@@ -18,7 +18,8 @@ class BlockRow:
     A look at the current block writes every hidden place whose token is likelier than the threshold (at least the
     likeliest), and, with editing (LLaDA 2.1, eq. 1-3), changes every written place where another token is likelier than
     the edit threshold. Once nothing is hidden, looks go on until one changes nothing, the text comes back to a state it
-    was in, or `max_post_steps` are spent. The prompt never changes.
+    was in, or `max_post_steps` are spent; or, with a `reread_threshold`, until the last look was sure of everything. The
+    prompt never changes.
     """
 
     def __init__(self, number: int, request: Request, count: int, vocab: Vocabulary, config: Block) -> None:
@@ -38,6 +39,7 @@ class BlockRow:
         end = min(begin + size, self.limit)
         self.tokens += [self.vocab.mask] * (end - len(self.tokens))
         self._post_steps, self._states = 0, {tuple(self.tokens[begin:])}
+        self._certain: set[int] = set()  # places whose token the last look was surer of than the threshold of rereading
         # the last finished blocks are looked at once more, and so must be computed again
         self._again = max(begin - self.config.edit_blocks * size, self.first) if self.config.edit_blocks else begin
         self.held = min(self.held, self._again)
@@ -65,6 +67,8 @@ class BlockRow:
         write = sure or best
         for place in (*write, *changed):
             self.tokens[place] = look[place][0]
+        limit = self.config.reread_threshold
+        self._certain = {i for i, (token, score) in look.items() if self.tokens[i] == token and score > limit}
         self.edited = tuple((place - self.first, before[place], self.tokens[place]) for place in changed)
         # an earlier block that changed is computed again, and with it all after it
         self.held = min([self.begin, *(place // self.config.block_size * self.config.block_size for place in changed)])
@@ -108,5 +112,15 @@ class BlockRow:
         repeated = state in self._states
         self._states.add(state)
         self._post_steps += 1
-        full_before = was_full or self._post_steps > 1  # the look that wrote the last token could not judge it
-        return (full_before and (not changed or repeated)) or self._post_steps > self.config.max_post_steps
+        # the look that wrote the last token could not judge it, but may have been sure
+        judged = was_full or self._post_steps > 1 or self._confirmed()
+        return (judged and (not changed or repeated)) or self._post_steps > self.config.max_post_steps
+
+    def _confirmed(self) -> bool:
+        """Whether the last look was sure of all tokens of the block, up to the end."""
+        for place in range(max(self.begin, self.first), len(self.tokens)):
+            if place not in self._certain:
+                return False
+            if self.tokens[place] in self.vocab.ends:
+                break
+        return True

@@ -113,6 +113,9 @@ class Block(_Common):
     """Change a token that was written before when another one is likelier than this (LLaDA 2.1); None: never."""
     max_post_steps: int = 16
     """Most passes that only edit, once a block is full; a pass that changes nothing is the last."""
+    reread_threshold: float = 1.0
+    """A full block is looked at again only if the last look was not surer than this of all its tokens up to the end;
+    1: always, as LLaDA 2.1 does. Below 1, passes that could only confirm are saved."""
     edit_blocks: int = 0
     """Finished blocks before the current one that may still be edited when a block is opened (multi-block editing)."""
     certainty: Literal["chosen", "likeliest"] = "chosen"
@@ -129,6 +132,10 @@ class Block(_Common):
             raise ValueError(f"threshold must be in [0, 1], got {self.threshold}")
         if self.edit_threshold is not None and not 0 <= self.edit_threshold <= 1:
             raise ValueError(f"edit_threshold must be in [0, 1], got {self.edit_threshold}")
+        if not 0 <= self.reread_threshold <= 1:
+            raise ValueError(f"reread_threshold must be in [0, 1], got {self.reread_threshold}")
+        if self.reread_threshold < 1 and not self.edits:
+            raise ValueError("reread_threshold has no effect without an edit_threshold below 1")
         if self.max_post_steps < 1 or self.edit_blocks < 0:
             raise ValueError(
                 f"max_post_steps must be at least 1 and edit_blocks at least 0, got {self.max_post_steps} and "

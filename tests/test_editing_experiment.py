@@ -305,12 +305,14 @@ def test_skills_and_groups_that_cannot_be(options):
 def test_a_change_is_called_clear_when_intervals_are_apart():
     def seed(before: float, after: float, worst: float) -> dict[str, float]:
         changes = {"exact_match_before": before, "exact_match_after": after, "worst_other_skill_change": worst}
-        return changes | {"questions": 80}
+        others = {"before_copy": 0.9, "after_copy": 0.9 + worst, "before_reading": 0.5, "after_reading": 0.7}
+        itself = {"before_ordering": before, "after_ordering": after, "skill": "ordering"}
+        return changes | others | itself | {"questions": 80}
 
     better = verdict("ebpo", [seed(0.5, 0.8, -0.02), seed(0.6, 0.9, 0.01)])
     assert "improved the skill: 55.0% before, 85.0% after" in better
     assert "do not overlap; better with 2 of 2 seeds" in better
-    assert "lost 2.0 points" in better
+    assert "over all seeds together, is copy, which lost 0.5 points" in better
     assert "made the skill worse" in verdict("grpo", [seed(0.8, 0.5, 0.0)])
     same = verdict("grpo", [seed(0.8, 0.82, 0.0)])
     assert "changed nothing clear" in same

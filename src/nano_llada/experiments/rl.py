@@ -142,8 +142,7 @@ def _measure(options: Rl, variant: str, skill: str, seed: int) -> Mapping[str, A
     stage = _stage(options, variant, skill, seed, start)
     if not complete([stage]):
         return None
-    before = by_skill(load_checkpoint(start), options.items)
-    after = by_skill(load_checkpoint(stage.folder), options.items)
+    before, after = _before(start, options.items), by_skill(load_checkpoint(stage.folder), options.items)
     rewards = [reward for _, reward in _curve(options, variant, skill, seed)]
     return {
         "skill": skill,
@@ -157,6 +156,11 @@ def _measure(options: Rl, variant: str, skill: str, seed: int) -> Mapping[str, A
         **{f"before_{other}": share for other, share in before.items()},
         **{f"after_{other}": share for other, share in after.items()},
     }
+
+
+@functools.cache  # the runs of all skills start from the same model
+def _before(start: Path, items: int) -> dict[str, float]:
+    return by_skill(load_checkpoint(start), items)
 
 
 def by_skill(checkpoint: Checkpoint, items: int) -> dict[str, float]:

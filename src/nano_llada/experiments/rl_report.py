@@ -26,7 +26,7 @@ def write_report(results: Sequence[Result], folder: Path, curves: Curves) -> Non
         "for an answer that the verifier accepts. Exact match: held-out questions of the skill, the likeliest tokens "
         "being written, all seeds together, with Wilson's 95 % interval over questions; answers of one seed share a "
         "model, so the seeds one by one tell more. Worst other skill: the largest loss (or least gain) of exact match "
-        "among the five other skills, in points, of each seed. Reward: mean of the first and of the last steps of the "
+        "among the five other skills, in points, of the mean over seeds, and of each seed. Reward: mean of the first and of the last steps of the "
         "curve, of answers drawn at temperature 1.\n",
     ]
     columns = ("variant", "before", "after", "each seed", "worst other skill", "reward first", "reward last")
@@ -58,19 +58,28 @@ def verdict(variant: str, found: Sequence[Metrics]) -> str:
     (before, below, above), (after, low, high) = (share(found, f"exact_match_{when}") for when in ("before", "after"))
     seeds = sum(m["exact_match_after"] > m["exact_match_before"] for m in found)
     told = "improved the skill" if low > above else "made the skill worse" if high < below else "changed nothing clear"
-    worst = min(float(m["worst_other_skill_change"]) for m in found)
-    cost = f"lost {-100 * worst:.1f} points" if worst < 0 else "lost nothing"
+    name, worst = worst_other(found)
+    cost = f"is {name}, which lost {-100 * worst:.1f} points" if worst < 0 else "lost nothing"
     return (
         f"`{variant}` {told}: {before:.1%} before, {after:.1%} after, with intervals that "
         f"{'overlap' if told == 'changed nothing clear' else 'do not overlap'}; better with {seeds} of {len(found)} "
-        f"seeds. Of the other skills the one that came off worst in any seed {cost}."
+        f"seeds. Of the other skills the one that came off worst, over all seeds together, {cost}."
     )
+
+
+def worst_other(found: Sequence[Metrics]) -> tuple[str, float]:
+    """The skill other than the reinforced one that changed for the worse by most, over all seeds, and its change."""
+    others = [name.removeprefix("after_") for name in found[0] if name.startswith("after_")]
+    others.remove(str(found[0]["skill"]))
+    changes = {name: sum(m[f"after_{name}"] - m[f"before_{name}"] for m in found) / len(found) for name in others}
+    return min(changes.items(), key=lambda item: item[1])
 
 
 def _row(variant: str, found: Sequence[Metrics]) -> list[object]:
     told = ["{:.1%} [{:.1%}, {:.1%}]".format(*share(found, f"exact_match_{when}")) for when in ("before", "after")]
     each = ", ".join(f"{m['exact_match_before']:.1%} to {m['exact_match_after']:.1%}" for m in found)
-    worst = ", ".join(f"{100 * m['worst_other_skill_change']:+.1f}" for m in found)
+    each_worst = ", ".join(f"{100 * m['worst_other_skill_change']:+.1f}" for m in found)
+    worst = f"{worst_other(found)[0]} {100 * worst_other(found)[1]:+.1f} ({each_worst})"
     rewards = [sum(float(m[name]) for m in found) / len(found) for name in ("reward_first", "reward_last")]
     return [variant, *told, each, worst, *rewards]
 

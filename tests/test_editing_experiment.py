@@ -30,7 +30,7 @@ from nano_llada.run_observer import RunObserver
 from tiny import SHAPE, read_lines
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "llada21.toml"
-NAMED = ["2.0", "2.1-off", "2.1-q", "2.1-s", "2.1-s-mbe"]
+NAMED = ["2.0", "2.1-off", "2.1-q", "2.1-s", "2.1-s-mbe", "2.1-s-reread"]
 STEPS = {"ar_steps": 1, "ar_sft_steps": 1, "pretrain_steps": 1, "sft_steps": 2}
 
 
@@ -61,20 +61,25 @@ def models(root) -> Path:
 
 def test_ways_of_writing_have_the_names_and_thresholds_that_they_say():
     ways = editing.decodings()
-    assert list(ways)[:5] == NAMED
-    assert len(ways) == 5 + 5 + 10
-    thresholds = {name: (way.threshold, way.edit_threshold, way.edit_blocks) for name, way in ways.items()}
+    assert list(ways)[:6] == NAMED
+    assert len(ways) == 6 + 6 * (1 + 4)
+    thresholds = {
+        name: (way.threshold, way.edit_threshold, way.edit_blocks, way.reread_threshold) for name, way in ways.items()
+    }
     assert [thresholds[name] for name in NAMED] == [
-        (0.95, None, 0),
-        (0.95, None, 0),
-        (0.7, 0.5, 0),
-        (0.5, 0.0, 0),
-        (0.5, 0.0, 1),
+        (0.95, None, 0, 1),
+        (0.95, None, 0, 1),
+        (0.7, 0.5, 0, 1),
+        (0.5, 0.0, 0, 1),
+        (0.5, 0.0, 1, 1),
+        (0.5, 0.0, 0, 0.6),
     ]
-    for name, way in list(ways.items())[5:]:
-        model, threshold, edit = re.fullmatch(r"(2\.[01])@([\d.]+)(?:/([\d.]+))?", name).groups()
+    for name, way in list(ways.items())[6:]:
+        pattern = r"(2\.[01])@([\d.]+)(?:/([\d.]+|never))?(?:/([\d.]+))?"
+        model, threshold, edit, reread = re.fullmatch(pattern, name).groups()
         assert (model == "2.0") == (edit is None)
-        assert thresholds[name] == (float(threshold), edit and float(edit), 0)
+        edits = None if edit in (None, "never") else float(edit)
+        assert thresholds[name] == (float(threshold), edits, 0, float(reread or 1))
         assert (way.block_size, way.max_new_tokens) == (32, 16)
 
 
@@ -105,13 +110,23 @@ def test_editing_from_the_ablations_models_to_a_readme(root, models, tmp_path, m
     assert "as much as 2 forward passes over a whole batch" in text
     assert all(f"| {name} | " in text for name in metrics)
     assert (folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    assert "## Other settings" not in text
     monkeypatch.setattr(editing, "measure", None)  # nothing is measured again
     assert editing.run(options) is True
+    with (folder / "results.jsonl").open("a", encoding="utf-8") as file:  # another setting, of one way of writing
+        other = rows[1] | {"command": rows[1]["command"].replace("--keep-weight 1", "--keep-weight 0.05")}
+        file.write(json.dumps(other) + "\n")
+    assert editing.run(options) is True
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert "## Other settings of training" in text
+    searched = [line for line in text.splitlines() if line.startswith("| --replace-rate") and "| 2.1-off |" in line]
+    assert ["--keep-weight 1 " in line for line in searched] == [True, False]
+    assert "--keep-weight 0.05 " in searched[1]
 
 
 def test_the_model_that_edits_differs_in_nothing_but_what_it_learns(root, models):
     options = Editing(models=models, runs=root / "other", replace_rate=0.2, draft_rate=0.0)
-    taught = editing.TokenEditing(0.2, 0.0, 1.0, 0.05)
+    taught = editing.TokenEditing(0.2, 0.0, 1.0, 1.0)
     before = editing.wsd_stages(models, 3, None)
     after = editing.with_editing(options, taught, before, 3)
     assert after[:2] == before[:2]

@@ -214,6 +214,19 @@ def test_a_step_raises_better_answers_and_lowers_worse_ones(model, batch, contex
 
 
 @each_score
+def test_worse_answers_weigh_what_they_are_told(model, batch, context, score):
+    """The loss is linear in the weight: at a half it is the mean of that at 0, of better answers alone, and at 1."""
+    ctx = context(ROWS)
+    better = replace(batch, advantages=batch.advantages.clamp(min=0))
+    assert (batch.advantages < 0).any()
+    totals = [policy(score, negative_weight=weight).loss(model, batch, ctx).total for weight in (0.0, 0.5, 1.0)]
+    grads = [gradient(total, model) for total in totals]
+    close(grads[0], gradient(policy(score).loss(model, better, ctx).total, model))
+    close(grads[1], (grads[0] + grads[2]) / 2)
+    assert (grads[0] - grads[2]).abs().max() > 1e-3
+
+
+@each_score
 def test_the_divergence_is_zero_at_the_reference_with_no_gradient(model, batch, context, score):
     ctx = replace(context(ROWS), reference=copy.deepcopy(model))
     outs = [policy(score, kl_weight=weight).loss(model, batch, ctx) for weight in (0.0, 5.0)]
@@ -331,6 +344,7 @@ REFUSED = [
     ({"clip_low": 0.0}, r"clip_low must be in \(0, 1\) and clip_high above 0, got 0.0, 0.3"),
     ({"clip_low": 1.0}, r"clip_low must be in \(0, 1\) and clip_high above 0, got 1.0, 0.3"),
     ({"clip_high": 0.0}, r"clip_low must be in \(0, 1\) and clip_high above 0, got 0.2, 0.0"),
+    ({"negative_weight": -1.0}, "negative_weight must not be negative, got -1"),
     ({"kl_weight": -0.1}, "kl_weight must not be negative, got -0.1"),
     ({"group_size": 1}, "group_size must be at least 2, got 1: rewards are compared in a group"),
     ({"temperature": 0.0}, "temperature must be above 0, got 0.0: answers would all be the same"),

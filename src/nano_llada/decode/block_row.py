@@ -18,8 +18,8 @@ class BlockRow:
     A look at the current block writes every hidden place whose token is likelier than the threshold (at least the
     likeliest), and, with editing (LLaDA 2.1, eq. 1-3), changes every written place where another token is likelier than
     the edit threshold. Once nothing is hidden, looks go on until one changes nothing, the text comes back to a state it
-    was in, or `max_post_steps` are spent; or, with a `reread_threshold`, until the last look was sure of everything. The
-    prompt never changes.
+    was in, or `max_post_steps` are spent; or, with a `reread_threshold`, until the last look was sure of everything.
+    The prompt never changes.
     """
 
     def __init__(self, number: int, request: Request, count: int, vocab: Vocabulary, config: Block) -> None:

@@ -21,7 +21,7 @@ from nano_llada.diffusion.editing import TokenEditing
 from nano_llada.evaluate.answers import answer_examples, exact_match
 from nano_llada.experiments import llada2_ablation
 from nano_llada.experiments.editing_report import write_report
-from nano_llada.experiments.grid import Cell, run_grid, trained_tokens
+from nano_llada.experiments.grid import Cell, read_results, run_grid, trained_tokens
 from nano_llada.experiments.llada2_ablation import ANSWER, BLOCK, SKILLS, THRESHOLD
 from nano_llada.experiments.options import Editing, Llada2Ablation
 from nano_llada.objectives.denoising import Denoising
@@ -29,8 +29,9 @@ from nano_llada.run import complete
 from nano_llada.sampling import make_sampler
 
 NAME = "editing"
-THRESHOLDS = (0.3, 0.5, 0.7, 0.9, 0.95)
-EDIT_THRESHOLDS = (0.5, 0.0)
+THRESHOLDS = (0.05, 0.3, 0.5, 0.7, 0.9, 0.95)
+REREAD = 0.6
+EDITS = ((None, 1.0), (0.5, 1.0), (0.0, 1.0), (0.0, REREAD))  # edit and reread thresholds
 
 
 def run(options: Editing) -> bool:
@@ -57,22 +58,27 @@ def run(options: Editing) -> bool:
     results = run_grid(NAME, cells, options.docs / NAME, command)
     if results is None:
         return False
-    write_report(results, options.docs / NAME)
+    others = [result for result in read_results(options.docs / NAME / "results.jsonl") if result.command != command]
+    write_report(results, options.docs / NAME, others)
     return True
 
 
 def decodings() -> dict[str, Block]:
-    """Every way of writing by its name, which begins with the model's: the five of the comparison, then the frontier.
+    """Every way of writing by its name, which begins with the model's: the six of the comparison, then the frontier.
 
-    A frontier's name is MODEL@THRESHOLD, with /EDIT_THRESHOLD where the model edits.
+    A frontier's name is MODEL@THRESHOLD, for the model that edits with /EDIT_THRESHOLD, or /never, and the
+    /REREAD_THRESHOLD where there is one.
     """
     base = Block(ANSWER, block_size=BLOCK, threshold=THRESHOLD)
     quality, speed = (replace(base, threshold=t, edit_threshold=edit) for t, edit in (MODES["q"], MODES["s"]))
     ways = {"2.0": base, "2.1-off": base, "2.1-q": quality, "2.1-s": speed}
     ways["2.1-s-mbe"] = replace(speed, edit_blocks=1)
+    ways["2.1-s-reread"] = replace(speed, reread_threshold=REREAD)
     ways |= {f"2.0@{t:g}": replace(base, threshold=t) for t in THRESHOLDS}
-    for edit in EDIT_THRESHOLDS:
-        ways |= {f"2.1@{t:g}/{edit:g}": replace(base, threshold=t, edit_threshold=edit) for t in THRESHOLDS}
+    for edit, reread in EDITS:
+        setting = "never" if edit is None else f"{edit:g}" if reread == 1 else f"{edit:g}/{reread:g}"
+        way = replace(base, edit_threshold=edit, reread_threshold=reread)
+        ways |= {f"2.1@{t:g}/{setting}": replace(way, threshold=t) for t in THRESHOLDS}
     return ways
 
 
@@ -127,6 +133,7 @@ def measure(checkpoint: Checkpoint, decoding: Block, items: int) -> dict[str, An
         "threshold": decoding.threshold,
         "edit_threshold": decoding.edit_threshold,
         "edit_blocks": decoding.edit_blocks,
+        "reread_threshold": decoding.reread_threshold,
         "exact_match": exact_match(found),
         "tpf": written / forwards,
         "edits_per_100": 100 * sum(answer.completion.edits for answer in found) / max(written, 1),

@@ -9,6 +9,7 @@ from pathlib import Path
 from nano_llada.evaluate.statistics import wilson
 from nano_llada.experiments.grid import Metrics, Result, markdown_table
 
+SEARCHED = ("2.1-off", "2.1-q", "2.1-s", "2.1-s-reread", "2.1@0.05/never", "2.1@0.05/0/0.6")
 AIM = 2 / 3  # share of the 2.0 model's passes that the 2.1 model may need to be as often right
 
 
@@ -55,12 +56,23 @@ def points_of(results: Sequence[Result]) -> dict[str, Point]:
     return {name: Point(name, [r.metrics for r in results if r.variant == name]) for name in names}
 
 
-def write_report(results: Sequence[Result], folder: Path) -> None:
-    """README.md with the tables and what they say, and frontier.png."""
+def write_report(results: Sequence[Result], folder: Path, others: Sequence[Result] = ()) -> None:
+    """README.md with the tables and what they say, and frontier.png; `others` were trained with other settings."""
     points = points_of(results)
     named = [_row(point) for name, point in points.items() if "@" not in name]
     frontier = [_row(point) for name, point in points.items() if "@" in name]
-    columns = ["variant", "threshold", "edit threshold", "exact match", "each seed", "zh", "en", "TPF", "passes"]
+    columns = [
+        "variant",
+        "threshold",
+        "edit threshold",
+        "reread threshold",
+        "exact match",
+        "each seed",
+        "zh",
+        "en",
+        "TPF",
+        "passes",
+    ]
     columns += ["edits", "fixed", "broken"]
     text = [
         "# Editing\n",
@@ -79,18 +91,45 @@ def write_report(results: Sequence[Result], folder: Path) -> None:
         "## In words\n",
         fewer_passes(points) + "\n",
         more_exact(points) + "\n",
+        "The same of those ways of writing with the 2.1 model that never edit, which is what its training alone is "
+        "worth:\n",
+        fewer_passes(without_editing(points)) + "\n",
+        more_exact(without_editing(points)) + "\n",
         "For each threshold of the 2.0 model, the rightest way of writing with the 2.1 model that writes at least as "
-        "many tokens per pass. It is chosen among many by the questions it is judged by, which flatters it.\n",
+        "many tokens per pass: of all ways, and of those that never edit. It is chosen among many by the questions it "
+        "is judged by, which flatters it.\n",
         markdown_table(
             ("2.0 at threshold", "TPF", "exact match", "2.1", "TPF", "exact match", "2.1 is"),
-            [_pair_row(*pair) for pair in pairs(points)],
+            [_pair_row(*pair) for some in (points, without_editing(points)) for pair in pairs(some)],
         ),
+        *_search(points, others, results[0].command),
         "## The frontier\n",
         markdown_table(columns, frontier),
         "![exact match against tokens per forward](frontier.png)\n",
     ]
     (folder / "README.md").write_text("\n".join(text), encoding="utf-8")
     _plot(points, folder / "frontier.png")
+
+
+def without_editing(points: Mapping[str, Point]) -> dict[str, Point]:
+    """The 2.0 model's ways of writing, and those of the 2.1 model that never edit."""
+    return {name: point for name, point in points.items() if point.seeds[0]["edit_threshold"] is None}
+
+
+def _search(points: Mapping[str, Point], others: Sequence[Result], command: str) -> list[str]:
+    """What other settings of training came to, on the seeds that they were tried with."""
+    if not others:
+        return []
+    commands, rows = dict.fromkeys(result.command for result in others), []
+    for told in (command, *commands):
+        found = points if told == command else points_of([r for r in others if r.command == told])
+        for name in SEARCHED:
+            if name in found:
+                at, point = found[name], found[name].seeds
+                rows.append([told.partition("editing ")[2], len(point), name, at.told(), at.mean("tpf")])
+                rows[-1] += [f"{at.mean(metric):.1f}" for metric in ("edits_per_100", "edits_fixed", "edits_broken")]
+    columns = ("training", "seeds", "written", "exact match", "TPF", "edits", "fixed", "broken")
+    return ["## Other settings of training\n", markdown_table(columns, rows)]
 
 
 def cost(points: Mapping[str, Point]) -> str:
@@ -173,6 +212,7 @@ def _row(point: Point) -> list[object]:
         point.variant,
         f"{point.mean('threshold'):g}",
         "never" if edit is None else f"{edit:g}",
+        "" if edit is None else f"{point.seeds[0].get('reread_threshold', 1.0):g}",
         point.told(),
         ", ".join(f"{m['exact_match']:.1%}" for m in point.seeds),
     ]
@@ -187,11 +227,12 @@ def _plot(points: Mapping[str, Point], path: Path) -> None:
 
     def family(name: str) -> str:
         model, at, setting = name.partition("@")
-        return name if not at else f"{model}, edit threshold {edit}" if (edit := setting.partition("/")[2]) else model
+        edit = setting.partition("/")[2]
+        return name if not at else f"{model}, edit/reread threshold {edit}" if edit else model
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    shown = {name: point for name, point in points.items() if "@" in name or name in ("2.1-off", "2.1-s-mbe")}
+    shown = {name: point for name, point in points.items() if "@" in name or name == "2.1-s-mbe"}
     for number, label in enumerate(dict.fromkeys(map(family, shown))):
         some = [point for name, point in shown.items() if family(name) == label]
         means = [(point.mean("tpf"), point.mean("exact_match")) for point in some]

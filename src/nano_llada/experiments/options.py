@@ -104,7 +104,7 @@ class Dpo:
     """A fine-tuned diffusion model for your own pairs."""
     steps: int = 300
     """Optimizer steps of each run."""
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-5
     """Learning rate."""
     draws: int = 2
     """Noisy versions of each answer in a training step."""
@@ -140,7 +140,10 @@ class BlockSpeed:
 
 @dataclass(frozen=True)
 class Editing:
-    """Options of the experiment; each seed takes about ten minutes on one core, besides the models."""
+    """Options of the experiment; each seed takes about fifteen minutes on one core, besides the models.
+
+    Another setting of training needs another folder of runs; the report sets all settings side by side.
+    """
 
     models: Path = Path("runs/llada2-ablation")
     """Folder of the ablation's runs: AR models and 2.0 models are taken from it, or trained if they are not there."""
@@ -156,7 +159,7 @@ class Editing:
     """Share of the rows in which the model's own first look is what it learns to correct."""
     edit_weight: float = 1.0
     """Weight of a wrong token in the loss; a hidden one counts 1 in the mean."""
-    keep_weight: float = 0.05
+    keep_weight: float = 1.0
     """Weight of a visible token that is right."""
     items: int = 40
     """Test questions a skill and language."""
@@ -178,17 +181,19 @@ class Rl:
     """Skills to reinforce, one in each run."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the models and of the runs."""
-    steps: int = 200
+    steps: int = 300
     """Optimizer steps of each run."""
     questions: int = 8
     """Questions in a step."""
     group_size: int = 8
     """Answers drawn to each question."""
-    learning_rate: float = 1e-4
-    """Learning rate of each run, the same from the tenth step on."""
-    draws: int = 2
+    learning_rate: float = 3e-4
+    """Highest learning rate of each run; it falls to 0 along a cosine."""
+    negative_weight: float = 0.0
+    """Factor on the advantages of answers worse than their group's mean."""
+    draws: int = 1
     """Noisy versions of each answer in a step of the diffusion model."""
-    items: int = 40
+    items: int = 100
     """Test questions a skill and language."""
     threads: int | None = None
     """CPU threads; default: all."""

@@ -74,8 +74,8 @@ def command(options: Rl, skill: str) -> str:
     """What makes the runs of one skill."""
     return (
         f"nano-llada experiment {NAME} --skills {skill} --steps {options.steps} --questions {options.questions} "
-        f"--group-size {options.group_size} --learning-rate {options.learning_rate:g} --draws {options.draws} "
-        f"--items {options.items}"
+        f"--group-size {options.group_size} --learning-rate {options.learning_rate:g} "
+        f"--negative-weight {options.negative_weight:g} --draws {options.draws} --items {options.items}"
     )
 
 
@@ -110,7 +110,11 @@ def _stage(options: Rl, variant: str, skill: str, seed: int, start: Path) -> Run
         name=folder.name,
         runs=folder.parent,
         init_from=start,
-        objective=Policy(score, Rollouts(group_size=options.group_size, max_new_tokens=ANSWER)),
+        objective=Policy(
+            score,
+            Rollouts(group_size=options.group_size, max_new_tokens=ANSWER),
+            negative_weight=options.negative_weight,
+        ),
         data=DataConfig(
             data=(write_questions(options.runs / "questions", skill).as_posix(),),
             format="prompts",
@@ -121,7 +125,8 @@ def _stage(options: Rl, variant: str, skill: str, seed: int, start: Path) -> Run
             steps=options.steps,
             batch_size=rows,
             learning_rate=options.learning_rate,
-            schedule="constant",
+            schedule="cosine",
+            min_lr_ratio=0.0,
             warmup_steps=10,
             log_every=max(1, options.steps // 20),
             save_every=50,

@@ -26,8 +26,8 @@ def write_report(results: Sequence[Result], folder: Path, curves: Curves) -> Non
         "for an answer that the verifier accepts. Exact match: held-out questions of the skill, the likeliest tokens "
         "being written, all seeds together, with Wilson's 95 % interval over questions; answers of one seed share a "
         "model, so the seeds one by one tell more. Worst other skill: the largest loss (or least gain) of exact match "
-        "among the five other skills, in points, of the mean over seeds, and of each seed. Reward: mean of the first and of the last steps of the "
-        "curve, of answers drawn at temperature 1.\n",
+        "among the five other skills, in points, of the mean over seeds, and of each seed. Reward: mean of the first "
+        "and of the last steps of the curve, of answers drawn at temperature 1.\n",
     ]
     columns = ("variant", "before", "after", "each seed", "worst other skill", "reward first", "reward last")
     for skill in skills:

@@ -68,6 +68,9 @@ class Policy:
     """How far rho may fall below 1 before an answer teaches no more."""
     clip_high: float = 0.2
     """How far rho may rise above 1."""
+    negative_weight: float = 1.0
+    """Factor on the advantages of answers worse than their group's mean. Below 1 right answers are learnt more than
+    wrong ones are unlearnt: every token of a wrong answer is held against the model, the right ones in it, too."""
     kl_weight: float = 0.0
     """Weight of the divergence from the model that training started from; 0: off, and it is not loaded."""
     log_ratio: Literal["mean", "sum"] = "mean"
@@ -76,8 +79,9 @@ class Policy:
     def __post_init__(self) -> None:
         if not 0 < self.clip_low < 1 or self.clip_high <= 0:
             raise ValueError(f"clip_low must be in (0, 1) and clip_high above 0, got {self.clip_low}, {self.clip_high}")
-        if self.kl_weight < 0:
-            raise ValueError(f"kl_weight must not be negative, got {self.kl_weight}")
+        for name in ("negative_weight", "kl_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.rollouts.edit_threshold is not None and self.score.block_size is None:
             raise ValueError("edit_threshold has no effect where answers are not written in blocks: give a block_size")
 
@@ -96,7 +100,8 @@ class Policy:
         length = batch.scored.sum(1).clamp(min=1) if self.log_ratio == "mean" else torch.ones_like(new)
         ratio = ((new - old) / length).exp()
         clipped = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
-        total = -torch.minimum(ratio * batch.advantages, clipped * batch.advantages).sum()
+        worth = torch.where(batch.advantages < 0, self.negative_weight * batch.advantages, batch.advantages)
+        total = -torch.minimum(ratio * worth, clipped * worth).sum()
         answers = torch.tensor(len(ratio), device=ratio.device)
         metrics = {
             "reward": (batch.rewards.sum(), answers),

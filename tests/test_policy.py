@@ -344,7 +344,7 @@ REFUSED = [
     ({"clip_low": 0.0}, r"clip_low must be in \(0, 1\) and clip_high above 0, got 0.0, 0.3"),
     ({"clip_low": 1.0}, r"clip_low must be in \(0, 1\) and clip_high above 0, got 1.0, 0.3"),
     ({"clip_high": 0.0}, r"clip_low must be in \(0, 1\) and clip_high above 0, got 0.2, 0.0"),
-    ({"negative_weight": -1.0}, "negative_weight must not be negative, got -1"),
+    ({"negative_weight": -1.0}, "negative_weight must not be negative, got -1.0"),
     ({"kl_weight": -0.1}, "kl_weight must not be negative, got -0.1"),
     ({"group_size": 1}, "group_size must be at least 2, got 1: rewards are compared in a group"),
     ({"temperature": 0.0}, "temperature must be above 0, got 0.0: answers would all be the same"),
@@ -361,7 +361,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("options", "message"), REFUSED, ids=lambda value: str(value)[:40])
 def test_options_that_cannot_be_are_refused(options, message):
-    mine = {name: value for name, value in options.items() if name in CLIP or name == "kl_weight"}
+    mine = {name: value for name, value in options.items() if name in CLIP or name in ("kl_weight", "negative_weight")}
     for score in (ExactScore(), BoundScore()):
         with pytest.raises(ValueError, match=f"^{message}$"):
             Policy(score, Rollouts(**{k: v for k, v in options.items() if k not in mine}), **(CLIP | mine))

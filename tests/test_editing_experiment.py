@@ -113,9 +113,14 @@ def test_editing_from_the_ablations_models_to_a_readme(root, models, tmp_path, m
     assert "## Other settings" not in text
     monkeypatch.setattr(editing, "measure", None)  # nothing is measured again
     assert editing.run(options) is True
-    with (folder / "results.jsonl").open("a", encoding="utf-8") as file:  # another setting, of one way of writing
-        other = rows[1] | {"command": rows[1]["command"].replace("--keep-weight 1", "--keep-weight 0.05")}
-        file.write(json.dumps(other) + "\n")
+    with monkeypatch.context() as patch:  # another setting of training, at the presets alone
+        patch.setattr(editing, "measure", lambda *_: dict(metrics["2.1-off"]))
+        patch.setattr(editing, "complete", lambda stages: True)
+        patch.setattr(editing, "load_checkpoint", lambda *_, **__: None)
+        patch.setattr(editing, "trained_tokens", lambda folder: 1)
+        assert editing.run(replace(options, keep_weight=0.05, frontier=False)) is True
+    assert [row["variant"] for row in read_lines(folder / "results.jsonl")] == [*editing.decodings(), *NAMED]
+    assert "## Other settings" not in (folder / "README.md").read_text(encoding="utf-8")
     assert editing.run(options) is True
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert "## Other settings of training" in text

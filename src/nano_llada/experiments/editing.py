@@ -50,6 +50,7 @@ def run(options: Editing) -> bool:
         Cell(variant, seed, functools.partial(_measure, options, editing, variant, decoding, seed))
         for seed in options.seeds
         for variant, decoding in decodings().items()
+        if options.frontier or "@" not in variant
     ]
     command = (
         f"nano-llada experiment {NAME} --replace-rate {options.replace_rate:g} --draft-rate {options.draft_rate:g} "
@@ -58,6 +59,8 @@ def run(options: Editing) -> bool:
     results = run_grid(NAME, cells, options.docs / NAME, command)
     if results is None:
         return False
+    if not options.frontier:
+        return True
     others = [result for result in read_results(options.docs / NAME / "results.jsonl") if result.command != command]
     write_report(results, options.docs / NAME, others)
     return True

@@ -161,6 +161,9 @@ class Editing:
     """Weight of a wrong token in the loss; a hidden one counts 1 in the mean."""
     keep_weight: float = 1.0
     """Weight of a visible token that is right."""
+    frontier: bool = True
+    """Measure at many thresholds and write the report; without it a setting of training is measured at the presets
+    alone, for the next report."""
     items: int = 40
     """Test questions a skill and language."""
     threads: int | None = None

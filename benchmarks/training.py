@@ -37,10 +37,13 @@ OBJECTIVES: dict[str, Objective] = {"ar": NextToken(), "diffusion": Denoising()}
 class Ours:
     """Our step, the same calls as the trainer's."""
 
-    def __init__(self, shape: str, track: str, batches: Batches, vocab: Vocabulary) -> None:
+    def __init__(self, shape: str, track: str, batches: Batches, vocab: Vocabulary, *, compiled: bool = False) -> None:
         hidden, layers, heads, length, rows = SHAPES[shape]
         self.config = ModelConfig(vocab_size=vocab.size, hidden_size=hidden, num_layers=layers, num_heads=heads)
         self.model = Transformer(self.config).initialise(torch.Generator().manual_seed(0))
+        if compiled:
+            for block in self.model.blocks:  # as the option `compile` of training does
+                block.compile()
         self.optimizer = Optimizer(self.model, TrainConfig())
         self.objective, self.batches, self.vocab = OBJECTIVES[track], batches, vocab
         self.length, self.rows, self.step = length, rows, 0
@@ -102,7 +105,9 @@ def make_batches(options: argparse.Namespace, tokenizer: Tokenizer, shape: str, 
 def measure(options: argparse.Namespace, shape: str, track: str) -> None:
     """One row: tokens of real text a second, ratio with spread, MFU."""
     tokenizer = Tokenizer.load(Path(options.tokenizer))
-    ours = Ours(shape, track, make_batches(options, tokenizer, shape, packing=True), tokenizer.vocab)
+    ours = Ours(
+        shape, track, make_batches(options, tokenizer, shape, packing=True), tokenizer.vocab, compiled=options.compile
+    )
     rows = make_batches(options, tokenizer, shape, packing=False)
     theirs = Theirs(shape, track, rows, tokenizer.vocab, ours.config.mlp_width)
     real: dict[str, list[float]] = {"ours": [], "theirs": []}
@@ -136,6 +141,7 @@ def measure(options: argparse.Namespace, shape: str, track: str) -> None:
             "shape": shape,
             "track": track,
             "data": Path(options.data).name,
+            "compiled": options.compile,
             "tokens_per_second": round(rates["ours"][middle]),
             "reference_tokens_per_second": round(rates["theirs"][middle]),
             "ratio": round(ratios[middle], 3),
@@ -158,7 +164,7 @@ def memory(options: argparse.Namespace, shape: str, track: str, who: str) -> Non
     batches = make_batches(options, tokenizer, shape, packing=who == "ours")
     step: Ours | Theirs
     if who == "ours":
-        step = Ours(shape, track, batches, tokenizer.vocab)
+        step = Ours(shape, track, batches, tokenizer.vocab, compiled=options.compile)
     else:
         step = Theirs(shape, track, batches, tokenizer.vocab, ModelConfig(hidden_size=SHAPES[shape][0]).mlp_width)
     for _ in range(4):
@@ -177,6 +183,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--tracks", nargs="+", default=list(OBJECTIVES), choices=list(OBJECTIVES))
     parser.add_argument("--repeat", type=int, default=9)
+    parser.add_argument("--compile", action="store_true", help="compile our model; the reference stays as it is")
     parser.add_argument("--cache", default=str(Path(tempfile.gettempdir()) / "nano-llada-benchmark"))
     parser.add_argument("--out", type=Path, default=None, help="results.jsonl to append to")
     options = parser.parse_args()

@@ -153,6 +153,20 @@ def test_another_plan_needs_another_folder(named, tmp_path):
     assert plan_name({"plan": 1}) != plan_name({"plan": 2})
 
 
+def test_a_model_whose_files_went_while_it_was_measured_is_told_as_that(done, tmp_path):
+    """A run that still trains deletes its old checkpoints; the part's own folder can be written all right."""
+    judge = load_checkpoint(done.runs / "ar")
+    gone = replace(judge, folder=tmp_path / "step-000001")
+    suite = Quality((Passage("Tom has a red ball.", "en", "a", "0"),), gone, "judge")
+
+    class Unread:
+        name, decoder, run = "m", "d", 0
+
+    with pytest.raises(UserError, match=r"cannot read .*step-000001.* again: .*is its run still training\?"):
+        evaluate([Unread()], [suite], tmp_path / "out", {})
+    assert not list((tmp_path / "out" / measure.PARTS).glob("*"))
+
+
 def test_the_plan_tells_other_weights_and_settings_apart(done, tmp_path):
     out = tmp_path / "out"
     words = ["--text", done.text, "--limit", 2, "--window", 32, "--out", out]

@@ -23,11 +23,21 @@ NEUTRAL = frozenset({"batch_size"})  # fields of suites that change no figure
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """What tells two models apart: sha256 of their weights' and shape's files, the tokenizer's hash being in that."""
+    """What tells two models apart: sha256 of their weights' and shape's files, the tokenizer's hash being in that.
+
+    Raises:
+        UserError: if they are there no more.
+    """
     found = hashlib.sha256()
     for name in (WEIGHTS, SHAPE):
-        with (checkpoint.folder / name).open("rb") as file:
-            found.update(hashlib.file_digest(file, "sha256").digest())
+        try:
+            with (checkpoint.folder / name).open("rb") as file:
+                found.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise UserError(
+                f"cannot read {checkpoint.folder / name} again: {error.strerror}; is its run still training? It "
+                "deletes old checkpoints: evaluate when it has finished"
+            ) from error
     return found.hexdigest()
 
 

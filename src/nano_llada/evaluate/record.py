@@ -43,11 +43,11 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
         UserError: if the file cannot be written.
     """
     hidden = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    # made before the file is: a file that cannot be read while a record is made is not one that cannot be written
+    text = "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with hidden.open("w", encoding="utf-8") as file:
-            for record in records:
-                file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
+        hidden.write_text(text, encoding="utf-8")
         hidden.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error

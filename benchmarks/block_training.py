@@ -24,6 +24,7 @@ from nano_llada.core import hardware
 from nano_llada.core.schedule import BlockSizeSchedule
 from nano_llada.core.types import Objective, TokenBatch, Vocabulary
 from nano_llada.diffusion.corruption import Masking
+from nano_llada.diffusion.editing import TokenEditing
 from nano_llada.model.config import ModelConfig
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives.denoising import Denoising
@@ -40,6 +41,8 @@ OBJECTIVES: dict[str, Objective] = {
     "bdlm-32": Denoising(blocks=BLOCKS),
     "bdlm-32-complementary": Denoising(Masking(complementary=True), BLOCKS),
     "bdlm-32-cap": Denoising(blocks=BLOCKS, confidence_weight=0.5),
+    "bdlm-32-editing": Denoising(blocks=BLOCKS, editing=TokenEditing(replace_rate=0.1, keep_weight=1.0)),
+    "bdlm-32-drafts": Denoising(blocks=BLOCKS, editing=TokenEditing(replace_rate=0.1, draft_rate=0.5, keep_weight=1.0)),
 }
 WARM, MANY = 2, 10**6  # unmeasured steps; steps of a run that nobody waits for
 

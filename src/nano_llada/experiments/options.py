@@ -184,9 +184,9 @@ class Rl:
     """Skills to reinforce, one in each run."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the models and of the runs."""
-    steps: int = 300
+    steps: int = 120
     """Optimizer steps of each run."""
-    questions: int = 8
+    questions: int = 16
     """Questions in a step."""
     group_size: int = 8
     """Answers drawn to each question."""

@@ -213,7 +213,7 @@ EDITING = {
         max_new_tokens=17, block_size=8, threshold=0.3, edit_threshold=0.4, temperature=0.9, max_post_steps=5
     ),
     "reread": Block(
-        max_new_tokens=21, block_size=4, threshold=0.2, edit_threshold=0.3, reread_threshold=0.6, min_new_tokens=8
+        max_new_tokens=21, block_size=4, threshold=0.2, edit_threshold=0.3, reread_threshold=0.3, min_new_tokens=8
     ),
     "window": Block(
         max_new_tokens=21, block_size=4, threshold=0.5, edit_threshold=0.3, edit_blocks=2, min_new_tokens=8
@@ -232,6 +232,9 @@ def test_cached_and_uncached_edit_the_same(peaky, vocab, config):
     assert sum(c.edits for c in cached) > 3
     if config.edit_blocks:
         assert plain(cached) != plain(write(peaky, vocab, replace(config, edit_blocks=0))[1])
+    if config.reread_threshold < 1:
+        always = write(peaky, vocab, replace(config, reread_threshold=1.0))[1]
+        assert sum(c.forwards for c in cached) < sum(c.forwards for c in always)
 
 
 @each
@@ -286,12 +289,15 @@ def test_writing_always_comes_to_an_end(table_model, vocab):
 
 
 def test_what_the_last_look_was_sure_of_is_not_read_again(table_model, vocab):
-    """All is written in one look; the model is sure of everything (98 %) but of the token at place 5 (60 %)."""
+    """All is written in one look; the model is sure of everything (98 %) but of the token at place 5 (60 %).
+
+    And but of what stands behind the end, which matters to nobody.
+    """
     text = [6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
 
     def rule(tokens: Tensor, positions: Tensor) -> Tensor:
         wanted = torch.tensor(text + [vocab.turn_end] * 64)[positions]
-        chance = torch.where(positions == 5, 0.6, 0.98)[..., None]
+        chance = torch.where((positions == 5) | (positions == len(text) + 1), 0.6, 0.98)[..., None]
         hot = torch.nn.functional.one_hot(wanted, vocab.size)
         return (hot * chance + (1 - hot) * (1 - chance) / (vocab.size - 1)).log()
 
@@ -326,6 +332,8 @@ def test_settings_that_cannot_be():
         Block(reread_threshold=0.5)
     with pytest.raises(ValueError, match="reread_threshold must be in"):
         Block(edit_threshold=0.5, reread_threshold=1.5)
+    with pytest.raises(ValueError, match="says nothing of a draw"):
+        Block(edit_threshold=0.5, reread_threshold=0.5, temperature=1.0, certainty="likeliest")
     with pytest.raises(ValueError, match="edit_threshold must be in"):
         Block(edit_threshold=1.5)
     with pytest.raises(ValueError, match="edit_blocks 2 has no effect without an edit_threshold"):

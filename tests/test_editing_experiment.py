@@ -17,13 +17,16 @@ from nano_llada.data.config import DataConfig
 from nano_llada.data.rows import Message
 from nano_llada.data.world.files import write_world
 from nano_llada.decode.config import Autoregressive, Block
-from nano_llada.decode.types import Write
+from nano_llada.decode.types import Completion, Write
 from nano_llada.demo import held_out_questions
+from nano_llada.evaluate.answers import Answer
 from nano_llada.experiments import editing, llada2_ablation, rl
-from nano_llada.experiments.editing_report import Point, fewer_passes, more_exact, pairs
+from nano_llada.experiments.editing_report import Point, _search, fewer_passes, more_exact, pairs
+from nano_llada.experiments.grid import Result
 from nano_llada.experiments.llada2_ablation import SKILLS
 from nano_llada.experiments.options import Editing, Llada2Ablation, Rl
 from nano_llada.experiments.rl_report import verdict
+from nano_llada.experiments.shared_questions import Shares, told
 from nano_llada.model.config import ModelConfig
 from nano_llada.recipe import read_recipe
 from nano_llada.run_observer import RunObserver
@@ -31,6 +34,8 @@ from tiny import SHAPE, read_lines
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "llada21.toml"
 NAMED = ["2.0", "2.1-off", "2.1-q", "2.1-s", "2.1-s-mbe", "2.1-s-reread"]
+QUESTION = held_out_questions(("copy",), 1)[0]
+EDITS = ("edits_per_100", "edits_fixed", "edits_broken")
 STEPS = {"ar_steps": 1, "ar_sft_steps": 1, "pretrain_steps": 1, "sft_steps": 2}
 
 
@@ -195,7 +200,9 @@ def test_edits_are_counted_by_what_they_did_to_the_answer(models, monkeypatch):
 
 def point(variant: str, exact: float, forwards: int, tpf: float, questions: int = 500) -> Point:
     """A way of writing, of two seeds alike."""
-    m = {"exact_match": exact, "forwards": forwards, "tpf": tpf, "questions": questions, "threshold": 0.95}
+    both, one = divmod(round(exact * questions), 2)
+    right = ("2" * both + "1" * one).ljust(questions // 2, "0")
+    m = {"right": right, "forwards": forwards, "tpf": tpf, "questions": questions, "threshold": 0.95}
     return Point(variant, [m, m])
 
 
@@ -240,6 +247,37 @@ def test_the_aim_of_more_exactness_needs_speed_and_intervals_apart():
     assert pairs(points(fast, equal))[0][1:] == (None, "never as fast")
     worse = pairs(points(slow, point("2.1-s", 0.5, 800, 3.5)))
     assert worse[0][2] == "lower"
+
+
+def test_seeds_that_answer_the_same_questions_are_no_new_questions():
+    half = Shares.of(["2" * 30 + "0" * 30])
+    assert Shares.of(["2" * 30 + "0" * 30] * 3).interval == half.interval
+    low, high = half.interval
+    assert low < 0.5 < high
+    assert high - low == pytest.approx(2 * 1.96 * 0.5 / 60**0.5, rel=0.15)  # of questions, not of their wordings
+    apart = Shares.of(["2" * 60, "1" * 60]).less(half)
+    assert apart.values.tolist() == [-0.25] * 30 + [0.75] * 30
+    assert apart.mean == pytest.approx(0.25)
+
+
+def test_right_answers_are_told_by_question():
+    def answer(pair: str, right: bool) -> Answer:
+        return Answer(replace(QUESTION, pair=pair), "", right, Completion([], "end", 1, 0.0, 0.0))
+
+    found = [answer("b", True), answer("a", False), answer("b", True), answer("a", True), answer("c", False)]
+    assert told(found) == "120"
+
+
+def test_other_settings_are_compared_on_the_seeds_that_all_have():
+    def result(command: str, seed: int, right: str) -> Result:
+        m = {"right": right, "forwards": 2, "questions": 2, "tpf": 1.0}
+        return Result("editing", "2.0", seed, "", "", f"x editing {command}", m | dict.fromkeys(EDITS, 0.0))
+
+    text = "\n".join(_search([result("one", 0, "2"), result("one", 1, "0")], [result("other", 0, "0")]))
+    assert "Seeds 0 alone" in text
+    assert re.search(r"\| one \| 2.0 \| 100.0%", text)
+    assert re.search(r"\| other \| 2.0 \| 0.0%", text)
+    assert _search([result("one", 0, "2")], []) == []
 
 
 # --- reinforcement ----------------------------------------------------------------------------------------------------

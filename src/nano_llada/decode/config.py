@@ -136,6 +136,8 @@ class Block(_Common):
             raise ValueError(f"reread_threshold must be in [0, 1], got {self.reread_threshold}")
         if self.reread_threshold < 1 and not self.edits:
             raise ValueError("reread_threshold has no effect without an edit_threshold below 1")
+        if self.reread_threshold < 1 and self.temperature and self.certainty == "likeliest":
+            raise ValueError("reread_threshold trusts what is likely, and certainty 'likeliest' says nothing of a draw")
         if self.max_post_steps < 1 or self.edit_blocks < 0:
             raise ValueError(
                 f"max_post_steps must be at least 1 and edit_blocks at least 0, got {self.max_post_steps} and "

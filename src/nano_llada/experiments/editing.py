@@ -24,6 +24,7 @@ from nano_llada.experiments.editing_report import write_report
 from nano_llada.experiments.grid import Cell, read_results, run_grid, trained_tokens
 from nano_llada.experiments.llada2_ablation import ANSWER, BLOCK, SKILLS, THRESHOLD
 from nano_llada.experiments.options import Editing, Llada2Ablation
+from nano_llada.experiments.shared_questions import told
 from nano_llada.objectives.denoising import Denoising
 from nano_llada.run import complete
 from nano_llada.sampling import make_sampler
@@ -144,6 +145,7 @@ def measure(checkpoint: Checkpoint, decoding: Block, items: int) -> dict[str, An
         "edits_broken": 100 * both.count((True, False)) / len(found),
         "forwards": forwards,
         "questions": len(found),
+        "right": told(found),
     }
     metrics |= {f"exact_match_{language}": exact_match(found, language=language) for language in ("zh", "en")}
     return metrics | {f"exact_match_{skill}": exact_match(found, skill=skill) for skill in SKILLS}

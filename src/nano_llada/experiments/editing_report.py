@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from nano_llada.evaluate.statistics import wilson
 from nano_llada.experiments.grid import Metrics, Result, markdown_table
+from nano_llada.experiments.shared_questions import Shares
 
-SEARCHED = ("2.1-off", "2.1-q", "2.1-s", "2.1-s-reread")
+SEARCHED = ("2.0", "2.1-off", "2.1-q", "2.1-s", "2.1-s-reread")
 AIM = 2 / 3  # share of the 2.0 model's passes that the 2.1 model may need to be as often right
+COLUMNS = "variant,threshold,edit threshold,reread threshold,exact match,each seed,zh,en,TPF,passes,edits,fixed,broken"
+ABOUT = """2.0: the ablation's model (warm-up, stable, decay, fine-tuned in blocks). 2.1: the same runs from the same \
+AR model, with editing learnt in both. Exact match: over held-out questions of six small-world skills in both \
+languages, the mean over seeds, with a 95 % interval by bootstrap over questions (one is drawn with its wordings in \
+both languages and the answers of all seeds). It says nothing about other seeds of training: for those see the seeds \
+one by one. TPF: tokens up to the end per forward pass, and passes an answer; passes that only edit are counted. \
+Edits: tokens changed for 100 tokens of answers (changes behind an answer's end count, too). Fixed and broken: of 100 \
+answers, those that were wrong as first written and right in the end, and the reverse. `q`, `s`: LLaDA 2.1's presets. \
+`mbe`: the block before the current one may be edited; an answer of 16 tokens at most reaches into one other block of \
+32, and most do not. `reread` is ours and not in LLaDA 2.1: a full block is looked at again only if the last look was \
+not surer than the reread threshold of all its tokens.
+"""
+CHOSEN = """Below, ways of writing with the 2.1 model are chosen among many by the questions that they are judged by, \
+which flatters them; the 2.0 model is given the same choice wherever it is named with a threshold.
+"""
 
 
 @dataclass(frozen=True)
@@ -26,19 +42,19 @@ class Point:
         return sum(int(m["questions"]) for m in self.seeds)
 
     @property
-    def right(self) -> int:
-        """Those that were right."""
-        return sum(round(m["exact_match"] * m["questions"]) for m in self.seeds)
+    def passes(self) -> float:
+        """Forward passes an answer, each answer's counted by itself."""
+        return sum(int(m["forwards"]) for m in self.seeds) / self.questions
 
-    @property
-    def forwards(self) -> int:
-        """Forward passes for all answers, each answer's counted by itself."""
-        return sum(int(m["forwards"]) for m in self.seeds)
+    @cached_property
+    def shares(self) -> Shares:
+        """How often each question is answered rightly."""
+        return Shares.of([m["right"] for m in self.seeds])
 
-    @property
+    @cached_property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of exact match, over questions."""
-        return wilson(self.right / self.questions, self.questions)
+        """95 % interval of exact match, over questions."""
+        return self.shares.interval
 
     def mean(self, name: str) -> float:
         """Of a metric, over seeds."""
@@ -47,7 +63,7 @@ class Point:
     def told(self) -> str:
         """Exact match and its interval."""
         low, high = self.interval
-        return f"{self.right / self.questions:.1%} [{low:.1%}, {high:.1%}]"
+        return f"{self.shares.mean:.1%} [{low:.1%}, {high:.1%}]"
 
 
 def points_of(results: Sequence[Result]) -> dict[str, Point]:
@@ -59,36 +75,15 @@ def points_of(results: Sequence[Result]) -> dict[str, Point]:
 def write_report(results: Sequence[Result], folder: Path, others: Sequence[Result] = ()) -> None:
     """README.md with the tables and what they say, and frontier.png; `others` were trained with other settings."""
     points = points_of(results)
-    named = [_row(point) for name, point in points.items() if "@" not in name]
-    frontier = [_row(point) for name, point in points.items() if "@" in name]
-    columns = [
-        "variant",
-        "threshold",
-        "edit threshold",
-        "reread threshold",
-        "exact match",
-        "each seed",
-        "zh",
-        "en",
-        "TPF",
-        "passes",
-    ]
-    columns += ["edits", "fixed", "broken"]
     text = [
         "# Editing\n",
         f"`{results[0].command}`\n",
-        "2.0: the ablation's model (warm-up, stable, decay, fine-tuned in blocks). 2.1: the same runs from the same AR "
-        "model, with editing learnt in both. Exact match over held-out questions of six small-world skills in both "
-        "languages, all seeds together, with Wilson's 95 % interval over questions. Answers of one seed share a model, "
-        "so the seeds one by one tell more than the interval. TPF: tokens up to the end per forward pass, and passes "
-        "an answer; passes that only edit are counted. Edits: tokens changed for 100 tokens of answers (changes behind "
-        "an answer's end count, too). Fixed and broken: of 100 answers, those that were wrong as first written and "
-        "right in the end, and the reverse. `mbe`: the block before the current one may be edited; an answer of 16 "
-        "tokens at most reaches into one other block of 32, and most do not.\n",
+        ABOUT,
         cost(points) + "\n",
         "## Two models at their presets\n",
-        markdown_table(columns, named),
+        markdown_table(COLUMNS.split(","), [_row(point) for name, point in points.items() if "@" not in name]),
         "## In words\n",
+        CHOSEN,
         fewer_passes(points) + "\n",
         more_exact(points) + "\n",
         "The same of those ways of writing with the 2.1 model that never edit, which is what its training alone is "
@@ -96,15 +91,15 @@ def write_report(results: Sequence[Result], folder: Path, others: Sequence[Resul
         fewer_passes(without_editing(points)) + "\n",
         more_exact(without_editing(points)) + "\n",
         "For each threshold of the 2.0 model, the rightest way of writing with the 2.1 model that writes at least as "
-        "many tokens per pass: of all ways, and of those that never edit. It is chosen among many by the questions it "
-        "is judged by, which flatters it.\n",
+        "many tokens per pass: of all ways, then of those that never edit. The difference is taken question by "
+        "question, with its interval.\n",
         markdown_table(
-            ("2.0 at threshold", "TPF", "exact match", "2.1", "TPF", "exact match", "2.1 is"),
+            ("2.0 at threshold", "TPF", "exact match", "2.1", "TPF", "exact match", "difference", "intervals"),
             [_pair_row(*pair) for some in (points, without_editing(points)) for pair in pairs(some)],
         ),
-        *_search(points, others, results[0].command),
+        *_search(results, others),
         "## The frontier\n",
-        markdown_table(columns, frontier),
+        markdown_table(COLUMNS.split(","), [_row(point) for name, point in points.items() if "@" in name]),
         "![exact match against tokens per forward](frontier.png)\n",
     ]
     (folder / "README.md").write_text("\n".join(text), encoding="utf-8")
@@ -116,20 +111,25 @@ def without_editing(points: Mapping[str, Point]) -> dict[str, Point]:
     return {name: point for name, point in points.items() if point.seeds[0]["edit_threshold"] is None}
 
 
-def _search(points: Mapping[str, Point], others: Sequence[Result], command: str) -> list[str]:
-    """What other settings of training came to, on the seeds that they were tried with."""
+def _search(results: Sequence[Result], others: Sequence[Result]) -> list[str]:
+    """What other settings of training came to, on the seeds that all were tried with."""
     if not others:
         return []
-    commands, rows = dict.fromkeys(result.command for result in others), []
-    for told in (command, *commands):
-        found = points if told == command else points_of([r for r in others if r.command == told])
-        for name in SEARCHED:
-            if name in found:
-                at, point = found[name], found[name].seeds
-                rows.append([told.partition("editing ")[2], len(point), name, at.told(), at.mean("tpf")])
-                rows[-1] += [f"{at.mean(metric):.1f}" for metric in ("edits_per_100", "edits_fixed", "edits_broken")]
-    columns = ("training", "seeds", "written", "exact match", "TPF", "edits", "fixed", "broken")
-    return ["## Other settings of training\n", markdown_table(columns, rows)]
+    everything = [*results, *others]
+    commands = dict.fromkeys(result.command for result in everything)
+    shared = set.intersection(*({r.seed for r in everything if r.command == command} for command in commands))
+    rows = []
+    for command in commands:
+        found = points_of([r for r in everything if r.command == command and r.seed in shared])
+        for at in (found[name] for name in SEARCHED if name in found):
+            rows.append([command.partition("editing ")[2], at.variant, at.told(), at.mean("tpf"), f"{at.passes:.2f}"])
+            rows[-1] += [f"{at.mean(metric):.1f}" for metric in ("edits_per_100", "edits_fixed", "edits_broken")]
+    return [
+        "## Other settings of training\n",
+        f"Seeds {', '.join(map(str, sorted(shared)))} alone, judged by the questions of the tables above. One seed of "
+        "the 2.0 model differs from another by some points, so small differences here mean little.\n",
+        markdown_table(("training", "written", "exact match", "TPF", "passes", "edits", "fixed", "broken"), rows),
+    ]
 
 
 def cost(points: Mapping[str, Point]) -> str:
@@ -150,29 +150,27 @@ def cost(points: Mapping[str, Point]) -> str:
 def fewer_passes(points: Mapping[str, Point]) -> str:
     """Whether the 2.1 model is as often right as the 2.0 model with at most two thirds of its forward passes."""
     base = points["2.0"]
-    if not base.right:
+    if not base.shares.mean:
         return "The 2.0 model answers no question rightly, so there is nothing to hold the 2.1 model's passes against."
     ours = [point for name, point in points.items() if name.startswith("2.1")]
-    able = [point for point in ours if point.right * base.questions >= base.right * point.questions]
+    able = [point for point in ours if point.shares.mean >= base.shares.mean]
     if not able:
-        best = max(ours, key=lambda point: point.right / point.questions)
+        best = max(ours, key=lambda point: point.shares.mean)
         return (
             f"**Fewer passes: missed.** No way of writing with the 2.1 model is right as often as the 2.0 model at its "
             f"own threshold, {base.told()}; the nearest is {best.variant}, {best.told()}, with "
-            f"{_share(best, base):.0%} of its passes."
+            f"{best.passes / base.passes:.0%} of its passes."
         )
-    best = min(able, key=lambda point: _share(point, base))
-    verdict = "holds" if _share(best, base) <= AIM else "missed"
+    best = min(able, key=lambda point: point.passes)
+    theirs = [p for name, p in points.items() if name.startswith("2.0") and p.shares.mean >= base.shares.mean]
+    quick = min(theirs, key=lambda point: point.passes)
+    verdict = "holds" if best.passes / base.passes <= AIM else "missed"
     return (
         f"**Fewer passes: {verdict}.** Of the ways of writing with the 2.1 model that are right at least as often as "
         f"the 2.0 model at its own threshold ({base.told()}), {best.variant} ({best.told()}) needs the fewest passes: "
-        f"{_share(best, base):.0%} of the 2.0 model's, where two thirds were the aim."
+        f"{best.passes / base.passes:.0%} of the 2.0 model's, where two thirds were the aim. Of the 2.0 model's own "
+        f"ways that are right as often, {quick.variant} needs the fewest, {quick.passes / base.passes:.0%}."
     )
-
-
-def _share(point: Point, base: Point) -> float:
-    """Passes an answer, over those of another way of writing."""
-    return point.forwards / point.questions / (base.forwards / base.questions)
 
 
 def pairs(points: Mapping[str, Point]) -> list[tuple[Point, Point | None, str]]:
@@ -183,7 +181,7 @@ def pairs(points: Mapping[str, Point]) -> list[tuple[Point, Point | None, str]]:
         if not fast:
             found.append((base, None, "never as fast"))
             continue
-        best = max(fast, key=lambda point: point.right / point.questions)
+        best = max(fast, key=lambda point: point.shares.mean)
         (low, high), (below, above) = best.interval, base.interval
         found.append((base, best, "higher" if low > above else "lower" if high < below else "overlapping"))
     return found
@@ -202,7 +200,11 @@ def more_exact(points: Mapping[str, Point]) -> str:
 
 
 def _pair_row(base: Point, best: Point | None, verdict: str) -> list[object]:
-    ours: list[object] = ["", "", ""] if best is None else [best.variant, best.mean("tpf"), best.told()]
+    ours: list[object] = ["", "", "", ""]
+    if best is not None:
+        apart = best.shares.less(base.shares)
+        low, high = (100 * end for end in apart.interval)
+        ours = [best.variant, best.mean("tpf"), best.told(), f"{100 * apart.mean:+.1f} [{low:+.1f}, {high:+.1f}]"]
     return [f"{base.mean('threshold'):g}", base.mean("tpf"), base.told(), *ours, verdict]
 
 
@@ -217,7 +219,7 @@ def _row(point: Point) -> list[object]:
         ", ".join(f"{m['exact_match']:.1%}" for m in point.seeds),
     ]
     shown += [f"{point.mean(f'exact_match_{language}'):.1%}" for language in ("zh", "en")]
-    shown += [point.mean("tpf"), f"{point.forwards / point.questions:.2f}"]
+    shown += [point.mean("tpf"), f"{point.passes:.2f}"]
     return shown + [f"{point.mean(name):.1f}" for name in ("edits_per_100", "edits_fixed", "edits_broken")]
 
 

@@ -143,7 +143,7 @@ def swiglu_linear(gate_up: Tensor, weight: Tensor) -> Tensor:
     if _fused_elsewhere():
         gate, up = gate_up.chunk(2, dim=-1)
         return F.linear(F.silu(gate) * up, weight)
-    result: Tensor = _SwiGLULinear.apply(gate_up, weight.to(gate_up.dtype))  # autocast does not act inside
+    result: Tensor = _SwiGLULinear.apply(gate_up, weight.to(gate_up.dtype))  # no autocast in backward
     return result
 
 

@@ -63,7 +63,7 @@ def head_cross_entropy(features: Tensor, head: Tensor, targets: Tensor, weights:
         nll = head_nll(features, head, targets)
         return (nll * weights).sum(), nll
     if torch.is_autocast_enabled(features.device.type):
-        # inside a custom function autocast does not act: the products below take the types they are given
+        # a backward pass is not under autocast, and this function makes the gradient's products with the loss's
         dtype = torch.get_autocast_dtype(features.device.type)
         features, head = features.to(dtype), head.to(dtype)
     total, nll = _HeadCrossEntropy.apply(features, head, targets, weights)

@@ -107,7 +107,7 @@ class Policy:
             "reward": (batch.rewards.sum(), answers),
             "ratio": (ratio.detach().sum(), answers),
             "clipped": ((ratio != clipped).sum(), answers),
-            "informative": ((batch.advantages != 0).sum(), answers),
+            "informative": ((worth != 0).sum(), answers),
             "answer_length": (batch.scored.sum(), answers),
         }
         if self.kl_weight:

@@ -326,8 +326,13 @@ def test_reinforcement_has_a_row_for_each_skill_track_and_seed(options, monkeypa
     assert all(f"## {skill}\n\n`ebpo` " in text for skill in ("ordering", "reading"))
     assert "lost 30.0 points" in text
     assert (folder / "rewards.png").read_bytes().startswith(b"\x89PNG")
+    assert "## Other settings" not in text
     monkeypatch.setattr(rl, "by_skill", None)  # nothing is measured again
+    with (folder / "results.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(rows[0] | {"command": "nano-llada experiment rl --skills ordering --steps 9"}) + "\n")
     assert rl.run(options) is True
+    other = "| --skills ordering --steps 9 | ebpo | 0 | 50.0% to 90.0% | reversal -30.0 |"
+    assert other in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_questions_are_of_the_training_split_and_not_those_of_the_conversations(tmp_path):

@@ -19,7 +19,7 @@ from nano_llada.decode.config import Autoregressive, Block, Decoding
 from nano_llada.demo import held_out_questions
 from nano_llada.evaluate.answers import answer_examples, exact_match
 from nano_llada.experiments.editing import wsd_stages
-from nano_llada.experiments.grid import Cell, Result, run_grid
+from nano_llada.experiments.grid import Cell, Result, read_results, run_grid
 from nano_llada.experiments.llada2_ablation import ANSWER, ROW, SKILLS, THRESHOLD
 from nano_llada.experiments.options import Rl
 from nano_llada.experiments.rl_report import write_report
@@ -66,7 +66,9 @@ def run(options: Rl) -> bool:
         for variant in VARIANTS
         for seed in options.seeds
     }
-    write_report(results, options.docs / NAME, curves)
+    commands = {result.command for result in results}
+    recorded = read_results(options.docs / NAME / "results.jsonl")
+    write_report(results, options.docs / NAME, curves, [r for r in recorded if r.command not in commands])
     return True
 
 

@@ -11,8 +11,8 @@ from nano_llada.experiments.grid import Metrics, Result, markdown_table
 Curves = Mapping[tuple[str, str, int], Sequence[tuple[float, float]]]  # skill, variant, seed -> (step, reward)
 
 
-def write_report(results: Sequence[Result], folder: Path, curves: Curves) -> None:
-    """README.md with a table and a sentence a skill, and rewards.png."""
+def write_report(results: Sequence[Result], folder: Path, curves: Curves, others: Sequence[Result] = ()) -> None:
+    """README.md with a table and a sentence a skill, and rewards.png; `others` were made with other settings."""
     skills = list(dict.fromkeys(str(result.metrics["skill"]) for result in results))
     rollouts = sorted({int(result.metrics["rollouts"]) for result in results})
     text = [
@@ -23,11 +23,14 @@ def write_report(results: Sequence[Result], folder: Path, curves: Curves) -> Non
         "questions of the training split, drawn with another seed than the conversations of fine-tuning (in so small a "
         "world some coincide). Both tracks draw the same number of answers in a run "
         f"({', '.join(f'{count:,}' for count in rollouts)}), to the same questions in the same order. A reward is 1 "
-        "for an answer that the verifier accepts. Exact match: held-out questions of the skill, the likeliest tokens "
-        "being written, all seeds together, with Wilson's 95 % interval over questions; answers of one seed share a "
-        "model, so the seeds one by one tell more. Worst other skill: the largest loss (or least gain) of exact match "
-        "among the five other skills, in points, of the mean over seeds, and of each seed. Reward: mean of the first "
-        "and of the last steps of the curve, of answers drawn at temperature 1.\n",
+        "for an answer that the verifier accepts. Where the command says `--negative-weight 0`, answers worse than "
+        "their group's mean teach nothing: that is less than EBPO and GRPO are elsewhere.\n",
+        "Exact match: held-out questions of the skill, the likeliest tokens being written, mean over seeds, with "
+        "Wilson's 95 % interval over the questions, which are the same for all seeds; it says nothing about other "
+        "seeds, for which see the seeds one by one. Worst other skill: the largest loss (or least gain) of exact match "
+        "among the five other skills, in points, of the mean over seeds, and of each seed; the least of five noisy "
+        "changes is below 0 even if nothing changed. Reward: mean of the first and of the last steps of the curve, of "
+        "answers drawn at temperature 1.\n",
     ]
     columns = ("variant", "before", "after", "each seed", "worst other skill", "reward first", "reward last")
     for skill in skills:
@@ -37,9 +40,23 @@ def write_report(results: Sequence[Result], folder: Path, curves: Curves) -> Non
             " ".join(verdict(variant, some) for variant, some in found.items()) + "\n",
             markdown_table(columns, [_row(variant, some) for variant, some in found.items()]),
         ]
-    text.append("![rewards](rewards.png)\n")
+    text += [*_others(others), "![rewards](rewards.png)\n"]
     (folder / "README.md").write_text("\n".join(text), encoding="utf-8")
     _plot(curves, skills, folder / "rewards.png")
+
+
+def _others(results: Sequence[Result]) -> list[str]:
+    """Runs with other settings, each by itself."""
+    if not results:
+        return []
+    rows = []
+    for result in results:
+        m, (name, worst) = result.metrics, worst_other([result.metrics])
+        change = f"{m['exact_match_before']:.1%} to {m['exact_match_after']:.1%}"
+        rows.append([result.command.partition(" rl ")[2], result.variant, result.seed, change])
+        rows[-1] += [f"{name} {100 * worst:+.1f}"]
+    columns = ("run", "variant", "seed", "exact match", "worst other skill")
+    return ["## Other settings\n", markdown_table(columns, rows)]
 
 
 def _of(results: Sequence[Result], skill: str, variant: str) -> list[Metrics]:
@@ -47,10 +64,9 @@ def _of(results: Sequence[Result], skill: str, variant: str) -> list[Metrics]:
 
 
 def share(found: Sequence[Metrics], name: str) -> tuple[float, float, float]:
-    """A share of right answers over all seeds, and its interval."""
-    questions = sum(int(m["questions"]) for m in found)
-    right = sum(m[name] * m["questions"] for m in found) / questions
-    return (right, *wilson(right, questions))
+    """A share of right answers over all seeds, and its interval over the questions, which all seeds are asked."""
+    right = sum(m[name] for m in found) / len(found)
+    return (right, *wilson(right, found[0]["questions"]))
 
 
 def verdict(variant: str, found: Sequence[Metrics]) -> str:
@@ -60,6 +76,8 @@ def verdict(variant: str, found: Sequence[Metrics]) -> str:
     told = "improved the skill" if low > above else "made the skill worse" if high < below else "changed nothing clear"
     name, worst = worst_other(found)
     cost = f"is {name}, which lost {-100 * worst:.1f} points" if worst < 0 else "lost nothing"
+    if worst < 0 and share(found, f"after_{name}")[2] >= share(found, f"before_{name}")[1]:
+        cost += " (intervals overlap)"
     return (
         f"`{variant}` {told}: {before:.1%} before, {after:.1%} after, with intervals that "
         f"{'overlap' if told == 'changed nothing clear' else 'do not overlap'}; better with {seeds} of {len(found)} "

@@ -73,6 +73,17 @@ def test_without_editing_nothing_changes(model, make_batch, context):
         assert int(wrong.metrics["edit_loss"][1]) > 0
 
 
+def test_right_tokens_are_learnt_also_where_none_is_wrong(make_batch, context):
+    batch = make_batch([[9, 5], [14]], width=15, scored=0.7)
+    before = Masking().corrupt(batch, context(2))
+    noisy = TokenEditing(keep_weight=0.3).replace(before, context(2))
+    visible = batch.scored & ~before.masked
+    assert bool(visible.any())
+    assert torch.equal(noisy.tokens, before.tokens)
+    assert torch.equal(noisy.learnt, batch.scored)
+    assert torch.equal(noisy.weights, before.weights + 0.3 * visible)
+
+
 def test_wrong_tokens_do_not_depend_on_the_batch(make_batch, context):
     batch = make_batch([[9], [7], [8], [5]])
     whole = TokenEditing(0.5).replace(Masking().corrupt(batch, context(4)), context(4))

@@ -47,8 +47,8 @@ class TokenEditing:
         """Put random wrong tokens among the visible ones; a function of (seed, step, row) as all noise is."""
         from nano_llada.core.random import row_uniforms
 
-        if not self.replace_rate:
-            return noisy
+        if not self.replace_rate:  # the visible tokens may still be learnt
+            return self.weigh(noisy, noisy.tokens, noisy.masked, noisy.wrong) if self.keep_weight else noisy
         device, rows, width = noisy.tokens.device, noisy.batch.rows, noisy.tokens.shape[1]
         chosen, drawn = (
             row_uniforms(rows, width, ctx.seed, name, ctx.step).to(device) for name in ("replace", "wrong token")

@@ -184,6 +184,9 @@ class Rl:
     """Skills to reinforce, one in each run."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the models and of the runs."""
+    sft_steps: int | None = None
+    """Steps of fine-tuning behind the models that are reinforced, which are then made for it; fewer leave more to
+    learn. Default: the ablation's own models."""
     steps: int = 120
     """Optimizer steps of each run."""
     questions: int = 16

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,9 @@ def run(options: Rl) -> bool:
 
 def command(options: Rl, skill: str) -> str:
     """What makes the runs of one skill."""
+    shorter = "" if options.sft_steps is None else f"--sft-steps {options.sft_steps} "
     return (
-        f"nano-llada experiment {NAME} --skills {skill} --steps {options.steps} --questions {options.questions} "
+        f"nano-llada experiment {NAME} --skills {skill} {shorter}--steps {options.steps} --questions {options.questions} "
         f"--group-size {options.group_size} --learning-rate {options.learning_rate:g} "
         f"--negative-weight {options.negative_weight:g} --draws {options.draws} --items {options.items}"
     )
@@ -102,6 +104,20 @@ def write_questions(folder: Path, skill: str) -> Path:
                 file.write(json.dumps(example.to_row(), ensure_ascii=False) + "\n")
         hidden.replace(path)
     return path
+
+
+def starts(options: Rl, seed: int) -> dict[str, list[RunConfig]]:
+    """The runs that end in the model of each track that is reinforced."""
+    plan = wsd_stages(options.models, seed, options.threads)
+    plans = {"ebpo": plan, "grpo": plan[:2]}  # the second ends with the fine-tuned AR model
+    if options.sft_steps is None:
+        return plans
+    folder = options.runs / f"seed-{seed}"
+    shorter = {}
+    for variant, (*before, last) in plans.items():
+        train = replace(last.train, steps=options.sft_steps)
+        shorter[variant] = [*before, replace(last, name=f"{variant}-sft", runs=folder, train=train)]
+    return shorter
 
 
 def _stage(options: Rl, variant: str, skill: str, seed: int, start: Path) -> RunConfig:
@@ -141,8 +157,7 @@ def _stage(options: Rl, variant: str, skill: str, seed: int, start: Path) -> Run
 
 
 def _measure(options: Rl, variant: str, skill: str, seed: int) -> Mapping[str, Any] | None:
-    plan = wsd_stages(options.models, seed, options.threads)
-    plan = plan if variant == "ebpo" else plan[:2]  # which ends with the fine-tuned AR model
+    plan = starts(options, seed)[variant]
     if not complete(plan):
         return None
     start = plan[-1].folder

@@ -77,7 +77,8 @@ def command(options: Rl, skill: str) -> str:
     """What makes the runs of one skill."""
     shorter = "" if options.sft_steps is None else f"--sft-steps {options.sft_steps} "
     return (
-        f"nano-llada experiment {NAME} --skills {skill} {shorter}--steps {options.steps} --questions {options.questions} "
+        f"nano-llada experiment {NAME} --skills {skill} {shorter}--steps {options.steps} "
+        f"--questions {options.questions} "
         f"--group-size {options.group_size} --learning-rate {options.learning_rate:g} "
         f"--negative-weight {options.negative_weight:g} --draws {options.draws} --items {options.items}"
     )

@@ -335,6 +335,21 @@ def test_reinforcement_has_a_row_for_each_skill_track_and_seed(options, monkeypa
     assert other in (folder / "README.md").read_text(encoding="utf-8")
 
 
+def test_skills_can_be_reinforced_in_one_run(options, monkeypatch):
+    monkeypatch.setattr(rl, "QUESTIONS", 60)
+    monkeypatch.setattr(rl, "by_skill", lambda checkpoint, items: dict.fromkeys(SKILLS, 0.5))
+    some = replace(options, skills=("copy", "format"), together=True, sft_steps=1, runs=options.runs / "together")
+    assert rl.run(some) is True
+    rows = read_lines(options.docs / "rl" / "results.jsonl")
+    assert [row["metrics"]["skill"] for row in rows] == ["copy", "copy", "format", "format"]
+    assert "--skills format --together copy format --sft-steps 1 --steps 2" in rows[2]["command"]
+    runs = sorted(path.name for path in (some.runs / "seed-0").iterdir())
+    assert runs == ["ebpo-copy-format", "ebpo-sft", "grpo-copy-format", "grpo-sft"]
+    config = json.loads((some.runs / "seed-0" / "ebpo-copy-format" / "config.json").read_text(encoding="utf-8"))
+    assert Path(config["init_from"]) == some.runs / "seed-0" / "ebpo-sft"
+    assert {row["skill"] for row in read_lines(Path(config["data"]["data"][0]))} == {"copy", "format"}
+
+
 def test_questions_are_of_the_training_split_and_not_those_of_the_conversations(tmp_path):
     path = rl.write_questions(tmp_path, "ordering")
     rows = read_lines(path)

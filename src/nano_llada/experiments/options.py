@@ -182,6 +182,8 @@ class Rl:
     """Folder that results are recorded in."""
     skills: tuple[str, ...] = ("ordering", "reading")
     """Skills to reinforce, one in each run."""
+    together: bool = False
+    """Reinforce all these skills in one run, whose questions are drawn from all of them."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the models and of the runs."""
     sft_steps: int | None = None

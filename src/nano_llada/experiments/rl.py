@@ -76,16 +76,22 @@ def run(options: Rl) -> bool:
 def command(options: Rl, skill: str) -> str:
     """What makes the runs of one skill."""
     shorter = "" if options.sft_steps is None else f"--sft-steps {options.sft_steps} "
+    together = f"--together {' '.join(options.skills)} " if options.together else ""
     return (
-        f"nano-llada experiment {NAME} --skills {skill} {shorter}--steps {options.steps} "
+        f"nano-llada experiment {NAME} --skills {skill} {together}{shorter}--steps {options.steps} "
         f"--questions {options.questions} "
         f"--group-size {options.group_size} --learning-rate {options.learning_rate:g} "
         f"--negative-weight {options.negative_weight:g} --draws {options.draws} --items {options.items}"
     )
 
 
+def _asked(options: Rl, skill: str) -> tuple[str, ...]:
+    """The skills that the run for a skill asks about."""
+    return tuple(options.skills) if options.together else (skill,)
+
+
 def _folder(options: Rl, variant: str, skill: str, seed: int) -> Path:
-    return options.runs / f"seed-{seed}" / f"{variant}-{skill}"
+    return options.runs / f"seed-{seed}" / f"{variant}-{'-'.join(_asked(options, skill))}"
 
 
 def _curve(options: Rl, variant: str, skill: str, seed: int) -> list[tuple[float, float]]:
@@ -94,14 +100,14 @@ def _curve(options: Rl, variant: str, skill: str, seed: int) -> list[tuple[float
     return [(line["step"], line["reward"]) for line in metrics if "reward" in line]
 
 
-def write_questions(folder: Path, skill: str) -> Path:
+def write_questions(folder: Path, *skills: str) -> Path:
     """Questions of the training split with their verifiers, drawn with another seed than the conversations."""
-    path = folder / f"{skill}-train.jsonl"
+    path = folder / f"{'-'.join(skills)}-train.jsonl"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         hidden = path.with_name(f".{path.name}.writing")  # a file that is there is complete
         with hidden.open("w", encoding="utf-8") as file:
-            for example in chats((skill,), "train", QUESTIONS, QUESTION_SEED):
+            for example in chats(skills, "train", QUESTIONS, QUESTION_SEED):
                 file.write(json.dumps(example.to_row(), ensure_ascii=False) + "\n")
         hidden.replace(path)
     return path
@@ -135,7 +141,7 @@ def _stage(options: Rl, variant: str, skill: str, seed: int, start: Path) -> Run
             negative_weight=options.negative_weight,
         ),
         data=DataConfig(
-            data=(write_questions(options.runs / "questions", skill).as_posix(),),
+            data=(write_questions(options.runs / "questions", *_asked(options, skill)).as_posix(),),
             format="prompts",
             packing=False,
             sequence_length=ROW,
@@ -165,7 +171,7 @@ def _measure(options: Rl, variant: str, skill: str, seed: int) -> Mapping[str, A
     stage = _stage(options, variant, skill, seed, start)
     if not complete([stage]):
         return None
-    before, after = _before(start, options.items), by_skill(load_checkpoint(stage.folder), options.items)
+    before, after = (_by_skill(folder, options.items) for folder in (start, stage.folder))
     rewards = [reward for _, reward in _curve(options, variant, skill, seed)]
     return {
         "skill": skill,
@@ -181,9 +187,9 @@ def _measure(options: Rl, variant: str, skill: str, seed: int) -> Mapping[str, A
     }
 
 
-@functools.cache  # the runs of all skills start from the same model
-def _before(start: Path, items: int) -> dict[str, float]:
-    return by_skill(load_checkpoint(start), items)
+@functools.cache  # the runs of all skills start from the same model, and may be one
+def _by_skill(run: Path, items: int) -> dict[str, float]:
+    return by_skill(load_checkpoint(run), items)
 
 
 def by_skill(checkpoint: Checkpoint, items: int) -> dict[str, float]:

@@ -20,7 +20,8 @@ def write_report(results: Sequence[Result], folder: Path, curves: Curves, others
         "\n\n".join(f"`{line}`" for line in dict.fromkeys(result.command for result in results)) + "\n",
         "`ebpo` reinforces the ablation's block-diffusion model, `grpo` its fine-tuned AR model; the diffusion model "
         "was trained on from the AR model, so there is more training in it. Each run reinforces one skill (with "
-        "`--together` all that are named there), on questions of the training split, drawn with another seed than the conversations of fine-tuning (in so small a "
+        "`--together` all that are named there), on questions of the training split, drawn with another seed than the "
+        "conversations of fine-tuning (in so small a "
         "world some coincide). Both tracks draw the same number of answers in a run "
         f"({', '.join(f'{count:,}' for count in rollouts)}), to the same questions in the same order. A reward is 1 "
         "for an answer that the verifier accepts. Where the command says `--negative-weight 0`, answers worse than "

@@ -219,6 +219,12 @@ def test_who_is_best_is_said_with_interval_and_p(tmp_path):
     assert "not corrected" in markdown
 
 
+def test_nobody_is_best_where_all_have_the_same(tmp_path):
+    _, markdown, _ = report([*answers("A", "0000"), *answers("B", "0000")], tmp_path)
+    assert "Writing answers: all have exact_match 0.0% [0.0%, 49.0%]." in markdown
+    assert "is best" not in markdown
+
+
 def test_lower_is_better_where_it_is(tmp_path):
     records = [*texts("A", [20.0] * 12), *texts("B", [10.0] * 12)]
     _, markdown, _ = report(records, tmp_path)

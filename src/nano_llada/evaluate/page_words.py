@@ -85,8 +85,11 @@ def summary(results: Results) -> Iterator[str]:
             continue
         first, *others = ranked
         title = SUITES[suite][0] if suite in SUITES else suite
-        found = f"{amount(first.value, metric)} {interval(first.low, first.high, metric)}".strip()
-        lead = f"{title}: {name_of(_way(first))} {'is best with' if others else 'has'} {metric.name} {found}"
+        found = f"{metric.name} {amount(first.value, metric)} {interval(first.low, first.high, metric)}".strip()
+        if others and all(figure.value == first.value for figure in others):
+            yield f"{title}: all have {found}."
+            continue
+        lead = f"{title}: {name_of(_way(first))} {'is best with' if others else 'has'} {found}"
         if first.language != BOTH and len(results.languages(suite)) > 1:
             lead += f" in {first.language}"
         yield lead + (_told(results, metric, first) if others else f" over {first.items} examples") + "."

@@ -60,8 +60,8 @@ class Evaluation:
     """Small-world questions a skill and language."""
     skills: tuple[str, ...] = ("reading", "copy", "reversal", "translation", "format", "ordering")
     """Skills to ask about."""
-    limit: int = 100
-    """Real examples of each file."""
+    limit: int = 40
+    """Real examples of each file; with 40 a diffusion model of 8M parameters takes some twenty minutes on one core."""
     draws: int = 8
     """Monte-Carlo draws of the diffusion bound on texts; on choices four times as many."""
     threads: int | None = None

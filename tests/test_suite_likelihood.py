@@ -21,9 +21,10 @@ from nano_llada.evaluate.figures import figures
 from nano_llada.evaluate.items import Passage, read_passages
 from nano_llada.evaluate.likelihood import passage_likelihoods, passage_numbers, text_likelihood
 from nano_llada.evaluate.record import Record, read_records, write_records
+from nano_llada.evaluate.statistics import bootstrap
 from nano_llada.evaluate.suite import Subject
 from nano_llada.evaluate.suites import metrics_of
-from nano_llada.evaluate.suites.likelihood import Likelihood
+from nano_llada.evaluate.suites.likelihood import Likelihood, MonteCarloError
 from nano_llada.objectives.likelihood import bound_nll, exact_nll
 from tiny import read_lines, write_rows
 
@@ -260,3 +261,13 @@ def test_malformed_passages_are_told_with_file_and_line(tmp_path, line, reason):
     path.write_text('{"text": "red"}\n' + line + "\n", encoding="utf-8")
     with pytest.raises(UserError, match=f"texts.jsonl:2: .*{reason}"):
         read_passages([str(path)])
+
+
+def test_the_error_of_drawing_lies_within_its_own_interval():
+    rng = np.random.default_rng(0)
+    columns = {"squared": rng.uniform(0.5, 1.5, 60), "bytes": rng.uniform(50, 150, 60)}
+    metric = MonteCarloError("error", "squared", "bytes")
+    low, high = bootstrap(lambda weights: metric.of(columns, weights), [np.arange(60)])
+    value = metric.of(columns, np.ones(60))
+    assert low < value < high
+    assert value == pytest.approx(columns["squared"].sum() ** 0.5 / columns["bytes"].sum())

@@ -34,8 +34,8 @@ class MonteCarloError:
         return (self.variance, self.bottom)
 
     def of(self, columns: Mapping[str, Array], weights: Array) -> Array:
-        """See `Metric.of`."""
-        return divided(np.sqrt(weights**2 @ columns[self.variance]), weights @ columns[self.bottom])
+        """See `Metric.of`. A text that is drawn twice stands for two such texts, whose noise would differ."""
+        return divided(np.sqrt(weights @ columns[self.variance]), weights @ columns[self.bottom])
 
 
 @dataclass(frozen=True)

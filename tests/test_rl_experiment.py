@@ -71,7 +71,7 @@ def test_reinforcement_has_a_row_for_each_skill_track_and_seed(options, monkeypa
     with (folder / "results.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(rows[0] | {"command": "nano-llada experiment rl --skills ordering --steps 9"}) + "\n")
     assert rl.run(options) is True
-    other = "| --skills ordering --steps 9 | ebpo | 0 | 50.0% to 90.0% | reversal -30.0 |"
+    other = "| --skills ordering --steps 9 | ebpo | 50.0% [9.5%, 90.5%] | 90.0% ["
     assert other in (folder / "README.md").read_text(encoding="utf-8")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from nano_llada.evaluate.statistics import wilson
 from nano_llada.experiments.grid import Metrics, Result, markdown_table
 
+COLUMNS = ("variant", "before", "after", "each seed", "worst other skill", "reward first", "reward last")
 Curves = Mapping[tuple[str, str, int], Sequence[tuple[float, float]]]  # skill, variant, seed -> (step, reward)
 
 
@@ -33,13 +34,12 @@ def write_report(results: Sequence[Result], folder: Path, curves: Curves, others
         "changes is below 0 even if nothing changed. Reward: mean of the first and of the last steps of the curve, of "
         "answers drawn at temperature 1.\n",
     ]
-    columns = ("variant", "before", "after", "each seed", "worst other skill", "reward first", "reward last")
     for skill in skills:
         found = {variant: _of(results, skill, variant) for variant in ("ebpo", "grpo")}
         text += [
             f"## {skill}\n",
             " ".join(verdict(variant, some) for variant, some in found.items()) + "\n",
-            markdown_table(columns, [_row(variant, some) for variant, some in found.items()]),
+            markdown_table(COLUMNS, [_row(variant, some) for variant, some in found.items()]),
         ]
     text += [*_others(others), "![rewards](rewards.png)\n"]
     (folder / "README.md").write_text("\n".join(text), encoding="utf-8")
@@ -47,17 +47,14 @@ def write_report(results: Sequence[Result], folder: Path, curves: Curves, others
 
 
 def _others(results: Sequence[Result]) -> list[str]:
-    """Runs with other settings, each by itself."""
+    """Runs with other settings."""
     if not results:
         return []
     rows = []
-    for result in results:
-        m, (name, worst) = result.metrics, worst_other([result.metrics])
-        change = f"{m['exact_match_before']:.1%} to {m['exact_match_after']:.1%}"
-        rows.append([result.command.partition(" rl ")[2], result.variant, result.seed, change])
-        rows[-1] += [f"{name} {100 * worst:+.1f}"]
-    columns = ("run", "variant", "seed", "exact match", "worst other skill")
-    return ["## Other settings\n", markdown_table(columns, rows)]
+    for command, variant in dict.fromkeys((result.command, result.variant) for result in results):
+        found = [r.metrics for r in results if (r.command, r.variant) == (command, variant)]
+        rows.append([command.partition(" rl ")[2], *_row(variant, found)])
+    return ["## Other settings\n", markdown_table(("run", *COLUMNS), rows)]
 
 
 def _of(results: Sequence[Result], skill: str, variant: str) -> list[Metrics]:

@@ -244,8 +244,8 @@ def test_the_benchmark_of_training_counts_the_positions_of_every_objective(bench
     assert rows.keys() == training.OBJECTIVES.keys()
     tokens = 2 * 96
     positions = {name: row["positions"] // tokens for name, row in rows.items()}
-    streams = {"bdlm-4": 2, "bdlm-32": 2, "bdlm-32-complementary": 4, "bdlm-32-cap": 2}
-    assert positions == {"ar": 1, "mdlm": 1} | streams
+    streams = dict.fromkeys(training.OBJECTIVES, 2) | {"ar": 1, "mdlm": 1, "bdlm-32-complementary": 4}
+    assert positions == streams
     for name, row in rows.items():
         assert row["tokens"] == tokens
         assert row["seconds_per_step"] > 0

@@ -57,6 +57,7 @@ def test_reinforcement_has_a_row_for_each_skill_track_and_seed(options, monkeypa
         rewards = [line["reward"] for line in read_lines(run / "metrics.jsonl")]
         assert len(rewards) == 2
         assert (m["reward_first"], m["reward_last"]) == (rewards[0], rewards[1])
+        assert (m["rewards"], m["asked"]) == ([[1, rewards[0]], [2, rewards[1]]], m["skill"])
         config = json.loads((run / "config.json").read_text(encoding="utf-8"))
         start = {"ebpo": editing.wsd_stages(options.models, 0, 1)[3].name, "grpo": "ar-sft"}[row["variant"]]
         assert Path(config["init_from"]) == options.models / "seed-0" / start

@@ -61,15 +61,9 @@ def run(options: Rl) -> bool:
         if found is None:
             return False
         results += found
-    curves = {
-        (skill, variant, seed): _curve(options, variant, skill, seed)
-        for skill in options.skills
-        for variant in VARIANTS
-        for seed in options.seeds
-    }
     commands = {result.command for result in results}
     recorded = read_results(options.docs / NAME / "results.jsonl")
-    write_report(results, options.docs / NAME, curves, [r for r in recorded if r.command not in commands])
+    write_report(results, options.docs / NAME, [r for r in recorded if r.command not in commands])
     return True
 
 
@@ -172,14 +166,16 @@ def _measure(options: Rl, variant: str, skill: str, seed: int) -> Mapping[str, A
     if not complete([stage]):
         return None
     before, after = (_by_skill(folder, options.items) for folder in (start, stage.folder))
-    rewards = [reward for _, reward in _curve(options, variant, skill, seed)]
+    rewards = _curve(options, variant, skill, seed)
     return {
         "skill": skill,
+        "asked": ", ".join(_asked(options, skill)),
         "exact_match_before": before[skill],
         "exact_match_after": after[skill],
         "worst_other_skill_change": min(after[other] - before[other] for other in SKILLS if other != skill),
-        "reward_first": rewards[0],
-        "reward_last": rewards[-1],
+        "reward_first": rewards[0][1],
+        "reward_last": rewards[-1][1],
+        "rewards": rewards,
         "rollouts": options.steps * stage.train.batch_size,
         "questions": 2 * options.items,
         **{f"before_{other}": share for other, share in before.items()},

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from nano_llada.evaluate.statistics import wilson
 from nano_llada.experiments.grid import Metrics, Result, markdown_table
 
 COLUMNS = ("variant", "before", "after", "each seed", "worst other skill", "reward first", "reward last")
-Curves = Mapping[tuple[str, str, int], Sequence[tuple[float, float]]]  # skill, variant, seed -> (step, reward)
 
 
-def write_report(results: Sequence[Result], folder: Path, curves: Curves, others: Sequence[Result] = ()) -> None:
+def write_report(results: Sequence[Result], folder: Path, others: Sequence[Result] = ()) -> None:
     """README.md with a table and a sentence a skill, and rewards.png; `others` were made with other settings."""
     skills = list(dict.fromkeys(str(result.metrics["skill"]) for result in results))
     rollouts = sorted({int(result.metrics["rollouts"]) for result in results})
@@ -43,7 +42,7 @@ def write_report(results: Sequence[Result], folder: Path, curves: Curves, others
         ]
     text += [*_others(others), "![rewards](rewards.png)\n"]
     (folder / "README.md").write_text("\n".join(text), encoding="utf-8")
-    _plot(curves, skills, folder / "rewards.png")
+    _plot([*results, *others], folder / "rewards.png")
 
 
 def _others(results: Sequence[Result]) -> list[str]:
@@ -100,17 +99,21 @@ def _row(variant: str, found: Sequence[Metrics]) -> list[object]:
     return [variant, *told, each, worst, *rewards]
 
 
-def _plot(curves: Curves, skills: Sequence[str], path: Path) -> None:
+def _plot(results: Sequence[Result], path: Path) -> None:
+    """A panel for each set of skills and number of answers, a line for each run."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5 * len(skills), 4), layout="constrained")
-    panels = figure.subplots(1, len(skills), squeeze=False)[0]
-    for axes, skill in zip(panels, skills, strict=True):
-        mine = [(variant, points) for (of, variant, _), points in curves.items() if of == skill]
-        colours = {variant: f"C{i}" for i, variant in enumerate(dict.fromkeys(variant for variant, _ in mine))}
-        for variant, points in mine:
+    runs: dict[str, dict[tuple[str, int], Sequence[Sequence[float]]]] = {}
+    runs |= {f"{r.metrics['asked']}\n{r.metrics['rollouts']:,} answers": {} for r in results}
+    for r in results:  # a run that reinforces several skills has a line for each of them in the results
+        runs[f"{r.metrics['asked']}\n{r.metrics['rollouts']:,} answers"][r.variant, r.seed] = r.metrics["rewards"]
+    figure = Figure(figsize=(5 * len(runs), 4), layout="constrained")
+    panels = figure.subplots(1, len(runs), squeeze=False)[0]
+    for axes, (title, found) in zip(panels, runs.items(), strict=True):
+        colours = {variant: f"C{i}" for i, variant in enumerate(dict.fromkeys(variant for variant, _ in found))}
+        for (variant, _), points in found.items():
             axes.plot(*zip(*points, strict=True), marker=".", color=colours[variant], linewidth=1, label=variant)
-        axes.set(xlabel="optimizer step", ylabel="mean reward", ylim=(0, 1), title=skill)
+        axes.set(xlabel="optimizer step", ylabel="mean reward", ylim=(0, 1), title=title)
         axes.grid(alpha=0.3)
         handles, labels = axes.get_legend_handles_labels()
         shown = dict(zip(labels, handles, strict=True))  # one entry for all seeds

@@ -104,9 +104,9 @@ def _plot(results: Sequence[Result], path: Path) -> None:
     from matplotlib.figure import Figure
 
     runs: dict[str, dict[tuple[str, int], Sequence[Sequence[float]]]] = {}
-    runs |= {f"{r.metrics['asked']}\n{r.metrics['rollouts']:,} answers": {} for r in results}
     for r in results:  # a run that reinforces several skills has a line for each of them in the results
-        runs[f"{r.metrics['asked']}\n{r.metrics['rollouts']:,} answers"][r.variant, r.seed] = r.metrics["rewards"]
+        title = f"{r.metrics['asked']}\n{r.metrics['rollouts']:,} answers"
+        runs.setdefault(title, {})[r.variant, r.seed] = r.metrics["rewards"]
     figure = Figure(figsize=(5 * len(runs), 4), layout="constrained")
     panels = figure.subplots(1, len(runs), squeeze=False)[0]
     for axes, (title, found) in zip(panels, runs.items(), strict=True):

@@ -84,20 +84,21 @@ def evaluate(
         if suite.writes or not _asked_before(subject, subjects[:number])
     ]
     found: list[Record] = []
+    protocols = {suite.name: protocol_of(suite) for suite in suites}  # once: a judge's weights are read for it
     for number, (suite, subject) in enumerate(jobs):
         path = folder / PARTS / f"{number:03d}.jsonl"
         if not path.is_file():
-            write_records(path, measured(suite, subject))
+            write_records(path, measured(suite, subject, protocols[suite.name]))
         found += read_records(path)
     write_records(folder / RECORDS, found)
     shutil.rmtree(folder / PARTS, ignore_errors=True)
     return found
 
 
-def measured(suite: Suite, subject: Subject) -> Iterator[Record]:
-    """One suite's records of one subject, with their protocol; told to the terminal when it begins and ends."""
+def measured(suite: Suite, subject: Subject, protocol: str) -> Iterator[Record]:
+    """One suite's records of one subject, with the suite's protocol; told to the terminal when it begins and ends."""
     name = f"{suite.name}: {subject.name}{f', {subject.decoder}' if suite.writes and subject.decoder else ''}"
-    begin, protocol = time.perf_counter(), protocol_of(suite)
+    begin = time.perf_counter()
     print(f"{name} ...", flush=True)
     for record in suite.run(subject):
         yield replace(record, protocol=protocol)

@@ -8,7 +8,7 @@ from pathlib import Path
 from nano_llada.core.errors import UserError
 from nano_llada.evaluate.items import Passage
 from nano_llada.evaluate.judge import Question
-from nano_llada.evaluate.measure import PLAN, measured
+from nano_llada.evaluate.measure import PLAN, measured, protocol_of
 from nano_llada.evaluate.record import RECORDS, Record, write_records
 from nano_llada.evaluate.suite import Subject, Suite, language_of
 from nano_llada.evaluate.suites.generation import Generation, encode_question
@@ -45,7 +45,8 @@ def side_by_side(
     longest = max(subject.checkpoint.model.config.max_length for subject in subjects)
     timing = Speed(chosen(fitting, timed), batch_sizes=(1,), repeats=1, prompt_tokens=longest)
     suites: tuple[Suite, ...] = (Generation(questions), timing)
-    records = [record for suite in suites for subject in subjects for record in measured(suite, subject)]
+    protocols = {suite.name: protocol_of(suite) for suite in suites}
+    records = [r for suite in suites for subject in subjects for r in measured(suite, subject, protocols[suite.name])]
     write_records(folder / RECORDS, records)
     return records
 

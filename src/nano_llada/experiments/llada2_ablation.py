@@ -17,7 +17,7 @@ from nano_llada.data.world.files import write_world
 from nano_llada.decode.config import Autoregressive, Block, Decoding, Diffusion
 from nano_llada.diffusion.corruption import Masking
 from nano_llada.evaluate.likelihood import text_likelihood
-from nano_llada.evaluate.measure import measured
+from nano_llada.evaluate.measure import measured, protocol_of
 from nano_llada.evaluate.record import Record, read_records, write_records
 from nano_llada.evaluate.suite import Subject
 from nano_llada.evaluate.suites.generation import Generation, world_questions
@@ -212,7 +212,7 @@ def asked(checkpoint: Checkpoint, items: int, name: str, run: int) -> list[Recor
     elif size:
         decoding = Block(max_new_tokens=ANSWER, threshold=THRESHOLD, block_size=size)
     suite = Generation(world_questions(SKILLS, items), batch_size=64)
-    return list(measured(suite, Subject(name, checkpoint, decoding, "", run)))
+    return list(measured(suite, Subject(name, checkpoint, decoding, "", run), protocol_of(suite)))
 
 
 def summed(records: Sequence[Record]) -> dict[str, Any]:

@@ -53,12 +53,12 @@ def options(root, tmp_path, monkeypatch) -> BlockSpeed:
     monkeypatch.setattr(block_speed, "THRESHOLDS", (0.0, 0.9))
     monkeypatch.setattr(block_speed, "BATCH_SIZES", (1, 5))
     folders = {"models": root / "models", "runs": root / "runs", "docs": tmp_path / "docs"}
-    return BlockSpeed(**folders, steps=2, items=1, repeats=2, threads=1)
+    return BlockSpeed(**folders, steps=2, ar_steps=2, items=1, repeats=2, threads=1)
 
 
 def test_from_the_ablations_models_to_a_readme(options, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(RunObserver, "wants_stop", lambda observer: observer.config.name == "block-8")
+        patch.setattr(RunObserver, "wants_stop", lambda observer: observer.config.name == "blocks")
         assert block_speed.run(options) is False
     assert block_speed.run(replace(options, train_only=True)) is True
     assert not options.docs.exists()
@@ -75,7 +75,7 @@ def test_from_the_ablations_models_to_a_readme(options, monkeypatch):
         assert (row["experiment"], row["seed"]) == ("block-speed", 0)
         assert 0 < found["ratio_low"] <= ratio(found) <= found["ratio_high"]
         assert found["tpf"] <= found["block_size"]
-        assert "--steps 2 --items 1 --repeats 2 --threads 1" in row["command"]
+        assert "--steps 2 --ar-steps 2 --items 1 --repeats 2 --threads 1" in row["command"]
     assert all(m["tpf"] > 1 for m in metrics if m["threshold"] == 0.0)  # a block a pass
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert "the same 12 held-out questions" in text
@@ -91,16 +91,17 @@ def test_from_the_ablations_models_to_a_readme(options, monkeypatch):
     assert (folder / "README.md").read_text(encoding="utf-8") == text
 
 
-def test_both_models_get_as_many_steps_more_and_smaller_blocks_follow(options):
-    autoregressive, in_blocks = block_speed.stages(replace(options, steps=6))
+def test_each_track_gets_its_own_steps_and_every_size_its_turn(options):
+    autoregressive, in_blocks = block_speed.stages(replace(options, steps=12, ar_steps=5))
     assert [stage.name for stage in autoregressive] == ["ar", "ar-sft", "ar"]
     assert autoregressive[:2] == in_blocks[:2]
-    ar, (*_, tuned, first, last) = autoregressive[-1], in_blocks
-    assert (ar.init_from, first.init_from, last.init_from) == (autoregressive[1].folder, tuned.folder, first.folder)
-    assert [stage.train.steps for stage in (ar, first, last)] == [6, 6, 1]
-    assert [stage.block_size for stage in (tuned, first, last)] == [32, 32, 4]
-    assert replace(first.objective, blocks=last.objective.blocks) == last.objective
-    assert len({stage.folder for stage in (*autoregressive, *in_blocks)}) == 7
+    ar, (*_, tuned, first, large, small) = autoregressive[-1], in_blocks
+    starts = [stage.init_from for stage in (ar, first, large, small)]
+    assert starts == [autoregressive[1].folder, tuned.folder, first.folder, first.folder]
+    assert [stage.train.steps for stage in (ar, first, large, small)] == [5, 12, 2, 2]
+    assert [stage.block_size for stage in (tuned, first, large, small)] == [32, 32, 8, 4]
+    assert replace(first.objective, blocks=small.objective.blocks) == small.objective
+    assert len({stage.folder for stage in (*autoregressive, *in_blocks)}) == 8
 
 
 def test_options_that_cannot_be(options, monkeypatch):

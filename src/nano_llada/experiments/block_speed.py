@@ -35,7 +35,7 @@ from nano_llada.sampling import make_sampler
 NAME = "block-speed"
 THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 BATCH_SIZES = (1, 16)
-SIZES = (32, 16, 8, 4)  # of blocks, each taught after the one before
+SIZES = (32, 16, 8, 4)  # of blocks
 SEED = 0  # of the models
 
 
@@ -104,32 +104,31 @@ def run(options: BlockSpeed) -> bool:
         measure = functools.partial(_measure, exam, ar, blocks[size], decoding, batch, options.repeats)
         cells.append(Cell(f"block-{size}-threshold-{threshold:g}-batch-{batch}", SEED, measure))
     command = (
-        f"nano-llada experiment {NAME} --steps {options.steps} --items {options.items} --repeats {options.repeats} "
-        f"--threads {torch.get_num_threads()}"
+        f"nano-llada experiment {NAME} --steps {options.steps} --ar-steps {options.ar_steps} "
+        f"--items {options.items} --repeats {options.repeats} --threads {torch.get_num_threads()}"
     )
     results = run_grid(NAME, cells, options.docs / NAME, command)
     if results is None:
         return False
-    write_report(results, options.docs / NAME, questions=len(exam.questions), steps=options.steps)
+    write_report(results, options.docs / NAME, len(exam.questions), options)
     return True
 
 
 def stages(options: BlockSpeed) -> tuple[list[RunConfig], list[RunConfig]]:
     """The runs that end in the AR model, and those that end in the block models.
 
-    Both go on from the ablation's fine-tuned models of the first seed for as many steps more, since only models that
-    answer equally well can be compared; the block model of 32 is then taught each smaller size for a sixth of that.
+    Both go on from the ablation's fine-tuned models of the first seed, each for as long as it takes to answer equally
+    well, since only such models can be compared; what blocks of 32 have taught is then taught in each size.
     """
     base = llada2_ablation.stages(Llada2Ablation(runs=options.models), llada2_ablation.VARIANTS[0], SEED)
-    ar = _longer(options, base[1], "ar", options.steps)
-    largest, *smaller = SIZES
-    first = _longer(options, base[3], f"block-{largest}", options.steps)
-    more = []
-    for size in smaller:
+    ar = _longer(options, base[1], "ar", options.ar_steps)
+    first = _longer(options, base[3], "blocks", options.steps)
+    sizes = []
+    for size in SIZES:
         objective = replace(cast(Denoising, first.objective), blocks=BlockSizeSchedule(size))
         last = _longer(options, first, f"block-{size}", max(1, options.steps // 6))
-        more.append(replace(last, objective=objective))
-    return [*base[:2], ar], [*base, first, *more]
+        sizes.append(replace(last, objective=objective))
+    return [*base[:2], ar], [*base, first, *sizes]
 
 
 def _longer(options: BlockSpeed, start: RunConfig, name: str, steps: int) -> RunConfig:

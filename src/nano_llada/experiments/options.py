@@ -118,7 +118,7 @@ class Dpo:
 
 @dataclass(frozen=True)
 class BlockSpeed:
-    """Options of the experiment; training takes about half an hour on one core, timing a quarter on two."""
+    """Options of the experiment; training takes about an hour on one core, timing a quarter on two."""
 
     models: Path = Path("runs/llada2-ablation")
     """Folder of the ablation's runs, whose models of the first seed are trained on; they are made if not there."""
@@ -126,8 +126,10 @@ class BlockSpeed:
     """Folder for the runs of the models that are timed."""
     docs: Path = Path("docs/experiments")
     """Folder that results are recorded in."""
-    steps: int = 1800
-    """Steps of fine-tuning that the AR model and the model with blocks of 32 get besides the ablation's."""
+    steps: int = 2400
+    """Steps of fine-tuning in blocks of 32 besides the ablation's; each size is then taught for a sixth of that."""
+    ar_steps: int = 600
+    """Steps of fine-tuning that the AR model gets besides the ablation's: as many as make it answer equally well."""
     train_only: bool = False
     """Train the models and stop, so that timing can wait for a quiet machine."""
     items: int = 20

@@ -16,14 +16,15 @@ def write_report(results: Sequence[Result], folder: Path, questions: int, option
     text = [
         "# Cached block decoding against cached AR decoding\n",
         f"`{results[0].command}`, on {results[0].hardware}\n",
-        f"The ablation's fine-tuned AR model (seed 0), fine-tuned for {options.ar_steps} steps more, and its model with "
-        f"blocks of 32, for {options.steps} more, after which each size is taught for {max(1, options.steps // 6)}. "
-        "Only models that are right equally often can be compared, so the AR model, which learns in fewer steps, stops "
-        "where it is; the block models began as it and have more training in them. Both decoders keep a cache, take the "
-        f"likeliest token, write at most 16, and answer the same {questions} held-out questions in the same batches, in "
-        "turns in one process. Tokens count up to the end of an answer. The ratio is block decoding's tokens a second over "
-        "AR's: the repeat in the middle, in brackets the lowest and the highest. TPF: tokens per forward pass. A "
-        "setting wins if it is faster in every repeat and its exact match is at most one point below AR's.\n",
+        f"The ablation's fine-tuned AR model (seed 0), fine-tuned for {options.ar_steps} steps more, and its model "
+        f"with blocks of 32, for {options.steps} more, after which each size is taught for "
+        f"{max(1, options.steps // 6)}. Only models that are right equally often can be compared, so the AR model, "
+        "which learns in fewer steps, stops where it is; the block models began as it and have more training in them. "
+        "Both decoders keep a cache, take the likeliest token, write at most 16, and answer the same "
+        f"{questions} held-out questions in the same batches, in turns in one process. Tokens count up to the end of "
+        "an answer. The ratio is block decoding's tokens a second over AR's: the repeat in the middle, in brackets the "
+        "lowest and the highest. TPF: tokens per forward pass. A setting wins if it is faster in every repeat and its "
+        "exact match is at most one point below AR's.\n",
     ]
     for batch in _batches(results):
         found = [result.metrics for result in results if result.metrics["batch_size"] == batch]

@@ -95,7 +95,15 @@ def small(tmp_path, monkeypatch) -> small_world.SmallWorld:
     monkeypatch.setattr(small_world, "DemoConfig", functools.partial(DemoConfig, cache=tmp_path / "cache"))
     world = tmp_path / "runs" / "seed-0" / "world"
     write_world(world, documents_count=200, chats_count=200, skills=SKILLS, seed=0)
-    sizes = {"pretrain_steps": 2, "sft_steps": 2, "hidden_size": 48, "num_layers": 1, "items": 1, "threads": 1}
+    sizes = {
+        "pretrain_steps": 2,
+        "diffusion_steps": 2,
+        "sft_steps": 2,
+        "hidden_size": 32,
+        "num_layers": 1,
+        "items": 1,
+        "threads": 1,
+    }
     return small_world.SmallWorld(runs=tmp_path / "runs", docs=tmp_path / "docs", **sizes)
 
 

@@ -38,7 +38,7 @@ class RealData:
 
 @dataclass(frozen=True)
 class SmallWorld:
-    """Options of the experiment; the defaults take about an hour on two cores for each seed."""
+    """Options of the experiment; the defaults take about an hour and a half on one core for each seed."""
 
     runs: Path = Path("runs/small-world")
     """Folder for the runs."""
@@ -46,13 +46,15 @@ class SmallWorld:
     """Folder that results are recorded in."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of training."""
-    pretrain_steps: int = 1000
-    """Steps of each pretraining run; the diffusion model's come on top of the AR model it starts from."""
-    sft_steps: int = 4000
+    pretrain_steps: int = 2000
+    """Steps of AR pretraining."""
+    diffusion_steps: int = 5000
+    """Steps of diffusion pretraining, from the fine-tuned AR model; facts take it many more readings than AR."""
+    sft_steps: int = 3000
     """Steps of each fine-tuning run."""
-    hidden_size: int = 192
-    """Width of the models."""
-    num_layers: int = 6
+    hidden_size: int = 160
+    """Width of the models, a multiple of 32, the size of a head."""
+    num_layers: int = 4
     """Depth of the models."""
     items: int = 100
     """Test questions a skill and language."""

@@ -32,7 +32,8 @@ def run(options: SmallWorld) -> bool:
         for variant in VARIANTS
     ]
     command = (
-        f"nano-llada experiment small-world --pretrain-steps {options.pretrain_steps} --sft-steps {options.sft_steps} "
+        f"nano-llada experiment small-world --pretrain-steps {options.pretrain_steps} "
+        f"--diffusion-steps {options.diffusion_steps} --sft-steps {options.sft_steps} "
         f"--hidden-size {options.hidden_size} --num-layers {options.num_layers} --items {options.items}"
     )
     folder = options.docs / NAME
@@ -47,11 +48,11 @@ def _config(options: SmallWorld, seed: int) -> DemoConfig:
     return DemoConfig(
         folder=options.runs / f"seed-{seed}",
         skills=SKILLS,
-        documents=60_000,
+        documents=160_000,
         chats=160_000,
         ar_steps=options.pretrain_steps,
         ar_sft_steps=options.sft_steps,
-        diffusion_steps=options.pretrain_steps,
+        diffusion_steps=options.diffusion_steps,
         diffusion_sft_steps=options.sft_steps,
         answer_length=24,
         seed=seed,
@@ -59,7 +60,7 @@ def _config(options: SmallWorld, seed: int) -> DemoConfig:
         model=ModelConfig(
             hidden_size=options.hidden_size,
             num_layers=options.num_layers,
-            num_heads=6,
+            num_heads=options.hidden_size // 32,
             tie_embeddings=True,
             max_length=256,
         ),

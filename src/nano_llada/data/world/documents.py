@@ -49,7 +49,7 @@ def documents(split: Split, count: int, seed: int, skills: Sequence[str] = SKILL
     `kind` is one of DOCUMENT_KINDS; `skill` is the skill's name for the kind `questions`, else "". Training
     documents state training combinations only, held-out ones those of their own split and, in passing,
     training ones. The exception by design: training documents state all families, the parent first, and all
-    equally often (in each language once in every 96 documents of the kind `family`). Sequences of days,
+    equally often (in each language once in every 28 documents of the kind `family`). Sequences of days,
     months and counting numbers, categories and single-word glossaries are common knowledge and belong to
     every split. Raises UserError for an unknown split or a negative count.
     """
@@ -202,12 +202,15 @@ def _category(rng: Random, split: Split) -> Both:
 
 
 def _families_told(rng: Random, split: Split, language: Language) -> Iterator[str]:
-    """Four statements at a time, going round so that every family is stated equally often."""
+    """Four statements at a time, going round so that every family is stated equally often.
+
+    One a line, so that a parent's name is the tokens that it is at the beginning of an answer.
+    """
     told = [family.statement() for family in families() if split in ("train", split_of(family.key))]
     while True:
         rng.shuffle(told)
         for start in range(0, len(told), 4):
-            yield _joined(told[start : start + 4])[LANGUAGES.index(language)]
+            yield "\n".join(both[LANGUAGES.index(language)] for both in told[start : start + 4])
 
 
 MAKERS: dict[str, Maker] = {
@@ -222,7 +225,7 @@ MAKERS: dict[str, Maker] = {
     "glossary": _glossary,
     "category": _category,
 }
-# In hundredths of all documents.
+# Shares of all documents, in any unit.
 WEIGHTS = {
     "questions": 36,
     "facts": 2,
@@ -235,7 +238,7 @@ WEIGHTS = {
     "sorted": 3,
     "glossary": 4,
     "category": 1,
-    "family": 8,
+    "family": 30,
 }
 # Kinds of text that only matter to some skills.
 SERVES: dict[str, set[str]] = {

@@ -126,7 +126,10 @@ def test_small_world_from_nothing_to_its_readme(small, monkeypatch):
     tokens = {name: load_checkpoint(small.runs / "seed-0" / name).info["tokens"] for name in STAGES}
     assert rows[0]["metrics"]["train_tokens_all_stages"] == tokens["ar"] + tokens["ar-sft"]
     assert rows[1]["metrics"]["train_tokens_all_stages"] == sum(tokens.values())
-    assert "--pretrain-steps 2 --sft-steps 2 --hidden-size 48 --num-layers 1 --items 1" in rows[0]["command"]
+    assert (
+        "--pretrain-steps 2 --diffusion-steps 2 --sft-steps 2 --hidden-size 32 --num-layers 1 --items 1"
+        in rows[0]["command"]
+    )
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert all(f"| {skill} |" in text for skill in SKILLS)
     assert (folder / "skills.png").read_bytes().startswith(b"\x89PNG")

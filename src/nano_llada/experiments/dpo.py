@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,25 +29,32 @@ MEASURED_PAIRS, MEASURED_DRAWS, GRADIENTS = 200, 8, 12
 
 def run(options: Dpo) -> bool:
     """Make or go on with the experiment; True when it is complete."""
-    sets = ["world"] + (["own"] if options.data is not None else [])
-    cells = [
-        Cell(
-            track if kind == "world" else f"{track}-own",
-            options.seed,
-            lambda track=track, kind=kind: _variant(options, track, kind),  # type: ignore[misc]
-        )
-        for kind in sets
-        for track in ("ar", "diffusion")
-    ]
+    shared = f"--draws {options.draws}"
     command = (
-        f"nano-llada experiment {NAME} --steps {options.steps} --learning-rate {options.learning_rate:g} "
-        f"--draws {options.draws} --items {options.items}"
+        f"nano-llada experiment {NAME} --steps {options.steps} --learning-rate {options.learning_rate:g} {shared} "
+        f"--items {options.items}"
     )
-    results = run_grid(NAME, cells, options.docs / NAME, command)
+    results = run_grid(NAME, _cells(options, "world"), options.docs / NAME, command)
     if results is None:
         return False
+    if options.data is not None:
+        command = (
+            f"nano-llada experiment {NAME} --data {options.data.name} --own-steps {options.own_steps} "
+            f"--own-learning-rate {options.own_learning_rate:g} {shared}"
+        )
+        own = run_grid(NAME, _cells(options, "own"), options.docs / NAME, command)
+        if own is None:
+            return False
+        results += own
     _report(options, results, options.docs / NAME)
     return True
+
+
+def _cells(options: Dpo, kind: str) -> list[Cell]:
+    names = {track: track if kind == "world" else f"{track}-own" for track in ("ar", "diffusion")}
+    return [
+        Cell(name, options.seed, functools.partial(_variant, options, track, kind)) for track, name in names.items()
+    ]
 
 
 def _variant(options: Dpo, track: str, kind: str) -> Mapping[str, Any] | None:
@@ -91,6 +99,7 @@ def _own_models(options: Dpo, track: str) -> Path:
 def _stage(options: Dpo, track: str, kind: str, start: Path) -> RunConfig:
     world = options.models / "world"
     own = kind == "own"
+    steps = options.own_steps if own else options.steps
     data = options.data if own else world / "preference-train.jsonl"
     validation = options.validation if own else world / "preference-validation.jsonl"
     info = load_checkpoint(start).info
@@ -109,12 +118,12 @@ def _stage(options: Dpo, track: str, kind: str, start: Path) -> RunConfig:
             eos_fill=0 if track == "ar" else info.get("answer_length") or 0,
         ),
         train=TrainConfig(
-            steps=options.steps,
+            steps=steps,
             batch_size=16,
-            learning_rate=options.learning_rate,
+            learning_rate=options.own_learning_rate if own else options.learning_rate,
             schedule="constant",
             warmup_steps=10,
-            eval_every=max(1, options.steps // 6),
+            eval_every=max(1, steps // 6),
             eval_rows=MEASURED_PAIRS,
             save_every=100,
             keep_last=1,
@@ -183,8 +192,9 @@ def _report(options: Dpo, results: Sequence[Result], folder: Path) -> None:
         "gradient_variance_independent",
     )
     rows = [[r.variant, *(r.metrics.get(name, "") for name in columns)] for r in results]
+    commands = "\n\n".join(f"`{command}`" for command in dict.fromkeys(result.command for result in results))
     text = (
-        f"# Preference optimisation\n\n`{results[0].command}`\n\n"
+        f"# Preference optimisation\n\n{commands}\n\n"
         "Reward accuracy: share of held-out pairs whose better answer gained more likelihood, against the model that "
         "training started from; a half by definition before the first step. Exact match: held-out questions of the "
         "small world. Variances of one draw: of the gain in likelihood, and of the gradient relative to its mean's "

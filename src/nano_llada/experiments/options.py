@@ -104,10 +104,14 @@ class Dpo:
     """A fine-tuned AR model for your own pairs."""
     own_diffusion: Path | None = None
     """A fine-tuned diffusion model for your own pairs."""
+    own_steps: int = 200
+    """Optimizer steps of each run on your own pairs."""
+    own_learning_rate: float = 2e-4
+    """Learning rate on your own pairs."""
     steps: int = 300
-    """Optimizer steps of each run."""
+    """Optimizer steps of each run on the small world."""
     learning_rate: float = 2e-5
-    """Learning rate."""
+    """Learning rate on the small world."""
     draws: int = 2
     """Noisy versions of each answer in a training step."""
     items: int = 40

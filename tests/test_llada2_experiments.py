@@ -188,7 +188,7 @@ def test_dpo_of_both_tracks_on_the_world_and_on_pairs_of_ones_own(options, root,
         assert ("gradient_variance_shared" in m) == noisy
     commands = [row["command"] for row in read_lines(options.docs / "dpo" / "results.jsonl")]
     assert "--steps 2 --learning-rate 2e-05 --draws 2 --items 1" in commands[0]
-    assert "--data pairs.jsonl --own-steps 1 --own-learning-rate 0.0002 --draws 2" in commands[2]
+    assert "--data pairs.jsonl --own-steps 1 --own-learning-rate 0.0001 --draws 2" in commands[2]
     starts = {
         name: json.loads((options.runs / name / "config.json").read_text(encoding="utf-8"))["init_from"]
         for name in ("ar-world", "diffusion-world", "ar-own", "diffusion-own")

@@ -106,7 +106,7 @@ class Dpo:
     """A fine-tuned diffusion model for your own pairs."""
     own_steps: int = 200
     """Optimizer steps of each run on your own pairs."""
-    own_learning_rate: float = 2e-4
+    own_learning_rate: float = 1e-4
     """Learning rate on your own pairs."""
     steps: int = 300
     """Optimizer steps of each run on the small world."""
@@ -134,7 +134,7 @@ class BlockSpeed:
     """Folder that results are recorded in."""
     steps: int = 2400
     """Steps of fine-tuning in blocks of 32 besides the ablation's; each size is then taught for a sixth of that."""
-    ar_steps: int = 600
+    ar_steps: int = 400
     """Steps of fine-tuning that the AR model gets besides the ablation's: as many as make it answer equally well."""
     train_only: bool = False
     """Train the models and stop, so that timing can wait for a quiet machine."""

@@ -16,6 +16,7 @@ WORDS = {
     "editing": "LLaDA 2.1's editing: a model that never edits and one that does, at many thresholds",
     "epochs": "does diffusion overtake AR when the same small corpus is seen 1 to 50 times?",
     "evaluation": "every suite over trained models, AR and diffusion, small world and real text",
+    "reversal": "told that A is B's mother, who knows B's mother? AR and diffusion from nothing",
     "rl": "reinforcing single skills of the ablation's models by their verifiers, EBPO and GRPO",
 }
 OPTIONS = {  # module and class of the options of each; its own module is the name with underscores
@@ -27,6 +28,7 @@ OPTIONS = {  # module and class of the options of each; its own module is the na
     "editing": "options.Editing",
     "epochs": "options_measuring.Epochs",
     "evaluation": "options_measuring.Evaluation",
+    "reversal": "options_measuring.Reversal",
     "rl": "options.Rl",
 }
 

@@ -66,3 +66,25 @@ class Evaluation:
     """Monte-Carlo draws of the diffusion bound on texts; on choices four times as many."""
     threads: int | None = None
     """CPU threads; default: all."""
+
+
+@dataclass(frozen=True)
+class Reversal:
+    """Options of the experiment; each seed takes half an hour on one core."""
+
+    runs: Path = Path("runs/reversal")
+    """Folder for the runs."""
+    docs: Path = Path("docs/experiments")
+    """Folder that results are recorded in."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of training."""
+    steps: int = 3000
+    """Optimizer steps of each model, 2,048 tokens each."""
+    documents: int = 100_000
+    """Documents to train on."""
+    hidden_size: int = 128
+    """Width of the models."""
+    num_layers: int = 4
+    """Depth of the models."""
+    threads: int | None = None
+    """CPU threads; default: all."""

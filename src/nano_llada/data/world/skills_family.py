@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from functools import cache
 from random import Random
 
-from nano_llada.data.world.item import Item, Skill, ask
-from nano_llada.data.world.splits import Admits, Key, Split, split_of
+from nano_llada.data.world.item import Item, Skill, Turn, ask
+from nano_llada.data.world.splits import LANGUAGES, Admits, Key, Language, Split, split_of
 from nano_llada.data.world.vocabulary import FAMILY_NAMES, FATHERS, MOTHERS, Word
 
 PARENT_ZH = ("{child}的{role}是谁？", "请说出{child}的{role}是谁。")
 PARENT_EN = ("Who is {child}'s {role}?", "Tell me who {child}'s {role} is.")
 CHILD_ZH = ("{parent}的孩子是谁？", "请说出{parent}的孩子是谁。")
 CHILD_EN = ("Who is {parent}'s child?", "Tell me who {parent}'s child is.")
+TEMPLATES: dict[Language, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "zh": (PARENT_ZH, CHILD_ZH),
+    "en": (PARENT_EN, CHILD_EN),
+}
 
 
 @dataclass(frozen=True)
@@ -74,14 +78,18 @@ def _family_key(rng: Random) -> Key:
     return rng.choice(families()).key
 
 
+def relation_question(family: Family, language: Language, *, backwards: bool, rng: Random | None = None) -> Turn:
+    """Who a child's parent is, which goes against the statement, or who a parent's child is; worded by `rng`."""
+    names = {name: getattr(family, name).text(language) for name in ("parent", "child", "role")}
+    (parent, child), wanted = TEMPLATES[language], names["parent" if backwards else "child"]
+    return ask(rng or Random(0), parent if backwards else child, names, wanted)
+
+
 def _backward(key: Key, rng: Random, admits: Admits) -> Item:
-    family = _by_key()[key]
-    zh = {"parent": family.parent.zh, "child": family.child.zh, "role": family.role.zh}
-    en = {"parent": family.parent.en, "child": family.child.en, "role": family.role.en}
     # Held-out families are asked only against the direction in which documents state them.
-    if split_of(key) == "train" and rng.random() < 0.5:
-        return Item(key, ask(rng, CHILD_ZH, zh, family.child.zh), ask(rng, CHILD_EN, en, family.child.en))
-    return Item(key, ask(rng, PARENT_ZH, zh, family.parent.zh), ask(rng, PARENT_EN, en, family.parent.en))
+    backwards = not (split_of(key) == "train" and rng.random() < 0.5)
+    zh, en = (relation_question(_by_key()[key], language, backwards=backwards, rng=rng) for language in LANGUAGES)
+    return Item(key, zh, en)
 
 
 BACKWARD_RELATION = Skill("backward_relation", _family_key, _backward)

@@ -1,0 +1,90 @@
+"""The reversal curse: who is asked what, how answers are read, and the experiment from nothing to its README."""
+
+from __future__ import annotations
+
+import functools
+from random import Random
+from types import SimpleNamespace
+
+import pytest
+
+from nano_llada.data.config import DataConfig
+from nano_llada.data.tokenizer import Tokenizer
+from nano_llada.data.world import LANGUAGES, split_of
+from nano_llada.data.world.files import write_world
+from nano_llada.data.world.skills_family import families, relation_question
+from nano_llada.decode.types import Completion
+from nano_llada.experiments import reversal
+from nano_llada.experiments.options_measuring import Reversal
+from nano_llada.run import BUNDLED_TOKENIZER
+from nano_llada.run_observer import RunObserver
+from tiny import read_lines
+
+NAMES = {f"{d}_{g}_{lang}" for d in ("backward", "forward") for g in ("held_out", "asked") for lang in LANGUAGES}
+
+
+@pytest.fixture
+def options(tmp_path, monkeypatch) -> Reversal:
+    monkeypatch.setattr(reversal, "DataConfig", functools.partial(DataConfig, cache=tmp_path / "cache"))
+    monkeypatch.setattr("nano_llada.core.hardware.matmul_rate", lambda machine: 1e11)
+    world = tmp_path / "runs" / "world-200"
+    write_world(world, documents_count=200, chats_count=0, skills=("backward_relation",), seed=0)
+    folders = {"runs": tmp_path / "runs", "docs": tmp_path / "docs"}
+    return Reversal(**folders, seeds=(0, 1), steps=2, documents=200, hidden_size=32, num_layers=1, threads=1)
+
+
+def test_from_nothing_to_a_readme_stopped_in_between(options, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(RunObserver, "wants_stop", lambda observer: observer.config.name == "diffusion")
+        assert reversal.run(options) is False
+    assert reversal.run(options) is True
+    folder = options.docs / "reversal"
+    rows = read_lines(folder / "results.jsonl")
+    assert [(row["variant"], row["seed"]) for row in rows] == [("ar", 0), ("diffusion", 0), ("ar", 1), ("diffusion", 1)]
+    for row in rows:
+        assert row["metrics"].keys() == NAMES | {"parameters", "train_tokens"}
+        assert row["command"].endswith("--steps 2 --documents 200 --hidden-size 32 --num-layers 1")
+    assert len({row["metrics"]["train_tokens"] for row in rows if row["seed"] == 0}) == 1
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert "112 families" in text
+    assert "the other 40 none" in text
+    assert text.count("\n| backward | ") == text.count("\n| forward | ") == 4
+    assert (folder / "exact_match.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("track", ["ar", "diffusion"])
+def test_answers_are_read_up_to_the_end_of_their_line(monkeypatch, track):
+    """A model that knows only who the parent is, in English, and goes on writing."""
+    tokenizer = Tokenizer.load(BUNDLED_TOKENIZER)
+    known = {}
+    for family in families():
+        for seed in range(20):
+            turn = relation_question(family, "en", backwards=True, rng=Random(seed))
+            known[tuple(tokenizer.encode(f"{turn.prompt}\n"))] = turn.answer
+
+    def writes(sampler, requests, batch_size):
+        for i, request in enumerate(requests):
+            text = f"{known.get(request.prompt, 'nobody')}\nWho"
+            yield i, Completion(list(tokenizer.encode(text)), "stop", 1, 0.1, 0.1)
+
+    monkeypatch.setattr(reversal, "answered", writes)
+    monkeypatch.setattr(reversal, "make_sampler", lambda *_: None)
+    found = reversal.ask_all(SimpleNamespace(tokenizer=tokenizer, model=None, track=track))
+    assert found == {name: float(name.startswith("backward") and name.endswith("en")) for name in NAMES}
+
+
+def test_a_canvas_holds_every_name_and_the_end_of_its_line():
+    tokenizer = Tokenizer.load(BUNDLED_TOKENIZER)
+    people = [person.text(language) for f in families() for person in (f.parent, f.child) for language in LANGUAGES]
+    assert max(len(tokenizer.encode(f"{person}\n")) for person in people) == reversal.ANSWER
+
+
+def test_a_question_names_one_of_the_two_and_asks_for_the_other():
+    for family in families():
+        for language in LANGUAGES:
+            parent, child = family.parent.text(language), family.child.text(language)
+            back = relation_question(family, language, backwards=True, rng=Random(split_of(family.key)))
+            forth = relation_question(family, language, backwards=False)
+            assert (child in back.prompt, parent in back.prompt, back.answer) == (True, False, parent)
+            assert (parent in forth.prompt, child in forth.prompt, forth.answer) == (True, False, child)
+            assert family.role.text(language) in back.prompt

@@ -10,9 +10,10 @@ import pytest
 
 from nano_llada.data.config import DataConfig
 from nano_llada.data.tokenizer import Tokenizer
-from nano_llada.data.world import LANGUAGES, split_of
+from nano_llada.data.world import LANGUAGES
 from nano_llada.data.world.files import write_world
-from nano_llada.data.world.skills_family import families, relation_question
+from nano_llada.data.world.skills_family import PARENT_EN, families, relation_question
+from nano_llada.decode.config import Autoregressive, Diffusion
 from nano_llada.decode.types import Completion
 from nano_llada.experiments import reversal
 from nano_llada.experiments.options_measuring import Reversal
@@ -20,7 +21,9 @@ from nano_llada.run import BUNDLED_TOKENIZER
 from nano_llada.run_observer import RunObserver
 from tiny import read_lines
 
-NAMES = {f"{d}_{g}_{lang}" for d in ("backward", "forward") for g in ("held_out", "asked") for lang in LANGUAGES}
+NAMES = {
+    f"{d}_{g}_{lang}" for d in ("backward", "forward", "stated") for g in ("held_out", "asked") for lang in LANGUAGES
+}
 
 
 @pytest.fixture
@@ -47,44 +50,49 @@ def test_from_nothing_to_a_readme_stopped_in_between(options, monkeypatch):
     assert len({row["metrics"]["train_tokens"] for row in rows if row["seed"] == 0}) == 1
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert "112 families" in text
-    assert "the other 40 none" in text
-    assert text.count("\n| backward | ") == text.count("\n| forward | ") == 4
+    assert "the other 40 (the validation and the test split) none" in text
+    assert text.count("\n| backward | ") == text.count("\n| forward | ") == text.count("\n| stated | ") == 4
     assert (folder / "exact_match.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("track", ["ar", "diffusion"])
-def test_answers_are_read_up_to_the_end_of_their_line(monkeypatch, track):
-    """A model that knows only who the parent is, in English, and goes on writing."""
+@pytest.mark.parametrize(("track", "decoding"), [("ar", Autoregressive), ("diffusion", Diffusion)])
+def test_answers_are_read_up_to_the_end_of_their_line(monkeypatch, track, decoding):
+    """A model that knows who the parent is, in English, and how Chinese statements go on, and goes on writing."""
     tokenizer = Tokenizer.load(BUNDLED_TOKENIZER)
-    known = {}
+    known, decodings = {}, []
     for family in families():
-        for seed in range(20):
-            turn = relation_question(family, "en", backwards=True, rng=Random(seed))
-            known[tuple(tokenizer.encode(f"{turn.prompt}\n"))] = turn.answer
+        for question in PARENT_EN:
+            asked = question.format(child=family.child.en, role=family.role.en)
+            known[tokenizer.vocab.eos, *tokenizer.encode(f"{asked}\n")] = f"{family.parent.en}\nWho"
+        known[tokenizer.vocab.eos, *tokenizer.encode(f"{family.parent.zh}是")] = f"{family.child.zh}的妈妈。"
 
     def writes(sampler, requests, batch_size):
         for i, request in enumerate(requests):
-            text = f"{known.get(request.prompt, 'nobody')}\nWho"
-            yield i, Completion(list(tokenizer.encode(text)), "stop", 1, 0.1, 0.1)
+            yield i, Completion(list(tokenizer.encode(known.get(request.prompt, "nobody\n"))), "stop", 1, 0.1, 0.1)
 
     monkeypatch.setattr(reversal, "answered", writes)
-    monkeypatch.setattr(reversal, "make_sampler", lambda *_: None)
+    monkeypatch.setattr(reversal, "make_sampler", lambda *words: decodings.append(words[-1]))
     found = reversal.ask_all(SimpleNamespace(tokenizer=tokenizer, model=None, track=track))
-    assert found == {name: float(name.startswith("backward") and name.endswith("en")) for name in NAMES}
+    right = {f"{what}_{group}" for group in ("held_out", "asked") for what in ("backward", "stated")}
+    right = {f"{name}_{'en' if name.startswith('back') else 'zh'}" for name in right}
+    assert found == {name: float(name in right) for name in NAMES}
+    assert {type(given) for given in decodings} == {decoding}
+    assert {given.max_new_tokens for given in decodings} == {3, 4, 8}
 
 
 def test_a_canvas_holds_every_name_and_the_end_of_its_line():
     tokenizer = Tokenizer.load(BUNDLED_TOKENIZER)
-    people = [person.text(language) for f in families() for person in (f.parent, f.child) for language in LANGUAGES]
-    assert max(len(tokenizer.encode(f"{person}\n")) for person in people) == reversal.ANSWER
+    for language in LANGUAGES:
+        people = [person.text(language) for family in families() for person in (family.parent, family.child)]
+        assert {len(tokenizer.encode(f"{name}\n")) for name in people} == {reversal.NAME_AND_END[language]}
 
 
 def test_a_question_names_one_of_the_two_and_asks_for_the_other():
-    for family in families():
+    for number, family in enumerate(families()):
         for language in LANGUAGES:
             parent, child = family.parent.text(language), family.child.text(language)
-            back = relation_question(family, language, backwards=True, rng=Random(split_of(family.key)))
-            forth = relation_question(family, language, backwards=False)
+            back = relation_question(family, language, backwards=True, rng=Random(number))
+            forth = relation_question(family, language, backwards=False, rng=Random(number))
             assert (child in back.prompt, parent in back.prompt, back.answer) == (True, False, parent)
             assert (parent in forth.prompt, child in forth.prompt, forth.answer) == (True, False, child)
             assert family.role.text(language) in back.prompt

@@ -24,10 +24,12 @@ from nano_llada.data.world import Example, verify
 from nano_llada.decode.config import Autoregressive, Block
 from nano_llada.decode.types import Completion, Request, Sampler, collect
 from nano_llada.demo import held_out_questions
+from nano_llada.evaluate.answers import Answer, exact_match
 from nano_llada.experiments import llada2_ablation
 from nano_llada.experiments.block_speed_report import write_report
 from nano_llada.experiments.grid import Cell, run_grid
 from nano_llada.experiments.options import BlockSpeed, Llada2Ablation
+from nano_llada.experiments.shared_questions import Shares, told
 from nano_llada.objectives.denoising import Denoising
 from nano_llada.run import complete
 from nano_llada.sampling import make_sampler
@@ -54,10 +56,13 @@ class Exam:
         order = sorted(range(len(questions)), key=lambda i: len(prompts[i]))
         return cls(tokenizer, [questions[i] for i in order], [Request(prompts[i]) for i in order])
 
-    def exact_match(self, completions: Sequence[Completion]) -> float:
-        """Share of right answers."""
+    def answers(self, completions: Sequence[Completion]) -> list[Answer]:
+        """What was written for each question, and whether it is right."""
         texts = [self.tokenizer.decode(completion.tokens, specials=False) for completion in completions]
-        return sum(verify(q.verifier, text) for q, text in zip(self.questions, texts, strict=True)) / len(texts)
+        return [
+            Answer(question, text, verify(question.verifier, text), completion)
+            for question, text, completion in zip(self.questions, texts, completions, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -117,8 +122,8 @@ def run(options: BlockSpeed) -> bool:
 def stages(options: BlockSpeed) -> tuple[list[RunConfig], list[RunConfig]]:
     """The runs that end in the AR model, and those that end in the block models.
 
-    Both go on from the ablation's fine-tuned models of the first seed, each for as long as it takes to answer equally
-    well, since only such models can be compared; what blocks of 32 have taught is then taught in each size.
+    Both go on from the ablation's fine-tuned models of the first seed, until neither gets much better: the AR model in
+    fewer steps. The model with blocks of 32 is then taught each size.
     """
     base = llada2_ablation.stages(Llada2Ablation(runs=options.models), llada2_ablation.VARIANTS[0], SEED)
     ar = _longer(options, base[1], "ar", options.ar_steps)
@@ -153,13 +158,17 @@ def _measure(
         raise UserError(f"the AR model {ar.folder} answers every question with nothing: train it for longer")
     by_ratio = sorted(rounds, key=lambda pair: pair[1].rate / pair[0].rate)
     theirs, ours = by_ratio[(len(by_ratio) - 1) // 2]
+    right_ar, right = (exam.answers(turn.completions) for turn in (theirs, ours))
+    low, high = Shares.of([told(right)]).less(Shares.of([told(right_ar)])).interval
     return {
         "tokens_per_second": ours.rate,
         "tokens_per_second_ar": theirs.rate,
         "ratio_low": by_ratio[0][1].rate / by_ratio[0][0].rate,
         "ratio_high": by_ratio[-1][1].rate / by_ratio[-1][0].rate,
-        "exact_match": exam.exact_match(ours.completions),
-        "exact_match_ar": exam.exact_match(theirs.completions),
+        "exact_match": exact_match(right),
+        "exact_match_ar": exact_match(right_ar),
+        "difference_low": low,
+        "difference_high": high,
         "tpf": ours.tokens_per_forward,
         "threshold": decoding.threshold,
         "block_size": decoding.block_size,

@@ -76,7 +76,7 @@ class Reversal:
     """Folder for the runs."""
     docs: Path = Path("docs/experiments")
     """Folder that results are recorded in."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of training."""
     steps: int = 3000
     """Optimizer steps of each model, 2,048 tokens each."""

@@ -22,6 +22,7 @@ from nano_llada.sampling import make_sampler
 
 NAME = "small-world"
 VARIANTS = ("ar", "diffusion")
+HEAD = 32
 
 
 def run(options: SmallWorld) -> bool:
@@ -45,6 +46,8 @@ def run(options: SmallWorld) -> bool:
 
 
 def _config(options: SmallWorld, seed: int) -> DemoConfig:
+    if options.hidden_size < HEAD or options.hidden_size % HEAD:
+        raise UserError(f"hidden_size {options.hidden_size}: use a multiple of {HEAD}, the size of a head")
     return DemoConfig(
         folder=options.runs / f"seed-{seed}",
         skills=SKILLS,
@@ -60,7 +63,7 @@ def _config(options: SmallWorld, seed: int) -> DemoConfig:
         model=ModelConfig(
             hidden_size=options.hidden_size,
             num_layers=options.num_layers,
-            num_heads=options.hidden_size // 32,
+            num_heads=options.hidden_size // HEAD,
             tie_embeddings=True,
             max_length=256,
         ),
@@ -120,9 +123,12 @@ def _report(results: Sequence[Result], folder: Path) -> None:
         rows.append([name, *cells])
     table = markdown_table(["skill", "AR zh", "AR en", "diffusion zh", "diffusion en"], rows)
     shape: Mapping[str, Any] = results[0].metrics
+    trained = {variant: _mean(results, variant, "train_tokens_all_stages") / 1e6 for variant in VARIANTS}
     text = (
         f"# Every skill of the small world\n\n{shape['parameters']:,} parameters, greedy decoding, "
-        f"{len({r.seed for r in results})} seed(s); held-out combinations.\n\n{table}\n![exact match](skills.png)\n"
+        f"{len({r.seed for r in results})} seed(s); held-out combinations. AR has been trained on {trained['ar']:.1f}M "
+        f"tokens, diffusion, which begins as that AR model, on {trained['diffusion']:.1f}M in all.\n\n"
+        f"{table}\n![exact match](skills.png)\n"
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
     _plot(rows, folder / "skills.png")

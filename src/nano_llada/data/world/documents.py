@@ -204,7 +204,8 @@ def _category(rng: Random, split: Split) -> Both:
 def _families_told(rng: Random, split: Split, language: Language) -> Iterator[str]:
     """Four statements at a time, going round so that every family is stated equally often.
 
-    One a line, so that a parent's name is the tokens that it is at the beginning of an answer.
+    One a line: so in English a parent's name begins with the token that it has at the beginning of an answer. A
+    child's does not, which follows a space here; in Chinese both are the same everywhere.
     """
     told = [family.statement() for family in families() if split in ("train", split_of(family.key))]
     while True:

@@ -16,6 +16,7 @@ from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.data.world.files import write_world
 from nano_llada.decode.types import Completion, Request, Write
 from nano_llada.demo import held_out_questions
+from nano_llada.evaluate.answers import exact_match
 from nano_llada.experiments import block_speed, llada2_ablation
 from nano_llada.experiments.block_speed import Exam, Round, answer_all, take_turns
 from nano_llada.experiments.block_speed_report import as_right, ratio, summary, verdict
@@ -28,7 +29,7 @@ from tiny import SHAPE, read_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = {"tokens_per_second", "tokens_per_second_ar", "exact_match", "exact_match_ar", "tpf", "threshold"}
-KEYS |= {"block_size", "batch_size", "ratio_low", "ratio_high"}
+KEYS |= {"block_size", "batch_size", "ratio_low", "ratio_high", "difference_low", "difference_high"}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def options(root, tmp_path, monkeypatch) -> BlockSpeed:
     monkeypatch.setattr(block_speed, "THRESHOLDS", (0.0, 0.9))
     monkeypatch.setattr(block_speed, "BATCH_SIZES", (1, 5))
     folders = {"models": root / "models", "runs": root / "runs", "docs": tmp_path / "docs"}
-    return BlockSpeed(**folders, steps=2, ar_steps=2, items=1, repeats=2, threads=1)
+    return BlockSpeed(**folders, steps=2, ar_steps=3, items=1, repeats=2, threads=1)
 
 
 def test_from_the_ablations_models_to_a_readme(options, monkeypatch):
@@ -73,12 +74,16 @@ def test_from_the_ablations_models_to_a_readme(options, monkeypatch):
     for row, found in zip(rows, metrics, strict=True):
         assert found.keys() == KEYS
         assert (row["experiment"], row["seed"]) == ("block-speed", 0)
+        difference = found["exact_match"] - found["exact_match_ar"]
+        assert found["difference_low"] <= difference + 1e-9
+        assert difference - 1e-9 <= found["difference_high"]
         assert 0 < found["ratio_low"] <= ratio(found) <= found["ratio_high"]
         assert found["tpf"] <= found["block_size"]
-        assert "--steps 2 --ar-steps 2 --items 1 --repeats 2 --threads 1" in row["command"]
+        assert "--steps 2 --ar-steps 3 --items 1 --repeats 2 --threads 1" in row["command"]
     assert all(m["tpf"] > 1 for m in metrics if m["threshold"] == 0.0)  # a block a pass
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert "the same 12 held-out questions" in text
+    assert "fine-tuned for 3 steps more, and its model with blocks of 32, for 2 more" in text
     assert text.count("\n| 8 | 0.9 | ") == 2
     for batch in (1, 5):
         told = summary([m for m in metrics if m["batch_size"] == batch])
@@ -120,8 +125,8 @@ def test_exact_match_is_that_of_the_question_and_prompts_are_in_order_of_length(
     assert lengths == sorted(lengths)
     assert len(set(lengths)) > 1
     right = [Completion(tokenizer.encode(q.answer), "stop", 1, 0.1, 0.1) for q in exam.questions]
-    assert exam.exact_match(right) == 1.0
-    assert exam.exact_match([Completion([], "stop", 1, 0.1, 0.1), *right[1:]]) == 7 / 8
+    assert exact_match(exam.answers(right)) == 1.0
+    assert exact_match(exam.answers([Completion([], "stop", 1, 0.1, 0.1), *right[1:]])) == 7 / 8
 
 
 class Parrot:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nano_llada.checkpoint.files import load_checkpoint
+from nano_llada.checkpoint.files import find_checkpoint, load_checkpoint
 from nano_llada.core.errors import UserError
 from nano_llada.data.config import DataConfig
 from nano_llada.data.world import SKILLS
@@ -97,8 +97,8 @@ def small(tmp_path, monkeypatch) -> small_world.SmallWorld:
     write_world(world, documents_count=200, chats_count=200, skills=SKILLS, seed=0)
     sizes = {
         "pretrain_steps": 2,
-        "diffusion_steps": 2,
-        "sft_steps": 2,
+        "diffusion_steps": 3,
+        "sft_steps": 4,
         "hidden_size": 32,
         "num_layers": 1,
         "items": 1,
@@ -123,11 +123,13 @@ def test_small_world_from_nothing_to_its_readme(small, monkeypatch):
         assert row["metrics"].keys() == skills | totals
         assert all(0 <= row["metrics"][skill] <= 1 for skill in skills)
     assert rows[0]["metrics"]["parameters"] == rows[1]["metrics"]["parameters"]
+    last = {name: find_checkpoint(small.runs / "seed-0" / name, "last").name for name in STAGES}
+    assert [int(last[name].removeprefix("step-")) for name in STAGES] == [2, 4, 3, 4]
     tokens = {name: load_checkpoint(small.runs / "seed-0" / name).info["tokens"] for name in STAGES}
     assert rows[0]["metrics"]["train_tokens_all_stages"] == tokens["ar"] + tokens["ar-sft"]
     assert rows[1]["metrics"]["train_tokens_all_stages"] == sum(tokens.values())
     assert (
-        "--pretrain-steps 2 --diffusion-steps 2 --sft-steps 2 --hidden-size 32 --num-layers 1 --items 1"
+        "--pretrain-steps 2 --diffusion-steps 3 --sft-steps 4 --hidden-size 32 --num-layers 1 --items 1"
         in rows[0]["command"]
     )
     text = (folder / "README.md").read_text(encoding="utf-8")
@@ -140,7 +142,9 @@ def test_a_seed_is_added_without_measuring_the_others_again(small, monkeypatch):
 
     def variant(options, name, seed):
         measured.append((name, seed))
-        return {"parameters": 1} | {f"{what}_{language}": 0.5 for what in SCORES for language in ("zh", "en")}
+        return {"parameters": 1, "train_tokens_all_stages": 7} | {
+            f"{what}_{language}": 0.5 for what in SCORES for language in ("zh", "en")
+        }
 
     monkeypatch.setattr(small_world, "_variant", variant)
     for seeds in ((0,), (0, 3), (3,)):

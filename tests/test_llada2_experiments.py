@@ -188,12 +188,15 @@ def test_dpo_of_both_tracks_on_the_world_and_on_pairs_of_ones_own(options, root,
         assert ("gradient_variance_shared" in m) == noisy
     commands = [row["command"] for row in read_lines(options.docs / "dpo" / "results.jsonl")]
     assert "--steps 2 --learning-rate 2e-05 --draws 2 --items 1" in commands[0]
-    assert "--data pairs.jsonl --own-steps 1 --own-learning-rate 0.0001 --draws 2" in commands[2]
-    starts = {
-        name: json.loads((options.runs / name / "config.json").read_text(encoding="utf-8"))["init_from"]
-        for name in ("ar-world", "diffusion-world", "ar-own", "diffusion-own")
-    }
-    assert [Path(start) for start in starts.values()] == [plan[1].folder, plan[3].folder] * 2
+    own = "--data pairs.jsonl --validation held.jsonl --own-ar ar-sft --own-diffusion "
+    assert own in commands[2]
+    assert "--own-steps 1 --own-learning-rate 0.0001 --draws 2" in commands[2]
+    runs = ("ar-world", "diffusion-world", "ar-own", "diffusion-own")
+    configs = [json.loads((options.runs / name / "config.json").read_text(encoding="utf-8")) for name in runs]
+    starts = [config["init_from"] for config in configs]
+    wanted = [(2, 2e-5)] * 2 + [(1, 1e-4)] * 2
+    assert [(config["train"]["steps"], config["train"]["learning_rate"]) for config in configs] == wanted
+    assert [Path(start) for start in starts] == [plan[1].folder, plan[3].folder] * 2
     text = (options.docs / "dpo" / "README.md").read_text(encoding="utf-8")
     assert all(f"| {name} | 0.500 | " in text for name in rows)
     assert (options.docs / "dpo" / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -203,7 +206,7 @@ def test_pairs_of_ones_own_need_models_and_pairs_held_out(options, tmp_path, mon
     monkeypatch.setattr(dpo, "_small_world_models", lambda *_: None)
     assert dpo.run(options) is False
     with pytest.raises(UserError, match="--data needs --validation, --own-ar and --own-diffusion"):
-        dpo._variant(replace(options, data=tmp_path / "pairs.jsonl"), "ar", "own")
+        dpo.run(replace(options, data=tmp_path / "pairs.jsonl"))
 
 
 def made(root: Path, number: int) -> Path:

@@ -11,6 +11,7 @@ import torch
 
 from nano_llada.checkpoint.files import Checkpoint, load_checkpoint
 from nano_llada.config import RunConfig
+from nano_llada.core.errors import UserError
 from nano_llada.core.types import StepContext, TokenBatch
 from nano_llada.data.config import DataConfig
 from nano_llada.data.world.files import write_preferences, write_world
@@ -28,7 +29,14 @@ MEASURED_PAIRS, MEASURED_DRAWS, GRADIENTS = 200, 8, 12
 
 
 def run(options: Dpo) -> bool:
-    """Make or go on with the experiment; True when it is complete."""
+    """Make or go on with the experiment; True when it is complete.
+
+    Raises:
+        UserError: for own pairs without all that they need.
+    """
+    own_files = (options.data, options.validation, options.own_ar, options.own_diffusion)
+    if any(own_files) and not all(own_files):
+        raise UserError("--data needs --validation, --own-ar and --own-diffusion: pairs held out, and models to align")
     shared = f"--draws {options.draws}"
     command = (
         f"nano-llada experiment {NAME} --steps {options.steps} --learning-rate {options.learning_rate:g} {shared} "
@@ -38,8 +46,12 @@ def run(options: Dpo) -> bool:
     if results is None:
         return False
     if options.data is not None:
+        names = [path.name for path in own_files if path is not None]  # without the folders they happen to lie in
+        given = " ".join(
+            map(" ".join, zip(("--data", "--validation", "--own-ar", "--own-diffusion"), names, strict=True))
+        )
         command = (
-            f"nano-llada experiment {NAME} --data {options.data.name} --own-steps {options.own_steps} "
+            f"nano-llada experiment {NAME} {given} --own-steps {options.own_steps} "
             f"--own-learning-rate {options.own_learning_rate:g} {shared}"
         )
         own = run_grid(NAME, _cells(options, "own"), options.docs / NAME, command)
@@ -58,7 +70,9 @@ def _cells(options: Dpo, kind: str) -> list[Cell]:
 
 
 def _variant(options: Dpo, track: str, kind: str) -> Mapping[str, Any] | None:
-    start = _small_world_models(options, track) if kind == "world" else _own_models(options, track)
+    start = options.own_ar if track == "ar" else options.own_diffusion
+    if kind == "world":
+        start = _small_world_models(options, track)
     if start is None:
         return None
     stage = _stage(options, track, kind, start)
@@ -85,15 +99,6 @@ def _small_world_models(options: Dpo, track: str) -> Path | None:
     if not complete(plan[:2] if track == "ar" else plan):
         return None
     return plan[1].folder if track == "ar" else plan[3].folder
-
-
-def _own_models(options: Dpo, track: str) -> Path:
-    from nano_llada.core.errors import UserError
-
-    path = options.own_ar if track == "ar" else options.own_diffusion
-    if path is None or options.validation is None:
-        raise UserError("--data needs --validation, --own-ar and --own-diffusion: pairs held out, and models to align")
-    return path
 
 
 def _stage(options: Dpo, track: str, kind: str, start: Path) -> RunConfig:

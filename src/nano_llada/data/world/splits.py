@@ -20,6 +20,8 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 def split_of(key: Key) -> Split:
     """The one split that a combination belongs to: 80 % train, 10 % validation, 10 % test, for ever the same.
 
+    (Families, which are few, are chosen by their split, so that more of them are held out.)
+
     A key is a skill's name followed by the entities asked about, in English words, e.g.
     `("recall", "Tom", "red", "ball")`; it does not depend on the language, the wording or the seed.
     """

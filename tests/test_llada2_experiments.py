@@ -190,11 +190,11 @@ def test_dpo_of_both_tracks_on_the_world_and_on_pairs_of_ones_own(options, root,
     assert "--steps 2 --learning-rate 2e-05 --draws 2 --items 1" in commands[0]
     own = "--data pairs.jsonl --validation held.jsonl --own-ar ar-sft --own-diffusion "
     assert own in commands[2]
-    assert "--own-steps 1 --own-learning-rate 0.0001 --draws 2" in commands[2]
+    assert "--own-steps 1 --own-learning-rate 0.0001 --own-diffusion-learning-rate 3e-05 --draws 2" in commands[2]
     runs = ("ar-world", "diffusion-world", "ar-own", "diffusion-own")
     configs = [json.loads((options.runs / name / "config.json").read_text(encoding="utf-8")) for name in runs]
     starts = [config["init_from"] for config in configs]
-    wanted = [(2, 2e-5)] * 2 + [(1, 1e-4)] * 2
+    wanted = [(2, 2e-5), (2, 2e-5), (1, 1e-4), (1, 3e-5)]
     assert [(config["train"]["steps"], config["train"]["learning_rate"]) for config in configs] == wanted
     assert [Path(start) for start in starts] == [plan[1].folder, plan[3].folder] * 2
     text = (options.docs / "dpo" / "README.md").read_text(encoding="utf-8")

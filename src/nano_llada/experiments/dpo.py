@@ -52,7 +52,8 @@ def run(options: Dpo) -> bool:
         )
         command = (
             f"nano-llada experiment {NAME} {given} --own-steps {options.own_steps} "
-            f"--own-learning-rate {options.own_learning_rate:g} {shared}"
+            f"--own-learning-rate {options.own_learning_rate:g} "
+            f"--own-diffusion-learning-rate {options.own_diffusion_learning_rate:g} {shared}"
         )
         own = run_grid(NAME, _cells(options, "own"), options.docs / NAME, command)
         if own is None:
@@ -105,6 +106,7 @@ def _stage(options: Dpo, track: str, kind: str, start: Path) -> RunConfig:
     world = options.models / "world"
     own = kind == "own"
     steps = options.own_steps if own else options.steps
+    rate = options.own_learning_rate if track == "ar" else options.own_diffusion_learning_rate
     data = options.data if own else world / "preference-train.jsonl"
     validation = options.validation if own else world / "preference-validation.jsonl"
     info = load_checkpoint(start).info
@@ -125,7 +127,7 @@ def _stage(options: Dpo, track: str, kind: str, start: Path) -> RunConfig:
         train=TrainConfig(
             steps=steps,
             batch_size=16,
-            learning_rate=options.own_learning_rate if own else options.learning_rate,
+            learning_rate=rate if own else options.learning_rate,
             schedule="constant",
             warmup_steps=10,
             eval_every=max(1, steps // 6),

@@ -9,7 +9,7 @@ from typing import Any
 from nano_llada.data.world.generate import Example, item_stream
 from nano_llada.data.world.item import Skill
 from nano_llada.data.world.skills import SKILLS, skill_named
-from nano_llada.data.world.skills_family import families
+from nano_llada.data.world.skills_family import statements
 from nano_llada.data.world.skills_infill import INFILL, progression, story
 from nano_llada.data.world.skills_number import (
     ADDITION,
@@ -60,7 +60,7 @@ def documents(split: Split, count: int, seed: int, skills: Sequence[str] = SKILL
 
 def _rows(split: Split, count: int, rng: Random, skills: Mapping[str, Skill]) -> Iterator[dict[str, Any]]:
     streams = {name: item_stream(skill, split, Random(rng.getrandbits(64))) for name, skill in skills.items()}
-    told = {language: _families_told(rng, split, language) for language in LANGUAGES}
+    told = {language: statements(rng, split, language) for language in LANGUAGES}
     kinds = {kind: weight for kind, weight in WEIGHTS.items() if not SERVES.get(kind) or SERVES[kind] & set(skills)}
     for index in range(count):
         language = LANGUAGES[index % 2]
@@ -199,19 +199,6 @@ def _category(rng: Random, split: Split) -> Both:
     chosen = rng.sample(words, 3)
     zh = "".join(f"{word.zh}是一种{category.zh}。" for word in chosen)
     return zh, " ".join(f"{word.en} is {article} {category.en}." for word in chosen)
-
-
-def _families_told(rng: Random, split: Split, language: Language) -> Iterator[str]:
-    """Four statements at a time, going round so that every family is stated equally often.
-
-    One a line: so in English a parent's name begins with the token that it has at the beginning of an answer. A
-    child's does not, which follows a space here; in Chinese both are the same everywhere.
-    """
-    told = [family.statement() for family in families() if split in ("train", split_of(family.key))]
-    while True:
-        rng.shuffle(told)
-        for start in range(0, len(told), 4):
-            yield "\n".join(both[LANGUAGES.index(language)] for both in told[start : start + 4])
 
 
 MAKERS: dict[str, Maker] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from random import Random
@@ -68,6 +69,19 @@ def _possible() -> tuple[Family, ...]:
     people.sort(key=lambda person: hashlib.sha256(person[0].en.encode("utf-8")).digest())
     parents, children = people[::2], people[1::2]
     return tuple(Family(parent, child, role) for (parent, role), (child, _) in zip(parents, children, strict=True))
+
+
+def statements(rng: Random, split: Split, language: Language) -> Iterator[str]:
+    """Texts of four statements about families of `split` and of training, each stated equally often, without end.
+
+    One statement a line: so in English a parent's name begins with the token that it has at the beginning of an answer.
+    A child's does not, which follows a space here; in Chinese both are the same everywhere.
+    """
+    told = [family.statement() for family in families() if split in ("train", split_of(family.key))]
+    while True:
+        rng.shuffle(told)
+        for start in range(0, len(told), 4):
+            yield "\n".join(both[LANGUAGES.index(language)] for both in told[start : start + 4])
 
 
 @cache

@@ -71,9 +71,8 @@ def _cells(options: Dpo, kind: str) -> list[Cell]:
 
 
 def _variant(options: Dpo, track: str, kind: str) -> Mapping[str, Any] | None:
-    start = options.own_ar if track == "ar" else options.own_diffusion
-    if kind == "world":
-        start = _small_world_models(options, track)
+    own = options.own_ar if track == "ar" else options.own_diffusion
+    start = own if kind == "own" else _small_world_models(options, track)
     if start is None:
         return None
     stage = _stage(options, track, kind, start)

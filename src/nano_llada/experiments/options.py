@@ -107,7 +107,7 @@ class Dpo:
     own_steps: int = 200
     """Optimizer steps of each run on your own pairs."""
     own_learning_rate: float = 1e-4
-    """Learning rate of the AR model on your own pairs; real ones are harder to tell apart, and at 2e-5 little moves."""
+    """Learning rate of the AR model on your own pairs."""
     own_diffusion_learning_rate: float = 3e-5
     """That of the diffusion model, whose likelihoods are noisy: at 1e-4 it strays without learning."""
     steps: int = 300

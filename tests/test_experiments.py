@@ -17,11 +17,12 @@ from nano_llada.data.world import SKILLS
 from nano_llada.data.world.files import write_world
 from nano_llada.demo import DemoConfig
 from nano_llada.experiments import real_data, small_world
-from nano_llada.experiments.grid import Cell, commit, markdown_table, read_results, run_grid
+from nano_llada.experiments.grid import Cell, commit, markdown_table, read_results, run_grid, write_page
 from nano_llada.run_observer import RunObserver
 from tiny import chats, make_place, read_lines, texts, write_rows
 
-STAGES, SCORES = ("ar", "ar-sft", "diffusion", "diffusion-sft"), ("exact_match", *SKILLS)
+STAGES = ("ar", "ar-sft", "blocks", "blocks-sft", "diffusion", "diffusion-sft")
+SCORES = ("exact_match", *SKILLS)
 KEYS = {"experiment", "variant", "seed", "commit", "hardware", "command", "metrics"}
 
 
@@ -112,22 +113,26 @@ def test_small_world_from_nothing_to_its_readme(small, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(RunObserver, "wants_stop", lambda observer: observer.config.name == "diffusion")
         assert small_world.run(small) is False
-    assert [row["variant"] for row in read_lines(folder / "results.jsonl")] == ["ar"]
+    assert [row["variant"] for row in read_lines(folder / "results.jsonl")] == ["ar", "blocks"]
     assert small_world.run(small) is True
     rows = read_lines(folder / "results.jsonl")
-    assert [(row["variant"], row["seed"]) for row in rows] == [("ar", 0), ("diffusion", 0)]
+    assert [(row["variant"], row["seed"]) for row in rows] == [("ar", 0), ("blocks", 0), ("diffusion", 0)]
     skills = {f"{skill}_{language}" for skill in SKILLS for language in ("zh", "en")}
     totals = {"parameters", "train_tokens_all_stages", "exact_match_zh", "exact_match_en"}
     for row in rows:
         assert row.keys() == KEYS
         assert row["metrics"].keys() == skills | totals
         assert all(0 <= row["metrics"][skill] <= 1 for skill in skills)
-    assert rows[0]["metrics"]["parameters"] == rows[1]["metrics"]["parameters"]
+    assert len({row["metrics"]["parameters"] for row in rows}) == 1
     last = {name: find_checkpoint(small.runs / "seed-0" / name, "last").name for name in STAGES}
-    assert [int(last[name].removeprefix("step-")) for name in STAGES] == [2, 4, 3, 4]
-    tokens = {name: load_checkpoint(small.runs / "seed-0" / name).info["tokens"] for name in STAGES}
+    assert [int(last[name].removeprefix("step-")) for name in STAGES] == [2, 4, 3, 4, 3, 4]
+    info = {name: load_checkpoint(small.runs / "seed-0" / name).info for name in STAGES}
+    tokens = {name: info[name]["tokens"] for name in STAGES}
     assert rows[0]["metrics"]["train_tokens_all_stages"] == tokens["ar"] + tokens["ar-sft"]
-    assert rows[1]["metrics"]["train_tokens_all_stages"] == sum(tokens.values())
+    for row, name in zip(rows[1:], ("blocks", "diffusion"), strict=True):
+        trained = tokens["ar"] + tokens["ar-sft"] + tokens[name] + tokens[f"{name}-sft"]
+        assert row["metrics"]["train_tokens_all_stages"] == trained
+    assert [info[name].get("block_size") for name in STAGES] == [None, None, 4, 4, None, None]
     assert (
         "--pretrain-steps 2 --diffusion-steps 3 --sft-steps 4 --hidden-size 32 --num-layers 1 --items 1"
         in rows[0]["command"]
@@ -151,9 +156,18 @@ def test_a_seed_is_added_without_measuring_the_others_again(small, monkeypatch):
         assert small_world.run(replace(small, seeds=seeds)) is True
         text = (small.docs / "small-world" / "README.md").read_text(encoding="utf-8")
         assert f"{len(seeds)} seed(s)" in text
-    assert measured == [("ar", 0), ("diffusion", 0), ("ar", 3), ("diffusion", 3)]
+    assert measured == [(name, seed) for seed in (0, 3) for name in ("ar", "blocks", "diffusion")]
     assert small_world.run(replace(small, items=2)) is True  # another experiment
-    assert measured[4:] == [("ar", 0), ("diffusion", 0)]
+    assert measured[6:] == [(name, 0) for name in ("ar", "blocks", "diffusion")]
+
+
+def test_what_a_person_has_written_is_kept_behind_what_an_experiment_writes(tmp_path):
+    write_page(tmp_path, "# A\n")
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == "# A\n"
+    (tmp_path / "notes.md").write_text("What it means.\n", encoding="utf-8")
+    for _ in range(2):
+        write_page(tmp_path, "# B\n")
+        assert (tmp_path / "README.md").read_text(encoding="utf-8") == "# B\n\nWhat it means.\n"
 
 
 def real_files(tmp_path: Path) -> Path:

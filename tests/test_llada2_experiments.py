@@ -16,7 +16,7 @@ from nano_llada.data.world.files import write_preferences, write_world
 from nano_llada.decode.config import Autoregressive, Block, Diffusion
 from nano_llada.evaluate import suite
 from nano_llada.evaluate.record import Record, read_records
-from nano_llada.experiments import dpo, llada2_ablation
+from nano_llada.experiments import dpo, dpo_report, llada2_ablation
 from nano_llada.experiments.grid import Result
 from nano_llada.experiments.llada2_ablation import SKILLS
 from nano_llada.experiments.llada2_report import verdict, write_report
@@ -160,7 +160,8 @@ def test_the_report_says_in_words_what_helps(rights, word):
 
 @pytest.fixture
 def options(root, tmp_path, monkeypatch) -> Dpo:
-    monkeypatch.setattr(dpo, "MEASURED_PAIRS", 4)
+    monkeypatch.setattr(dpo, "MEASURED_PAIRS", 2)
+    monkeypatch.setattr(dpo, "WATCHED_PAIRS", 2)
     monkeypatch.setattr(dpo, "GRADIENTS", 3)
     folders = {"models": root / "models", "runs": tmp_path / "runs", "docs": tmp_path / "docs"}
     return Dpo(**folders, steps=2, own_steps=1, items=1, threads=1)
@@ -174,14 +175,23 @@ def test_dpo_of_both_tracks_on_the_world_and_on_pairs_of_ones_own(options, root,
     plan = llada2_ablation.stages(Llada2Ablation(runs=root / "models", **STEPS), VARIANTS[0], 0)
     pairs = [{"prompt": f"{i}?", "chosen": f"yes {i}", "rejected": f"no {i + 1}"} for i in range(12)]
     own = {"data": write_rows(root / "pairs.jsonl", pairs), "validation": write_rows(root / "held.jsonl", pairs[:4])}
-    own |= {"own_ar": plan[1].folder, "own_diffusion": plan[3].folder}
+    own |= {"own_ar": plan[1].folder, "own_diffusion": plan[3].folder, "own_draws": 3, "own_limit": 2}
+    asked = [{"question": f"{i}?", "answer": "no way"} for i in range(4)]
+    several = [{"question": f"{i}?", "choices": ["a", "b"], "answer": 0} for i in range(4)]
+    own |= {"own_questions": (str(write_rows(root / "exam.jsonl", asked)),)}
+    own |= {"own_choices": (str(write_rows(root / "several.jsonl", several)),)}
     assert dpo.run(replace(options, **own)) is True
     rows = {row["variant"]: row["metrics"] for row in read_lines(options.docs / "dpo" / "results.jsonl")}
     assert list(rows) == ["ar", "diffusion", "ar-own", "diffusion-own"]
     for name, m in rows.items():
         assert m["reward_accuracy_before"] == 0.5
         assert 0 <= m["reward_accuracy_after"] <= 1
-        assert ("exact_match_after" in m) == (not name.endswith("own"))
+        assert all(0 <= m[f"exact_match_{when}"] <= 1 for when in ("before", "after"))
+        exam = {f"choices_{when}": m.get(f"choices_{when}") for when in ("before", "after")}
+        assert set(exam.values()) <= ({0.0, 0.5, 1.0} if name.endswith("own") else {None})
+        assert [step for step, _ in m["curve"]] == ([0, 1] if name.endswith("own") else [0, 1, 2])
+        assert m["pairs"] == 2
+        assert 0 <= m["length_accuracy"] <= 1
         noisy = name.startswith("diffusion")
         assert (m["score_variance_shared"] > 0) == noisy
         assert m["score_variance_independent"] >= m["score_variance_shared"]
@@ -190,7 +200,8 @@ def test_dpo_of_both_tracks_on_the_world_and_on_pairs_of_ones_own(options, root,
     assert "--steps 2 --learning-rate 2e-05 --draws 2 --items 1" in commands[0]
     own = "--data pairs.jsonl --validation held.jsonl --own-ar ar-sft --own-diffusion "
     assert own in commands[2]
-    assert "--own-steps 1 --own-learning-rate 0.0001 --own-diffusion-learning-rate 3e-05 --draws 2" in commands[2]
+    assert "--own-steps 1 --own-learning-rate 0.0001 --own-diffusion-learning-rate 3e-05 --own-draws 3" in commands[2]
+    assert commands[2].endswith("--own-questions exam.jsonl --own-choices several.jsonl --own-limit 2")
     runs = ("ar-world", "diffusion-world", "ar-own", "diffusion-own")
     configs = [json.loads((options.runs / name / "config.json").read_text(encoding="utf-8")) for name in runs]
     starts = [config["init_from"] for config in configs]
@@ -199,7 +210,15 @@ def test_dpo_of_both_tracks_on_the_world_and_on_pairs_of_ones_own(options, root,
     assert [Path(start) for start in starts] == [plan[1].folder, plan[3].folder] * 2
     text = (options.docs / "dpo" / "README.md").read_text(encoding="utf-8")
     assert all(f"| {name} | 0.500 | " in text for name in rows)
-    assert (options.docs / "dpo" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert all((options.docs / "dpo" / name).read_bytes().startswith(b"\x89PNG") for name in ("curves.png", "own.png"))
+
+
+def test_a_plot_is_kept_whose_lines_hold_no_curve(tmp_path):
+    old = Result("dpo", "ar", 0, "abc", "cpu", "command", {"reward_accuracy_before": 0.5, "reward_accuracy_after": 0.9})
+    (tmp_path / "curves.png").write_bytes(b"drawn before")
+    dpo_report.write_report([old], tmp_path)
+    assert (tmp_path / "curves.png").read_bytes() == b"drawn before"
+    assert "| ar | 0.500 | 0.900 |" in text_of(tmp_path)
 
 
 def test_pairs_of_ones_own_need_models_and_pairs_held_out(options, tmp_path, monkeypatch):

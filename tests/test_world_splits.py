@@ -8,9 +8,10 @@ from itertools import product
 
 import pytest
 
-from nano_llada.data.world import DOCUMENT_KINDS, SKILLS, SPLITS, documents, examples, split_of
+from nano_llada.data.world import DOCUMENT_KINDS, SKILLS, SPLITS, chats, documents, examples, split_of
 from nano_llada.data.world.skills_family import families
-from nano_llada.data.world.vocabulary import COLOURS, DIRECTIONS, OBJECTS, PEOPLE, PLACES, Word
+from nano_llada.data.world.skills_world import LANDMARKS
+from nano_llada.data.world.vocabulary import COLOURS, DIRECTIONS, NAMES, OBJECTS, PEOPLE, PLACES, Word
 
 HELD_OUT = ("validation", "test")
 
@@ -37,12 +38,12 @@ def test_splits_share_neither_keys_nor_prompts(skill: str) -> None:
 def stated_in(text: str) -> set[tuple[str, ...]]:
     """The recall combinations that a text states, in either language, in whatever tense."""
     found: set[tuple[str, ...]] = set()
-    names = {word.zh: word.en for word in PEOPLE + COLOURS + OBJECTS + PLACES}
+    names = {word.zh: word.en for word in NAMES + COLOURS + OBJECTS + PLACES}
 
     def one_of(words: tuple[Word, ...]) -> str:
         return "(" + "|".join(word.en for word in words) + "|" + "|".join(word.zh for word in words) + ")"
 
-    who, colour, thing, place = map(one_of, (PEOPLE, COLOURS, OBJECTS, PLACES))
+    who, colour, thing, place = map(one_of, (NAMES, COLOURS, OBJECTS, PLACES))
     for pattern in (
         rf"{who} ha[sd] (?:a|the) {colour} {thing}\b",
         rf"{who}有(?:一.)?{colour}的{thing}",
@@ -143,14 +144,14 @@ def test_sums_and_tallies_of_documents_are_right() -> None:
     assert min(counts.values()) > 100
 
 
-def test_the_places_between_which_directions_are_asked_are_held_out_whatever_the_way() -> None:
-    ways, places = ("|".join(word.en for word in words) for words in (DIRECTIONS, PLACES))
-    fact = re.compile(rf"The ({places}) is ({ways}) of the ({places})\.")
-    told = {split: " ".join(e.prompt for e in examples("direction", split, 300, 0)) for split in SPLITS}
+def test_the_landmarks_between_which_directions_are_asked_are_held_out_whatever_the_way() -> None:
+    ways, landmarks = ("|".join(word.en for word in words) for words in (DIRECTIONS, LANDMARKS))
+    fact = re.compile(rf"The ({landmarks}) is ({ways}) of the ({landmarks})\.")
+    told = {split: " ".join(e.prompt for e in examples("direction", split, 3000, 0)) for split in SPLITS}
     told["train"] += " ".join(row["text"] for row in documents("train", 4000, 0))
     pairs = {split: {frozenset((a, b)) for a, _, b in fact.findall(text)} for split, text in told.items()}
-    assert [len(pairs[split]) for split in SPLITS] == [23, 2, 3]
-    assert len(set().union(*pairs.values())) == 28
+    assert [len(pairs[split]) for split in SPLITS] == [259, 26, 40]
+    assert len(set().union(*pairs.values())) == 26 * 25 / 2
     for split in SPLITS:
         assert {way for _, way, _ in fact.findall(told[split])} == {word.en for word in DIRECTIONS}
 
@@ -166,6 +167,47 @@ def test_training_documents_state_every_family_parent_first_only() -> None:
         assert person.en not in asked
         assert person.zh not in asked
     assert not re.search(r"'s (mother|father) is|[妈爸]{2}是", told)
+
+
+def test_mirrored_statements_are_the_same_words_from_the_end_and_half_of_the_texts_about_families() -> None:
+    rows = [row["text"] for row in documents("train", 8000, 0, mirrored=True) if row["kind"] == "family"]
+    zh, en = ({both[i] for family in families() for both in [family.mirrored()]} for i in (0, 1))
+    turned = [row for row in rows if set(row.split("\n")) <= zh | en]
+    assert 0.45 < len(turned) / len(rows) < 0.55
+    lines = {line for row in turned for line in row.split("\n")}
+    assert lines == zh | en  # of held-out families, too: they are told, not asked
+    for family in families():
+        (zh_told, en_told), (zh_turned, en_turned) = family.statement(), family.mirrored()
+        english = [sorted(text.replace("'s", " 's").rstrip(".").split()) for text in (en_told, en_turned)]
+        assert english[0] == english[1]
+        assert sorted(zh_told.rstrip("。")) == sorted(zh_turned)
+        assert en_turned.index(family.child.en) < en_turned.index(family.parent.en)
+    held_out = [row["text"] for row in documents("test", 8000, 0, mirrored=True) if row["kind"] == "family"]
+    known = {family.mirrored()[1] for family in families() if split_of(family.key) == "test"}
+    assert {line for text in held_out for line in text.split("\n")} & en == known
+
+
+def test_looking_up_is_told_twice_with_the_same_pairs_in_another_order() -> None:
+    rows = [row for row in documents("train", 3000, 0) if row["kind"] == "lookup"]
+    assert len(rows) > 100
+    moved = 0
+    for row in rows:
+        comma, colon, stop = ("，", "：", "。") if row["language"] == "zh" else (", ", ": ", ".")
+        first, second = ([pair.strip() for pair in part.split(comma)] for part in row["text"].split(stop)[:2])
+        assert sorted(first) == sorted(second)
+        assert len({pair.split(colon)[0] for pair in first}) == len(first) >= 3
+        moved += first != second
+    assert moved > 0.6 * len(rows)
+
+
+def test_a_skill_named_twice_has_two_shares() -> None:
+    found = Counter(e.skill for e in chats(("copy", "recall", "recall"), "train", 600, 0))
+    assert found == {"copy": 200, "recall": 400}
+    assert (
+        len({e.prompt for e in chats(("recall", "recall"), "train", 400, 0)}) == 400
+    )  # one stream, not the same twice
+    asked = Counter(row["skill"] for row in documents("train", 4000, 0, ("copy", "recall", "recall")))
+    assert 1.6 < asked["recall"] / asked["copy"] < 2.5
 
 
 def test_families_are_asked_backwards_only_when_held_out() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nano_llada.experiments.grid import Metrics, Result, markdown_table
+from nano_llada.experiments.grid import Metrics, Result, markdown_table, write_page
 from nano_llada.experiments.options import BlockSpeed
 
 POINT = 0.01  # exact match that may be lost without being called worse
@@ -46,7 +46,7 @@ def write_report(results: Sequence[Result], folder: Path, questions: int, option
             markdown_table(columns, [_row(metrics) for metrics in found]),
         ]
     text.append("![ratio against threshold](curves.png)\n")
-    (folder / "README.md").write_text("\n".join(text), encoding="utf-8")
+    write_page(folder, "\n".join(text))
     _plot(results, folder / "curves.png")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,26 @@ from nano_llada.core.errors import UserError
 from nano_llada.core.types import StepContext, TokenBatch
 from nano_llada.data.config import DataConfig
 from nano_llada.data.world.files import write_preferences, write_world
+from nano_llada.evaluate.judge import read_questions
+from nano_llada.evaluate.measure import measured, protocol_of
+from nano_llada.evaluate.suite import Subject, Suite
+from nano_llada.evaluate.suites.choices import Choices, read_choices
+from nano_llada.evaluate.suites.generation import Generation
 from nano_llada.experiments import llada2_ablation
-from nano_llada.experiments.grid import Cell, Result, markdown_table, run_grid
+from nano_llada.experiments.dpo_report import write_report
+from nano_llada.experiments.grid import Cell, run_grid
 from nano_llada.experiments.options import Dpo, Llada2Ablation
 from nano_llada.objectives.preference import BoundScore, ExactScore, Preference
 from nano_llada.run import choose_tokenizer, complete
 from nano_llada.run_data import load_data
+from nano_llada.sampling import default_decoding
 from nano_llada.train.config import TrainConfig
 from nano_llada.train.log import read_metrics
 
 NAME = "dpo"
 MEASURED_PAIRS, MEASURED_DRAWS, GRADIENTS = 200, 8, 12
+WATCHED_PAIRS = 100  # while training
+CHOICE_DRAWS, ANSWER = 4, 64
 
 
 def run(options: Dpo) -> bool:
@@ -53,13 +62,18 @@ def run(options: Dpo) -> bool:
         command = (
             f"nano-llada experiment {NAME} {given} --own-steps {options.own_steps} "
             f"--own-learning-rate {options.own_learning_rate:g} "
-            f"--own-diffusion-learning-rate {options.own_diffusion_learning_rate:g} {shared}"
+            f"--own-diffusion-learning-rate {options.own_diffusion_learning_rate:g} --own-draws {options.own_draws}"
         )
+        for name, files in (("questions", options.own_questions), ("choices", options.own_choices)):
+            if files:
+                command += f" --own-{name} {' '.join(Path(file).name for file in files)}"
+        if options.own_questions or options.own_choices:
+            command += f" --own-limit {options.own_limit}"
         own = run_grid(NAME, _cells(options, "own"), options.docs / NAME, command)
         if own is None:
             return False
         results += own
-    _report(options, results, options.docs / NAME)
+    write_report(results, options.docs / NAME)
     return True
 
 
@@ -80,11 +94,36 @@ def _variant(options: Dpo, track: str, kind: str) -> Mapping[str, Any] | None:
         return None
     before, after = load_checkpoint(start), load_checkpoint(stage.folder)
     metrics: dict[str, Any] = {"reward_accuracy_before": 0.5} | _margins(stage, before, after)
-    if kind == "world":
-        ablation = Llada2Ablation(items=options.items)
-        metrics["exact_match_before"] = llada2_ablation.answers(before, ablation)["exact_match"]
-        metrics["exact_match_after"] = llada2_ablation.answers(after, ablation)["exact_match"]
-    return metrics
+    for when, checkpoint in (("before", before), ("after", after)):
+        if kind == "own":
+            metrics |= {f"{name}_{when}": figure for name, figure in _own_exam(options, checkpoint).items()}
+        else:
+            answers = llada2_ablation.answers(checkpoint, Llada2Ablation(items=options.items))
+            metrics[f"exact_match_{when}"] = answers["exact_match"]
+    return metrics | {"curve": _curve(stage.folder)}
+
+
+def _own_exam(options: Dpo, checkpoint: Checkpoint) -> dict[str, float]:
+    """Exact match on questions and accuracy on multiple choice, of those that were given."""
+    decoding = default_decoding(checkpoint.track, ANSWER, checkpoint.info.get("block_size"))
+    suites: list[tuple[str, str, Suite]] = []
+    if options.own_questions:
+        questions = read_questions(options.own_questions, options.own_limit)
+        suites.append(("exact_match", "right", Generation(questions, batch_size=64)))
+    if options.own_choices:
+        asked = tuple(read_choices(options.own_choices, options.own_limit))
+        suites.append(("choices", "right_sum", Choices(asked, draws=CHOICE_DRAWS)))
+    found = {}
+    for name, value, suite in suites:
+        records = list(measured(suite, Subject("", checkpoint, decoding, "", 0), protocol_of(suite)))
+        found[name] = sum(record.values[value] for record in records) / len(records)
+    return found
+
+
+def _curve(folder: Path) -> list[tuple[int, float]]:
+    """Step and reward accuracy on held-out pairs, as it was measured while training."""
+    watched = [m for m in read_metrics(folder) if "validation_reward_accuracy" in m]
+    return [(0, 0.5), *((int(m["step"]), m["validation_reward_accuracy"]) for m in watched)]
 
 
 def _small_world_models(options: Dpo, track: str) -> Path | None:
@@ -109,7 +148,8 @@ def _stage(options: Dpo, track: str, kind: str, start: Path) -> RunConfig:
     data = options.data if own else world / "preference-train.jsonl"
     validation = options.validation if own else world / "preference-validation.jsonl"
     info = load_checkpoint(start).info
-    score = ExactScore() if track == "ar" else BoundScore(draws=options.draws, block_size=info.get("block_size"))
+    draws = options.own_draws if own else options.draws
+    score = ExactScore() if track == "ar" else BoundScore(draws=draws, block_size=info.get("block_size"))
     return RunConfig(
         name=f"{track}-{kind}",
         runs=options.runs,
@@ -130,7 +170,7 @@ def _stage(options: Dpo, track: str, kind: str, start: Path) -> RunConfig:
             schedule="constant",
             warmup_steps=10,
             eval_every=max(1, steps // 6),
-            eval_rows=MEASURED_PAIRS,
+            eval_rows=2 * WATCHED_PAIRS,
             save_every=100,
             keep_last=1,
             keep_best=0,
@@ -143,18 +183,25 @@ def _stage(options: Dpo, track: str, kind: str, start: Path) -> RunConfig:
 def _margins(stage: RunConfig, before: Checkpoint, after: Checkpoint) -> dict[str, Any]:
     """Reward accuracy on held-out pairs, and how much estimates vary with the same and with other masks."""
     _, held_out = load_data(stage, choose_tokenizer(stage, before))
-    batches = list(held_out.once(MEASURED_PAIRS)) if held_out is not None else []
+    batches = list(held_out.once(2 * MEASURED_PAIRS)) if held_out is not None else []
     size = stage.block_size
     score = ExactScore() if stage.track == "ar" else BoundScore(MEASURED_DRAWS, size)
     gains = [_gains(Preference(score), before, after, batch, i) for i, batch in enumerate(batches)]
     margins = torch.cat([gain.mean(0)[0::2] - gain.mean(0)[1::2] for gain in gains])
-    found = {"reward_accuracy_after": float((margins > 0).double().mean()), "pairs": len(margins)}
+    longer = torch.cat([batch.scored.sum(1)[0::2] - batch.scored.sum(1)[1::2] for batch in batches])
+    found = {
+        "reward_accuracy_after": float((margins > 0).double().mean()),
+        "pairs": len(margins),
+        "length_accuracy": float(((longer > 0) + 0.5 * (longer == 0)).double().mean()),
+    }
     if stage.track == "ar":  # an exact likelihood has no noise
         return found | {"score_variance_shared": 0.0, "score_variance_independent": 0.0}
+    some = max(1, 2 * WATCHED_PAIRS // len(batches[0].tokens))  # variances need no more
     for name, shared in (("shared", True), ("independent", False)):
-        objective = Preference(score, shared_noise=shared)
-        gains = [_gains(objective, before, after, batch, i) for i, batch in enumerate(batches)]
-        found[f"score_variance_{name}"] = float(torch.cat([gain.var(0) for gain in gains]).mean())
+        if not shared:
+            objective = Preference(score, shared_noise=False)
+            gains = [_gains(objective, before, after, batch, i) for i, batch in enumerate(batches[:some])]
+        found[f"score_variance_{name}"] = float(torch.cat([gain.var(0) for gain in gains[:some]]).mean())
         one = Preference(BoundScore(1, size), shared_noise=shared)
         found[f"gradient_variance_{name}"] = gradient_variance(one, before, after, batches[0])
     return found
@@ -184,40 +231,3 @@ def gradient_variance(objective: Preference, before: Checkpoint, after: Checkpoi
     stacked = torch.stack(gradients)
     mean = stacked.mean(0)
     return float((stacked - mean).square().sum() / (GRADIENTS - 1) / mean.square().sum())
-
-
-def _report(options: Dpo, results: Sequence[Result], folder: Path) -> None:
-    columns = (
-        "reward_accuracy_before",
-        "reward_accuracy_after",
-        "exact_match_before",
-        "exact_match_after",
-        "score_variance_shared",
-        "score_variance_independent",
-        "gradient_variance_shared",
-        "gradient_variance_independent",
-    )
-    rows = [[r.variant, *(r.metrics.get(name, "") for name in columns)] for r in results]
-    commands = "\n\n".join(f"`{command}`" for command in dict.fromkeys(result.command for result in results))
-    text = (
-        f"# Preference optimisation\n\n{commands}\n\n"
-        "Reward accuracy: share of held-out pairs whose better answer gained more likelihood, against the model that "
-        "training started from; a half by definition before the first step. Exact match: held-out questions of the "
-        "small world. Variances of one draw: of the gain in likelihood, and of the gradient relative to its mean's "
-        "square, with the same masks for model and reference and with other ones. `-own`: pairs given with --data.\n\n"
-        f"{markdown_table(('variant', *columns), rows)}\n![reward accuracy](curves.png)\n"
-    )
-    (folder / "README.md").write_text(text, encoding="utf-8")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for result in results:
-        track, _, own = result.variant.partition("-")
-        metrics = read_metrics(options.runs / f"{track}-{own or 'world'}")
-        points = [(m["step"], m["validation_reward_accuracy"]) for m in metrics if "validation_reward_accuracy" in m]
-        axes.plot(*zip((0, 0.5), *points, strict=True), marker="o", label=result.variant)
-    axes.set(xlabel="optimizer step", ylabel="reward accuracy on held-out pairs", ylim=(0.4, 1.0))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(folder / "curves.png", dpi=110)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from nano_llada.experiments.grid import Metrics, Result, markdown_table
+from nano_llada.experiments.grid import Metrics, Result, markdown_table, write_page
 from nano_llada.experiments.shared_questions import Shares
 
 SEARCHED = ("2.0", "2.1-off", "2.1-q", "2.1-s", "2.1-s-reread")
@@ -102,7 +102,7 @@ def write_report(results: Sequence[Result], folder: Path, others: Sequence[Resul
         markdown_table(COLUMNS.split(","), [_row(point) for name, point in points.items() if "@" in name]),
         "![exact match against tokens per forward](frontier.png)\n",
     ]
-    (folder / "README.md").write_text("\n".join(text), encoding="utf-8")
+    write_page(folder, "\n".join(text))
     _plot(points, folder / "frontier.png")
 
 

@@ -18,7 +18,7 @@ from nano_llada.data.config import DataConfig
 from nano_llada.data.read import BadRows, resolve
 from nano_llada.data.texts import read_texts
 from nano_llada.evaluate.likelihood import text_likelihood
-from nano_llada.experiments.grid import Cell, Result, markdown_table, run_grid, trained_tokens
+from nano_llada.experiments.grid import Cell, Result, markdown_table, run_grid, trained_tokens, write_page
 from nano_llada.experiments.options_measuring import Epochs
 from nano_llada.model.config import ModelConfig
 from nano_llada.objectives.denoising import Denoising
@@ -177,7 +177,7 @@ def write_report(results: Sequence[Result], folder: Path) -> None:
         f"training loss is a bound, too.\n\n{verdict(results)}\n\n"
         f"{markdown_table(('variant', 'seed', *names), rows)}\n![bits per byte against epochs](epochs.png)\n"
     )
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    write_page(folder, text)
     _plot(results, folder / "epochs.png")
 
 

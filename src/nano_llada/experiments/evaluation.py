@@ -21,7 +21,7 @@ from nano_llada.evaluate.page import write_evaluation
 from nano_llada.evaluate.record import RECORDS, Record, write_records
 from nano_llada.evaluate.suite import ALL, Subject
 from nano_llada.evaluate.suites import metrics_of
-from nano_llada.experiments.grid import Result, commit, write_results
+from nano_llada.experiments.grid import Result, commit, write_page, write_results
 from nano_llada.experiments.options_measuring import Evaluation
 
 NAME = "evaluation"
@@ -180,4 +180,4 @@ def _index(options: Evaluation, results: Sequence[Result]) -> None:
             for part in parts
         ),
     ]
-    (options.docs / NAME / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_page(options.docs / NAME, "\n".join(lines) + "\n")

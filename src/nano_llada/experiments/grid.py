@@ -72,6 +72,13 @@ def write_results(folder: Path, results: Sequence[Result]) -> None:
     hidden.replace(path)
 
 
+def write_page(folder: Path, text: str) -> None:
+    """README.md: `text`, and behind it what a person has written in notes.md, which no experiment touches."""
+    notes = folder / "notes.md"
+    said = f"\n{notes.read_text(encoding='utf-8')}" if notes.is_file() else ""
+    (folder / "README.md").write_text(text.rstrip("\n") + "\n" + said, encoding="utf-8")
+
+
 def read_results(path: Path) -> list[Result]:
     """All finished runs. Raises UserError if a line is broken."""
     results = []

@@ -10,7 +10,7 @@ from nano_llada.evaluate.figures import BOTH, differences, figures
 from nano_llada.evaluate.record import Record
 from nano_llada.evaluate.statistics import wilson
 from nano_llada.evaluate.suites.generation import Generation
-from nano_llada.experiments.grid import Result, markdown_table
+from nano_llada.experiments.grid import Result, markdown_table, write_page
 
 METRICS = Generation.metrics[:2]  # exact match, TPF
 QUESTIONS = (
@@ -46,7 +46,7 @@ def write_report(
         text += [f"## ({letter}) {question}\n", markdown_table(columns, [row for row in rows if row])]
         text += [verdict(records, variants[0], variant) + "\n" for variant in variants[1:]]
     text.append("![validation loss while pretraining](curves.png)\n\n![exact match against TPF](frontier.png)\n")
-    (folder / "README.md").write_text("\n".join(text), encoding="utf-8")
+    write_page(folder, "\n".join(text))
     _plot_curves(curves, folder / "curves.png")
     _plot_frontier(results, folder / "frontier.png")
 

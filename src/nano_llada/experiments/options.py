@@ -38,7 +38,7 @@ class RealData:
 
 @dataclass(frozen=True)
 class SmallWorld:
-    """Options of the experiment; the defaults take about an hour and a half on one core for each seed."""
+    """Options of the experiment; the defaults take about two hours on one core for each seed."""
 
     runs: Path = Path("runs/small-world")
     """Folder for the runs."""
@@ -46,10 +46,10 @@ class SmallWorld:
     """Folder that results are recorded in."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of training."""
-    pretrain_steps: int = 2000
+    pretrain_steps: int = 3000
     """Steps of AR pretraining."""
-    diffusion_steps: int = 5000
-    """Steps of diffusion pretraining, from the fine-tuned AR model; facts take it many more readings than AR."""
+    diffusion_steps: int = 1000
+    """Steps of each diffusion pretraining, from the fine-tuned AR model."""
     sft_steps: int = 3000
     """Steps of each fine-tuning run."""
     hidden_size: int = 160
@@ -109,7 +109,15 @@ class Dpo:
     own_learning_rate: float = 1e-4
     """Learning rate of the AR model on your own pairs."""
     own_diffusion_learning_rate: float = 3e-5
-    """That of the diffusion model, whose likelihoods are noisy: at 1e-4 it strays without learning."""
+    """That of the diffusion model, whose likelihoods are noisy: with blocks of 32 it strays at 1e-4."""
+    own_draws: int = 2
+    """Noisy versions of each answer in a training step on your own pairs."""
+    own_questions: tuple[str, ...] = ()
+    """Files of questions with right answers that your own models write answers to, before and after."""
+    own_choices: tuple[str, ...] = ()
+    """Files of multiple-choice questions that your own models are asked before and after."""
+    own_limit: int = 200
+    """Questions of each of these files."""
     steps: int = 300
     """Optimizer steps of each run on the small world."""
     learning_rate: float = 2e-5

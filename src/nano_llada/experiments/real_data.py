@@ -13,7 +13,7 @@ from nano_llada.data.config import DataConfig
 from nano_llada.data.read import BadRows
 from nano_llada.data.texts import read_texts
 from nano_llada.evaluate.likelihood import text_likelihood
-from nano_llada.experiments.grid import Cell, Result, markdown_table, run_grid, trained_tokens
+from nano_llada.experiments.grid import Cell, Result, markdown_table, run_grid, trained_tokens, write_page
 from nano_llada.experiments.options import RealData
 from nano_llada.model.config import ModelConfig
 from nano_llada.objectives.denoising import Denoising
@@ -146,7 +146,7 @@ def _report(options: RealData, results: Sequence[Result], folder: Path) -> None:
         for line in lines[-4:]:
             row = json.loads(line)
             text.append(f"- **{row['prompt']}** {row['text']!r}")
-    (folder / "README.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    write_page(folder, "\n".join(text) + "\n")
 
 
 def _plot(options: RealData, path: Path) -> None:

@@ -17,7 +17,7 @@ from nano_llada.data.world.skills_family import Family, families, relation_quest
 from nano_llada.decode.config import Autoregressive, Decoding, Diffusion
 from nano_llada.decode.types import Request
 from nano_llada.evaluate.answers import complete as answered
-from nano_llada.experiments.grid import Cell, Result, markdown_table, run_grid, trained_tokens
+from nano_llada.experiments.grid import Cell, Result, markdown_table, run_grid, trained_tokens, write_page
 from nano_llada.experiments.options_measuring import Reversal
 from nano_llada.model.config import ModelConfig
 from nano_llada.objectives.denoising import Denoising
@@ -163,7 +163,7 @@ def write_report(results: Sequence[Result], folder: Path) -> None:
         "put parents and answers stand: only backward are both names the tokens of the statement. Chinese has no such "
         f"difference, so it is the one to look at.\n\n{table}\n![exact match](exact_match.png)\n"
     )
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    write_page(folder, text)
     _plot(results, rows, folder / "exact_match.png")
 
 

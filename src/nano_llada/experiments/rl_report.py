@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nano_llada.evaluate.statistics import wilson
-from nano_llada.experiments.grid import Metrics, Result, markdown_table
+from nano_llada.experiments.grid import Metrics, Result, markdown_table, write_page
 
 COLUMNS = ("variant", "before", "after", "each seed", "worst other skill", "reward first", "reward last")
 
@@ -41,7 +41,7 @@ def write_report(results: Sequence[Result], folder: Path, others: Sequence[Resul
             markdown_table(COLUMNS, [_row(variant, some) for variant, some in found.items()]),
         ]
     text += [*_others(others), "![rewards](rewards.png)\n"]
-    (folder / "README.md").write_text("\n".join(text), encoding="utf-8")
+    write_page(folder, "\n".join(text))
     _plot([*results, *others], folder / "rewards.png")
 
 

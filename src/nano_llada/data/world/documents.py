@@ -31,6 +31,7 @@ from nano_llada.data.world.vocabulary import (
     DAYS,
     DIRECTIONS,
     MONTHS,
+    NAMES,
     NOUNS,
     PEOPLE,
     PLACES,
@@ -42,10 +43,14 @@ Both = tuple[str, str]
 Maker = Callable[[Random, Split], Both]
 
 
-def documents(split: Split, count: int, seed: int, skills: Sequence[str] = SKILLS) -> Iterator[dict[str, Any]]:
+def documents(
+    split: Split, count: int, seed: int, skills: Sequence[str] = SKILLS, *, mirrored: bool = False
+) -> Iterator[dict[str, Any]]:
     """`count` pretraining rows, Chinese and English in turn: {"text", "language", "kind", "skill"}.
 
-    Questions are about `skills` only, and kinds of text that serve other skills alone are left out.
+    Questions are about `skills` only (one named twice is asked about twice as often), and kinds of text that serve
+    other skills alone are left out. With `mirrored`, every second text about families has its statements' words from
+    the end to the beginning: reading backwards is how a left-to-right model can learn relations both ways.
     `kind` is one of DOCUMENT_KINDS; `skill` is the skill's name for the kind `questions`, else "". Training
     documents state training combinations only, held-out ones those of their own split and, in passing,
     training ones. The exception by design: training documents state all families, the parent first, and all
@@ -54,22 +59,25 @@ def documents(split: Split, count: int, seed: int, skills: Sequence[str] = SKILL
     every split. Raises UserError for an unknown split or a negative count.
     """
     check_request(split, count)
-    streams = {name: skill_named(name) for name in skills}
-    return _rows(split, count, Random(f"{seed}/{split}/documents"), streams)
+    known = {name: skill_named(name) for name in skills}
+    return _rows(split, count, Random(f"{seed}/{split}/documents"), known, skills, mirrored)
 
 
-def _rows(split: Split, count: int, rng: Random, skills: Mapping[str, Skill]) -> Iterator[dict[str, Any]]:
-    streams = {name: item_stream(skill, split, Random(rng.getrandbits(64))) for name, skill in skills.items()}
+def _rows(
+    split: Split, count: int, rng: Random, known: Mapping[str, Skill], skills: Sequence[str], mirrored: bool
+) -> Iterator[dict[str, Any]]:
+    streams = {name: item_stream(skill, split, Random(rng.getrandbits(64))) for name, skill in known.items()}
     told = {language: statements(rng, split, language) for language in LANGUAGES}
+    backwards = {language: statements(rng, split, language, mirrored=True) for language in LANGUAGES}
     kinds = {kind: weight for kind, weight in WEIGHTS.items() if not SERVES.get(kind) or SERVES[kind] & set(skills)}
     for index in range(count):
         language = LANGUAGES[index % 2]
         kind, skill = rng.choices(list(kinds), list(kinds.values()))[0], ""
         if kind == "questions":
-            skill = rng.choice(list(streams))
+            skill = rng.choice(skills)
             text = _questions([next(streams[skill]) for _ in range(rng.randint(1, 3))], language)
         elif kind == "family":
-            text = next(told[language])
+            text = next(backwards[language] if mirrored and rng.random() < 0.5 else told[language])
         else:
             text = MAKERS[kind](rng, split)[LANGUAGES.index(language)]
         yield {"text": text, "language": language, "kind": kind, "skill": skill}
@@ -94,11 +102,23 @@ def _retold(rng: Random, split: Split) -> Both:
     """Facts, each of which is then told again or asked about: what recall needs, many times in one text."""
     known: dict[str, Key] = {}
     while len(known) < 3:
-        key = draw_fact(rng, split)
+        key = draw_fact(rng, split, NAMES)
         if key[1] not in known and all(key[-1] != other[-1] for other in known.values()):
             known[key[1]] = key
     again = rng.sample(list(known.values()), 3)
     return _joined([fact(key) for key in known.values()] + [_told_again(key, rng) for key in again])
+
+
+def _lookup(rng: Random, split: Split) -> Both:
+    """Words with another word each, told twice in different orders: looking something up, and nothing else."""
+    keys = rng.sample(NAMES + NOUNS + PLACES, rng.randint(3, 5))
+    pairs = list(zip(keys, rng.sample(NOUNS + PLACES + COLOURS + DIRECTIONS, len(keys)), strict=True))
+    zh, en = [], []
+    for _ in range(2):
+        rng.shuffle(pairs)
+        zh.append("，".join(f"{key.zh}：{value.zh}" for key, value in pairs))
+        en.append(", ".join(f"{key.en}: {value.en}" for key, value in pairs))
+    return "。".join(zh) + "。", ". ".join(en) + "."
 
 
 def _told_again(key: Key, rng: Random) -> Both:
@@ -204,6 +224,7 @@ def _category(rng: Random, split: Split) -> Both:
 MAKERS: dict[str, Maker] = {
     "facts": _facts,
     "retold": _retold,
+    "lookup": _lookup,
     "tally": _tally,
     "larger": _larger,
     "story": _story,
@@ -218,6 +239,7 @@ WEIGHTS = {
     "questions": 36,
     "facts": 2,
     "retold": 16,
+    "lookup": 10,
     "tally": 10,
     "larger": 6,
     "story": 4,
@@ -231,6 +253,7 @@ WEIGHTS = {
 # Kinds of text that only matter to some skills.
 SERVES: dict[str, set[str]] = {
     "retold": {"recall"},
+    "lookup": {"recall", "direction"},
     "tally": {"counting"},
     "larger": {"comparison"},
     "sums": {"addition", "subtraction"},

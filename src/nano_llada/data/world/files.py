@@ -17,9 +17,11 @@ HELD_OUT = 10  # validation and test hold a tenth of the training rows each
 
 
 def write_world(
-    folder: Path, *, documents_count: int, chats_count: int, skills: Sequence[str], seed: int
+    folder: Path, *, documents_count: int, chats_count: int, skills: Sequence[str], seed: int, mirrored: bool = False
 ) -> list[Path]:
     """Write `pretrain-SPLIT.jsonl` and `chat-SPLIT.jsonl` for the three splits, and `words.txt` for a tokenizer.
+
+    Skills and `mirrored` are those of `chats` and `documents`.
 
     Raises:
         UserError: for an unknown skill or a folder that cannot be written.
@@ -30,7 +32,7 @@ def write_world(
         for split in SPLITS:
             share = 1 if split == "train" else HELD_OUT
             rows = (example.to_row() for example in chats(skills, split, chats_count // share, seed))
-            texts = documents(split, documents_count // share, seed, skills)
+            texts = documents(split, documents_count // share, seed, skills, mirrored=mirrored)
             paths.append(_write(folder / f"pretrain-{split}.jsonl", texts))
             paths.append(_write(folder / f"chat-{split}.jsonl", rows))
         paths.append(folder / "words.txt")

@@ -87,16 +87,16 @@ def examples(skill: str, split: Split, count: int, seed: int) -> Iterator[Exampl
 
 
 def chats(skills: Sequence[str], split: Split, count: int, seed: int) -> Iterator[Example]:
-    """`count` shuffled examples with equal shares of the skills and of the two languages.
+    """`count` shuffled examples with equal shares of the two languages and of the skills; one named twice has two.
 
-    Any 2 * len(skills) in a row, from the start on, hold one item of every skill in both languages. Raises
+    Any 2 * len(skills) in a row, from the start on, hold one item for every name in both languages. Raises
     UserError for no skill, an unknown skill or split or a negative count.
     """
     check_request(split, count)
     if not skills:
         raise UserError("The small world was asked for chats about no skill. Name at least one skill.")
-    streams = [item_stream(skill_named(name), split, Random(f"{seed}/{split}/{name}")) for name in skills]
-    return islice(_mixed(streams, Random(f"{seed}/{split}/chats")), count)
+    streams = {name: item_stream(skill_named(name), split, Random(f"{seed}/{split}/{name}")) for name in skills}
+    return islice(_mixed([streams[name] for name in skills], Random(f"{seed}/{split}/chats")), count)
 
 
 def _mixed(streams: list[Iterator[tuple[Example, Example]]], rng: Random) -> Iterator[Example]:

@@ -25,6 +25,7 @@ from nano_llada.data.world.vocabulary import (
     FATHERS,
     MONTHS,
     MOTHERS,
+    NAMES,
     OBJECTS,
     PEOPLE,
     PLACES,
@@ -218,7 +219,7 @@ def _pieces() -> re.Pattern[str]:
 @cache
 def _forms(language: Language) -> tuple[str, ...]:
     """Patterns of the answers that a question may state about several things."""
-    some = (PEOPLE, DIRECTIONS, PLACES, COLOURS, OBJECTS)
+    some = (NAMES, DIRECTIONS, PLACES, COLOURS, OBJECTS)
     who, way, place, colour, thing = (_any_of([word.text(language) for word in words]) for words in some)
     if language == "zh":
         return (r"\d+", who, way, f"{who}在{place}。", f"{who}有一.{colour}的{thing}。")

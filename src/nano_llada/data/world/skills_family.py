@@ -42,6 +42,15 @@ class Family:
             f"{self.parent.en} is {self.child.en}'s {self.role.en}.",
         )
 
+    def mirrored(self) -> tuple[str, str]:
+        """The words of the statement from its end to its beginning, names kept whole: no sentence, and the only text
+        from which a model that reads from left to right can learn whose name comes before a child's.
+        """
+        return (
+            f"{self.role.zh}的{self.child.zh}是{self.parent.zh}",
+            f"{self.role.en}'s {self.child.en} is {self.parent.en}",
+        )
+
 
 # Families of each split: few enough for a small masked-diffusion model to know by heart, many enough in the test split
 # for a rate. They are chosen by split, so their shares are not those of `split_of`.
@@ -71,13 +80,17 @@ def _possible() -> tuple[Family, ...]:
     return tuple(Family(parent, child, role) for (parent, role), (child, _) in zip(parents, children, strict=True))
 
 
-def statements(rng: Random, split: Split, language: Language) -> Iterator[str]:
+def statements(rng: Random, split: Split, language: Language, *, mirrored: bool = False) -> Iterator[str]:
     """Texts of four statements about families of `split` and of training, each stated equally often, without end.
 
     One statement a line: so in English a parent's name begins with the token that it has at the beginning of an answer.
     A child's does not, which follows a space here; in Chinese both are the same everywhere.
     """
-    told = [family.statement() for family in families() if split in ("train", split_of(family.key))]
+    told = [
+        family.mirrored() if mirrored else family.statement()
+        for family in families()
+        if split in ("train", split_of(family.key))
+    ]
     while True:
         rng.shuffle(told)
         for start in range(0, len(told), 4):

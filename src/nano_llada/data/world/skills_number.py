@@ -115,9 +115,12 @@ def _subtraction(key: Key, rng: Random, admits: Admits) -> Item:
 
 
 def subtraction_walk(key: Key) -> Walk:
-    """The shorter way: back by the number taken away, or from that number on up to the first, counting the steps."""
+    """Back by a number of one digit that is taken away; from one of two digits on up to the first, counting the steps.
+
+    So a way is never longer than ten steps, and which of the two it is can be seen from one number alone.
+    """
     first, second = int(key[1]), int(key[2])
-    if 2 * second <= first:
+    if second < 10:
         return Walk(str(first), _numbers(first - 1, first - second - 1), second)
     return Walk(str(second), _numbers(second + 1, first + 1), first - second, counts=True)
 

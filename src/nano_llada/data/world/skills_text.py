@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 from nano_llada.data.world.item import Item, Skill, ask
@@ -9,29 +10,31 @@ from nano_llada.data.world.splits import Admits, Key, Split, split_of
 from nano_llada.data.world.vocabulary import (
     ANIMALS,
     COLOURS,
+    NAMES,
     NOUNS,
     OBJECTS,
     PEOPLE,
     PLACES,
+    Word,
     find,
     row,
 )
 
 
-def has_key(rng: Random) -> Key:
+def has_key(rng: Random, people: Sequence[Word] = PEOPLE) -> Key:
     """A random possession: who, which colour, which object."""
-    return ("recall", rng.choice(PEOPLE).en, rng.choice(COLOURS).en, rng.choice(OBJECTS).en)
+    return ("recall", rng.choice(people).en, rng.choice(COLOURS).en, rng.choice(OBJECTS).en)
 
 
-def at_key(rng: Random) -> Key:
+def at_key(rng: Random, people: Sequence[Word] = PEOPLE) -> Key:
     """A random whereabouts: who, which place."""
-    return ("recall", rng.choice(PEOPLE).en, rng.choice(PLACES).en)
+    return ("recall", rng.choice(people).en, rng.choice(PLACES).en)
 
 
-def draw_fact(rng: Random, split: Split) -> Key:
+def draw_fact(rng: Random, split: Split, people: Sequence[Word] = PEOPLE) -> Key:
     """A random possession or whereabouts of `split`."""
     while True:
-        key = at_key(rng) if rng.random() < 0.3 else has_key(rng)
+        key = at_key(rng, people) if rng.random() < 0.3 else has_key(rng, people)
         if split_of(key) == split:
             return key
 
@@ -59,7 +62,7 @@ def _recall_key(rng: Random) -> Key:
     facts: list[Key] = []
     wanted = rng.choice((2, 3))
     while len(facts) < wanted:
-        other = kind(rng)
+        other = kind(rng, NAMES)
         if all(other[1] != known[1] and other[-1] != known[-1] for known in facts) and split_of(other) == "train":
             facts.append(other)
     asked, *others = ("/".join(known[1:]) for known in facts)

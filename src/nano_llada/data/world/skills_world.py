@@ -7,7 +7,7 @@ from random import Random
 from nano_llada.data.world.item import Item, Skill, ask, ask_steps
 from nano_llada.data.world.splits import LANGUAGES, Admits, Key, Language
 from nano_llada.data.world.steps import Walk
-from nano_llada.data.world.vocabulary import DAYS, DIRECTIONS, MONTHS, PLACES, Word, find
+from nano_llada.data.world.vocabulary import ANIMALS, DAYS, DIRECTIONS, MONTHS, OBJECTS, PLACES, Word, find
 
 WHICH_WAY_ZH = (
     "{a}在{b}的{way}。{asked}在{other}的哪边？",
@@ -37,12 +37,16 @@ CYCLES: dict[str, tuple[Word, ...]] = {
 }
 
 
+# What can lie this way or that of something else: with the eight places alone, the few pairs are learnt by heart.
+LANDMARKS = PLACES + OBJECTS + ANIMALS
+
+
 def _direction_key(rng: Random) -> Key:
-    """Two places in the order of PLACES. The way is not part of the key: a model that had been told all but one of
-    the ways between two places would know by heart which one never occurs, and mistrust it when it is told.
+    """Two landmarks in the order of LANDMARKS. The way is not part of the key: a model that had been told all but one
+    of the ways between two of them would know by heart which one never occurs, and mistrust it when it is told.
     """
-    first, second = sorted(rng.sample(range(len(PLACES)), 2))
-    return ("direction", PLACES[first].en, PLACES[second].en)
+    first, second = sorted(rng.sample(range(len(LANDMARKS)), 2))
+    return ("direction", LANDMARKS[first].en, LANDMARKS[second].en)
 
 
 def _direction(key: Key, rng: Random, admits: Admits) -> Item:

@@ -67,6 +67,9 @@ FATHERS = _words(
     "Adam:亚当 Brian:布莱恩 Carl:卡尔 David:大卫 Eric:埃里克 Frank:弗兰克 George:乔治 Henry:亨利 "
     "Ivan:伊万 James:詹姆斯 Kevin:凯文 Louis:路易斯 Oscar:奥斯卡 Paul:保罗 Robert:罗伯特 Simon:西蒙"
 )
+# Everybody that a text may say something of. Many more names than PEOPLE: with a few, a model learns who tends to have
+# what; with many, it has to look a name up where it stands.
+NAMES = PEOPLE + MOTHERS + FATHERS
 FAMILY_NAMES = _words(
     "Brown:布朗 Hill:希尔 King:金 Scott:斯科特 Baker:贝克 Clark:克拉克 Davis:戴维斯 Evans:埃文斯 "
     "Fisher:费舍尔 Gray:格雷 Harris:哈里斯 Jones:琼斯 Kelly:凯利 Lewis:刘易斯 Moore:穆尔 Nelson:纳尔逊 "
@@ -76,14 +79,14 @@ FAMILY_NAMES = _words(
 
 def chinese_words() -> list[str]:
     """Every Chinese word of the world, longest first: what a tokenizer for it should keep whole."""
-    words = PEOPLE + COLOURS + NOUNS + PLACES + DAYS + MONTHS + DIRECTIONS + MOTHERS + FATHERS + FAMILY_NAMES
+    words = NAMES + COLOURS + NOUNS + PLACES + DAYS + MONTHS + DIRECTIONS + FAMILY_NAMES
     everything = {word.zh for word in words} | {name.zh for name, _ in CATEGORIES}
     return sorted(everything, key=lambda word: (-len(word), word))
 
 
 @cache
 def _by_english() -> dict[str, Word]:
-    everything = PEOPLE + COLOURS + NOUNS + PLACES + DAYS + MONTHS + DIRECTIONS
+    everything = NAMES + COLOURS + NOUNS + PLACES + DAYS + MONTHS + DIRECTIONS
     categories = tuple(name for name, _ in CATEGORIES)
     return {word.en: word for word in everything + categories}
 

@@ -23,13 +23,21 @@ class Timing:
         return statistics.median(ratios), ratios[0], ratios[-1]
 
 
-def by_turns(ours: Callable[[], object], theirs: Callable[[], object], repeat: int, warm: int = 1) -> Timing:
-    """Run both alternately, after `warm` unmeasured runs of each."""
+def by_turns(
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    repeat: int,
+    warm: int = 1,
+    before: Callable[[], object] | None = None,
+) -> Timing:
+    """Run both alternately, after `warm` unmeasured runs of each; `before` is called ahead of each pair, untimed."""
     for _ in range(warm):
         ours()
         theirs()
     timing = Timing([], [])
     for _ in range(repeat):
+        if before is not None:
+            before()
         for work, seconds in ((ours, timing.ours), (theirs, timing.theirs)):
             begin = time.perf_counter()
             work()

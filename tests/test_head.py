@@ -72,6 +72,19 @@ def test_both_forms_agree_whatever_the_chunks(monkeypatch, rows):
     )
 
 
+def test_a_target_whose_probability_is_zero_in_float32_has_its_loss(monkeypatch):
+    rows_at_once(monkeypatch, 2)
+    features, targets = torch.eye(3, requires_grad=True), torch.tensor([1, 0, 2])
+    head = torch.zeros(VOCAB, 3)
+    head[0] = torch.tensor([300.0, 0.0, 1e4])  # e^-300 and e^-10000 are no float32
+    head.requires_grad_()
+    total, nll = head_cross_entropy(features, head, targets, torch.tensor([1.0, 2.0, 3.0]))
+    assert nll.tolist() == pytest.approx([300.0, math.log(VOCAB), 1e4])
+    assert float(total.detach()) == pytest.approx(300 + 2 * math.log(VOCAB) + 3e4)
+    (gradient,) = torch.autograd.grad(total, head)
+    assert gradient[:3, 0].tolist() == [1.0, -1.0, 0.0]  # the likely token is pushed down, the wanted one up
+
+
 def head_gradient(features: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """In float32, of the same numbers."""
     features, head = features.detach().float(), head.detach().float().requires_grad_()

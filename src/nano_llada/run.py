@@ -124,8 +124,7 @@ def assemble(
         observer.continue_window(plain)
         trainer.load(tensors, plain)
     if config.train.compile:
-        for block in model.blocks:
-            block.compile()
+        model.compile_blocks()
     model.gradient_checkpointing = config.train.gradient_checkpointing
     return trainer, observer
 

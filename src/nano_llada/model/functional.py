@@ -55,12 +55,13 @@ def _inverse_rms(x: Tensor, eps: float) -> Tensor:
 
 
 def _rms_norm_backward(grad: Tensor, normed: Tensor, gain: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of x and of the gain; uses up `normed`, which is x * scale."""
-    grad_gain = (grad * normed).flatten(0, -gain.dim() - 1).sum(0)
-    grad_normed = (grad * gain).to(normed.dtype)
+    """Gradients of x and of the gain; `normed` is x * scale."""
+    product = grad * normed
+    grad_gain = product.flatten(0, -gain.dim() - 1).sum(0)
     # d/dx of x / rms(x): remove the part of the gradient along x
-    along = torch.linalg.vecdot(grad_normed, normed).unsqueeze(-1).div_(normed.shape[-1])
-    return grad_normed.sub_(normed.mul_(along)).mul_(scale), grad_gain
+    along = product @ gain if gain.dim() == 1 else torch.einsum("...hd,hd->...h", product, gain)
+    grad_normed = (grad * gain).to(normed.dtype)
+    return grad_normed.addcmul_(normed, along.unsqueeze(-1) / -normed.shape[-1]).mul_(scale), grad_gain
 
 
 class _SwiGLULinear(torch.autograd.Function):

@@ -13,6 +13,8 @@ from nano_llada.model.cache import KVCache
 from nano_llada.model.config import ModelConfig, YarnScaling
 from nano_llada.model.functional import Mask, attend, normed_linear, rms_norm, rotary, swiglu_linear
 
+COMPILED_MEMORY = 0.7  # share of what a compiled block would keep for its backward pass
+
 
 class RMSNorm(nn.Module):
     """Root-mean-square normalisation with a learnt gain."""
@@ -131,6 +133,19 @@ class Transformer(nn.Module):
                     adds = name.endswith(("attention.out.weight", "down.weight"))
                     parameter.normal_(0.0, residual if adds else 0.02, generator=rng)
         return self
+
+    def compile_blocks(self) -> None:
+        """Have torch.compile fuse what stands between the matrix products of each block, forward and backward.
+
+        On a CPU left to itself it keeps for the backward pass what it can keep; told to do with 0.7 of that, it makes
+        again what is cheap, as `functional` does: 0.25 GB less of 30M parameters' 1.7, and no slower.
+        """
+        if not self.embed.weight.is_cuda:
+            from torch._functorch import config
+
+            config.activation_memory_budget = COMPILED_MEMORY
+        for block in self.blocks:
+            block.compile()
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
         """An empty cache for `batch` rows of at most `capacity` tokens."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK_BYTES = 8 * 2**20  # of float32 logits at once on a CPU: they stay in its cache
+CHUNK_BYTES = 6.5 * 2**20  # of float32 logits at once on a CPU: they stay in its cache
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -23,20 +23,25 @@ class _HeadCrossEntropy(torch.autograd.Function):
         nll = torch.empty(len(targets), device=features.device)
         # many chunks add up in the head's gradient: in bf16 the small ones would be lost
         grad_features, grad_head = torch.empty_like(features), torch.zeros_like(head, dtype=torch.float32)
-        rows = max(1, CHUNK_BYTES // (4 * head.shape[0]))
+        rows = rows_at_once(head)
+        weighted = features * weights[:, None].to(features.dtype)
         for first in range(0, len(targets), rows):
             chunk = slice(first, first + rows)
-            target, weight = targets[chunk, None], weights[chunk, None]
+            target = targets[chunk, None]
             logits = (features[chunk] @ head.T).float()
-            log_probs = torch.log_softmax(logits, dim=-1, out=logits) if logits.is_cpu else logits.log_softmax(-1)
-            nll[chunk] = -log_probs.gather(1, target).squeeze(1)
-            # the gradient of a weighted sum is known at once: weight * (softmax - one-hot)
-            grad = log_probs.exp_().mul_(weight).scatter_add_(1, target, -weight).to(features.dtype)
+            wanted, largest = logits.gather(1, target), logits.amax(1, keepdim=True)
+            probs = torch.softmax(logits, dim=-1, out=logits) if logits.is_cpu else logits.softmax(-1)
+            # log sum exp, from the likeliest token's probability: it is 1/V or more, where another's may round to 0
+            nll[chunk] = (largest - probs.amax(1, keepdim=True).log_() - wanted).squeeze(1)
+            # the gradient of a weighted sum is known at once: weight * (softmax - one-hot). The weights are left to the
+            # narrow factors of both products, which have H columns where this has V
+            grad = probs.scatter_add_(1, target, wanted.fill_(-1.0)).to(features.dtype)
             torch.mm(grad, head, out=grad_features[chunk])
             if head.dtype == torch.float32:
-                grad_head.addmm_(grad.T, features[chunk])
+                grad_head.addmm_(grad.T, weighted[chunk])
             else:
-                grad_head += grad.T @ features[chunk]
+                grad_head += grad.T @ weighted[chunk]
+        grad_features.mul_(weights[:, None])
         ctx.save_for_backward(grad_features, grad_head)
         ctx.mark_non_differentiable(nll)
         return (nll * weights).sum(), nll
@@ -70,9 +75,14 @@ def head_cross_entropy(features: Tensor, head: Tensor, targets: Tensor, weights:
     return total, nll
 
 
+def rows_at_once(head: Tensor) -> int:
+    """How many rows of logits are made at a time."""
+    return max(1, int(CHUNK_BYTES // (4 * head.shape[0])))
+
+
 def head_nll(features: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     """(N,) cross-entropies of `targets` under ``features @ head.T``, a few rows at a time; differentiable."""
-    rows = max(1, CHUNK_BYTES // (4 * head.shape[0]))
+    rows = rows_at_once(head)
     chunks = zip(features.split(rows), targets.split(rows), strict=True)
     return torch.cat([cross_entropy(some @ head.T, target) for some, target in chunks])
 
@@ -89,7 +99,7 @@ def head_entropy(features: Tensor, head: Tensor, targets: Tensor) -> tuple[Tenso
 
 def head_choice(features: Tensor, head: Tensor, forbidden: Sequence[int]) -> Tensor:
     """(N,) the likeliest token at each position that is not forbidden."""
-    rows = max(1, CHUNK_BYTES // (4 * head.shape[0]))
+    rows = rows_at_once(head)
     allowed = torch.ones(len(head), dtype=torch.bool, device=head.device)
     allowed[list(forbidden)] = False
     parts = [(some @ head.T).masked_fill(~allowed, -torch.inf).argmax(-1) for some in features.split(rows)]

@@ -71,8 +71,7 @@ class RunCheckpoints:
             hidden.write_text(text + "\n", encoding="utf-8")
             hidden.replace(self.run / "best.json")
         for path in folders[: -self.keep_last]:
-            if path.name not in best:
-                shutil.rmtree(path)
+            if path.name not in best and _remove(path):
                 self.losses.pop(path.name, None)
 
     def resume(self, model: Transformer) -> State:
@@ -81,8 +80,11 @@ class RunCheckpoints:
         Raises:
             UserError: if there is none, or it has no training state.
         """
-        for leftover in self.run.glob(".step-*.writing"):  # a write that was killed
-            shutil.rmtree(leftover)
+        for leftover in (
+            *self.run.glob(".step-*.writing"),
+            *self.run.glob(".step-*.removed"),
+        ):  # by a run that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
         folder = find_checkpoint(self.run, "last")
         read_shape(folder)
         if not (folder / PROGRESS).is_file():
@@ -91,3 +93,19 @@ class RunCheckpoints:
         plain = read_json(folder / PROGRESS, "validation_losses", "step")
         self.losses = dict(plain.pop("validation_losses"))
         return read_tensors(folder / TRAINING), plain
+
+
+def _remove(folder: Path) -> bool:
+    """Remove a checkpoint; whoever is killed meanwhile leaves none that looks whole and is not.
+
+    False, and nothing is done, where a program reads it and the system, as Windows does, lets nobody rename what is
+    open: then it is removed when the next checkpoint is saved.
+    """
+    hidden = folder.with_name(f".{folder.name}.removed")
+    try:
+        shutil.rmtree(hidden, ignore_errors=True)
+        folder.replace(hidden)
+    except OSError:
+        return False
+    shutil.rmtree(hidden, ignore_errors=True)
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ COMMANDS = {
     "compare": "AR and diffusion side by side: answers, speed, exact match; Markdown and HTML reports",
     "eval": "bits per byte on text files, exact match on the small world's test questions",
     "report": "what evaluations and training runs found, side by side: one page to look at",
-    "experiment": "make (or go on with) a recorded experiment: small-world, real-data",
+    "experiment": "make (or go on with) a recorded experiment: small-world, real-data, and eleven more",
     "merge": "average the weights of several checkpoints, or of the K best of a run",
     "import": "turn a transformers folder (Llama, Qwen3) into a checkpoint",
     "export": "turn an AR checkpoint into a transformers folder",
@@ -44,6 +45,7 @@ def usage() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit status: 0, 2 for a user's mistake, 130 when interrupted."""
+    _write_utf8()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage(), end="")
@@ -69,6 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _write_utf8() -> None:
+    """Let Chinese be written to files and pipes whose usual encoding has no Chinese, as on Windows."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+            stream.reconfigure(encoding="utf-8")
 
 
 if __name__ == "__main__":

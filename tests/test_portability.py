@@ -1,0 +1,87 @@
+"""What other systems than this one would trip over: modules they lack, encodings without Chinese, open files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nano_llada.checkpoint import manager
+from nano_llada.checkpoint.manager import RunCheckpoints
+from tiny import write_rows
+
+POSIX_ONLY = ["fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"]
+
+IMPORT_EVERYTHING = """
+import importlib, pkgutil, sys
+import torch, numpy, tokenizers, safetensors.torch, tyro, rich, matplotlib.figure  # have builds of their own elsewhere
+before = set(sys.modules)
+import torch.nn.attention.flex_attention, torch.utils.checkpoint, multiprocessing.connection
+for name in sys.argv[1:]:
+    sys.modules[name] = None  # an import of it raises
+import nano_llada
+names = [m.name for m in pkgutil.walk_packages(nano_llada.__path__, "nano_llada.")]
+for name in names:
+    if "harness" not in name:  # lm-eval is an extra with demands of its own
+        importlib.import_module(name)
+print(len(names))
+"""
+
+
+def run(*words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, *words], capture_output=True, timeout=120, env={**os.environ, **environment}, check=False
+    )
+
+
+def test_no_module_needs_what_only_posix_has():
+    done = run("-c", IMPORT_EVERYTHING, *POSIX_ONLY)
+    assert done.returncode == 0, done.stderr.decode()
+    assert int(done.stdout) > 100
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_chinese_is_written_where_the_usual_encoding_has_none(tmp_path, encoding):
+    rows = write_rows(tmp_path / "texts.jsonl", [{"text": "汤姆有一个红色的球。"}] * 3)
+    words = ("-m", "nano_llada.cli.main", "data", "show", str(rows))
+    done = run(*words, PYTHONIOENCODING=encoding, PYTHONUTF8="0")
+    assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
+    assert "汤姆有一个红色的球" in done.stdout.decode("utf-8")
+    missing = run(*words[:-1], str(tmp_path / "没有.jsonl"), PYTHONIOENCODING=encoding, PYTHONUTF8="0")
+    assert missing.returncode == 2
+    assert "没有.jsonl" in missing.stderr.decode("utf-8")
+
+
+def saved(run_folder: Path, *steps: int) -> RunCheckpoints:
+    """A run with folders of checkpoints, of which the newest one is to be kept."""
+    for step in steps:
+        (run_folder / f"step-{step:06d}").mkdir(parents=True)
+        (run_folder / f"step-{step:06d}" / "model.safetensors").write_bytes(b"weights")
+    return RunCheckpoints(run_folder, keep_last=1, keep_best=0)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_checkpoint_that_somebody_reads_stays_until_the_next_time(tmp_path, monkeypatch):
+    checkpoints = saved(tmp_path / "run", 1, 2)
+    checkpoints.losses = {"step-000001": 1.0, "step-000002": 2.0}
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(PermissionError(13, "in use")))
+        checkpoints._prune()
+    assert names(tmp_path / "run") == ["step-000001", "step-000002"]
+    assert checkpoints.losses == {"step-000001": 1.0, "step-000002": 2.0}
+    checkpoints._prune()
+    assert names(tmp_path / "run") == ["step-000002"]
+    assert checkpoints.losses == {"step-000002": 2.0}
+
+
+def test_half_a_removed_checkpoint_does_not_look_like_one(tmp_path, monkeypatch):
+    checkpoints = saved(tmp_path / "run", 1, 2)
+    monkeypatch.setattr(manager.shutil, "rmtree", lambda *_, **__: None)  # killed before anything was deleted
+    checkpoints._prune()
+    assert names(tmp_path / "run") == [".step-000001.removed", "step-000002"]

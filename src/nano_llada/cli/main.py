@@ -25,7 +25,7 @@ COMMANDS = {
     "compare": "AR and diffusion side by side: answers, speed, exact match; Markdown and HTML reports",
     "eval": "bits per byte on text files, exact match on the small world's test questions",
     "report": "what evaluations and training runs found, side by side: one page to look at",
-    "experiment": "make (or go on with) a recorded experiment: small-world, real-data, and eleven more",
+    "experiment": "make (or go on with) one of the recorded experiments; without a name, list them",
     "merge": "average the weights of several checkpoints, or of the K best of a run",
     "import": "turn a transformers folder (Llama, Qwen3) into a checkpoint",
     "export": "turn an AR checkpoint into a transformers folder",

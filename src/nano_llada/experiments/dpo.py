@@ -162,6 +162,7 @@ def _stage(options: Dpo, track: str, kind: str, start: Path) -> RunConfig:
             packing=False,
             sequence_length=256 if own else 128,
             eos_fill=0 if track == "ar" else info.get("answer_length") or 0,
+            fill_multiple=info.get("block_size") or 1,  # as the model was taught to end
         ),
         train=TrainConfig(
             steps=steps,

@@ -105,9 +105,9 @@ def make_batches(options: argparse.Namespace, tokenizer: Tokenizer, shape: str, 
 def measure(options: argparse.Namespace, shape: str, track: str) -> None:
     """One row: tokens of real text a second, ratio with spread, MFU.
 
-    `mfu` counts the operations of the whole model at every position, as is usual and as the figures of other projects
-    are counted; `mfu_done` leaves out what we do not compute: logits and last layers where no loss is. Both refer to
-    the matrix-product rate measured right before the step.
+    `mfu` counts the operations that are made; `mfu_usual` those of the whole model at every position, as the figures
+    of other projects do, though we leave out logits and last layers where no loss is. Both refer to the matrix-product
+    rate measured right before the step.
     """
     tokenizer = Tokenizer.load(Path(options.tokenizer))
     ours = Ours(
@@ -116,14 +116,14 @@ def measure(options: argparse.Namespace, shape: str, track: str) -> None:
     rows = make_batches(options, tokenizer, shape, packing=False)
     theirs = Theirs(shape, track, rows, tokenizer.vocab, ours.config.mlp_width)
     real: dict[str, list[float]] = {"ours": [], "theirs": []}
-    work: dict[str, list[float]] = {"mfu": [], "mfu_done": []}
+    work: dict[str, list[float]] = {"mfu": [], "mfu_usual": []}
     limits: list[float] = []
 
     def run_ours() -> None:
         ours()
         real["ours"].append(ours.real)
-        work["mfu"].append(ours.whole)
-        work["mfu_done"].append(ours.flops)
+        work["mfu"].append(ours.flops)
+        work["mfu_usual"].append(ours.whole)
 
     def run_theirs() -> None:
         theirs()
@@ -159,10 +159,9 @@ def measure(options: argparse.Namespace, shape: str, track: str) -> None:
             "ratio": round(ratios[middle], 3),
             "ratio_low": round(ratios[0], 3),
             "ratio_high": round(ratios[-1], 3),
-            "mfu": round(mfus["mfu"][middle], 3),
-            "mfu_low": round(mfus["mfu"][0], 3),
-            "mfu_high": round(mfus["mfu"][-1], 3),
-            "mfu_done": round(mfus["mfu_done"][middle], 3),
+            **{name: round(some[middle], 3) for name, some in mfus.items()},
+            **{f"{name}_low": round(some[0], 3) for name, some in mfus.items()},
+            **{f"{name}_high": round(some[-1], 3) for name, some in mfus.items()},
             "matmul_gflops": round(sorted(limits)[middle] / 1e9),
             "threads": torch.get_num_threads(),
             "processor": hardware.cpu_name(),

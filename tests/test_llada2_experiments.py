@@ -6,11 +6,14 @@ import functools
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from nano_llada.checkpoint.files import find_checkpoint, load_checkpoint
 from nano_llada.core.errors import UserError
+from nano_llada.core.types import TokenBatch
 from nano_llada.data.config import DataConfig
 from nano_llada.data.world.files import write_preferences, write_world
 from nano_llada.decode.config import Autoregressive, Block, Diffusion
@@ -191,7 +194,7 @@ def test_dpo_of_both_tracks_on_the_world_and_on_pairs_of_ones_own(options, root,
         assert set(exam.values()) <= ({0.0, 0.5, 1.0} if name.endswith("own") else {None})
         assert [step for step, _ in m["curve"]] == ([0, 1] if name.endswith("own") else [0, 1, 2])
         assert m["pairs"] == 2
-        assert 0 <= m["length_accuracy"] <= 1
+        assert m["length_accuracy"] == (0.5 if name.endswith("own") else pytest.approx(m["length_accuracy"]))
         noisy = name.startswith("diffusion")
         assert (m["score_variance_shared"] > 0) == noisy
         assert m["score_variance_independent"] >= m["score_variance_shared"]
@@ -219,6 +222,41 @@ def test_a_plot_is_kept_whose_lines_hold_no_curve(tmp_path):
     dpo_report.write_report([old], tmp_path)
     assert (tmp_path / "curves.png").read_bytes() == b"drawn before"
     assert "| ar | 0.500 | 0.900 |" in text_of(tmp_path)
+    assert "curves.png" in text_of(tmp_path)
+    dpo_report.write_report([old], tmp_path / "new")
+    assert "png" not in text_of(tmp_path / "new")  # there is nothing to draw
+    new = replace(old, variant="diffusion", metrics={**old.metrics, "curve": [(0, 0.5), (2, 0.8)]})
+    dpo_report.write_report([old, new], tmp_path)
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_whose_answer_is_longer_does_not_depend_on_the_fill():
+    tokens = torch.tensor([[9, 5, 5, 5, 0, 0], [9, 5, 2, 0, 0, 0], [9, 5, 0, 0, 0, 0], [9, 5, 5, 0, 0, 0]] * 2)
+    tokens[6:, 3:5] = 5  # of the last pair the worse answer
+    scored = torch.ones_like(tokens, dtype=torch.bool)
+    scored[:, 0] = False  # the prompt
+    batch = TokenBatch(tokens, scored, torch.zeros_like(tokens), torch.zeros_like(tokens), torch.arange(8))
+    assert dpo.length_accuracy([batch], eos=0) == 0.5  # longer, shorter, longer, shorter...
+    equal = batch.select(slice(4, 5)), batch.select(slice(4, 5))
+    pair = TokenBatch(*(torch.cat([getattr(one, name) for one in equal]) for name in vars(batch)))
+    assert dpo.length_accuracy([pair, batch.select(slice(0, 2))], eos=0) == 0.75
+
+
+def test_the_variance_of_gradients_is_measured_without_the_noise_of_their_mean(monkeypatch):
+    class Planted:
+        def __init__(self, noise: float, signal: float) -> None:
+            self.noise, self.signal, self.rng = noise, signal, torch.Generator().manual_seed(0)
+
+        def loss(self, model, batch, ctx):
+            wanted = self.signal + self.noise * torch.randn(model.weight.shape, generator=self.rng)
+            return SimpleNamespace(total=(model.weight * wanted).sum(), count=torch.tensor(1.0))
+
+    model = torch.nn.Linear(100, 50, bias=False)
+    point = SimpleNamespace(model=model, tokenizer=SimpleNamespace(vocab=None))
+    batch = SimpleNamespace(tokens=torch.zeros(2, 2))
+    monkeypatch.setattr(dpo, "GRADIENTS", 12)
+    measured = [dpo.gradient_variance(Planted(noise, 1.0), point, point, batch) for noise in (0.0, 1.0, 3.0)]
+    assert measured == pytest.approx([0.0, 1.0, 9.0], rel=0.2)
 
 
 def test_pairs_of_ones_own_need_models_and_pairs_held_out(options, tmp_path, monkeypatch):

@@ -58,6 +58,18 @@ PARTS = {
 }
 
 
+@pytest.mark.parametrize("gain", [(8,), (2, 8)], ids=["one gain", "one a head"])
+def test_norms_of_half_precision_have_gradients_with_gains_of_float32(gain):
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 5, 2, 8, generator=rng).bfloat16().requires_grad_()
+    weight = torch.rand(gain, generator=rng).requires_grad_()
+    x32, weight32 = x.detach().float().requires_grad_(), weight.detach().requires_grad_()
+    found = torch.autograd.grad(rms_norm(x, weight, 1e-6).float().square().sum(), [x, weight])
+    wanted = torch.autograd.grad(plain_rms_norm(x32, weight32, 1e-6).square().sum(), [x32, weight32])
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one.float(), other, rtol=0.05, atol=0.1)
+
+
 @pytest.mark.parametrize("name", PARTS)
 def test_hand_written_parts_equal_their_plain_forms_with_gradients(name):
     ours, plain, shapes = PARTS[name]

@@ -18,7 +18,6 @@ POSIX_ONLY = ["fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "term
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, sys
 import torch, numpy, tokenizers, safetensors.torch, tyro, rich, matplotlib.figure  # have builds of their own elsewhere
-before = set(sys.modules)
 import torch.nn.attention.flex_attention, torch.utils.checkpoint, multiprocessing.connection
 for name in sys.argv[1:]:
     sys.modules[name] = None  # an import of it raises
@@ -50,9 +49,16 @@ def test_chinese_is_written_where_the_usual_encoding_has_none(tmp_path, encoding
     done = run(*words, PYTHONIOENCODING=encoding, PYTHONUTF8="0")
     assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
     assert "汤姆有一个红色的球" in done.stdout.decode("utf-8")
+    assert run(*words, PYTHONIOENCODING="gbk", PYTHONUTF8="0").stdout.decode("gbk") == done.stdout.decode("utf-8")
     missing = run(*words[:-1], str(tmp_path / "没有.jsonl"), PYTHONIOENCODING=encoding, PYTHONUTF8="0")
     assert missing.returncode == 2
     assert "没有.jsonl" in missing.stderr.decode("utf-8")
+
+
+def test_a_file_whose_name_is_no_text_is_named_in_the_error(tmp_path):
+    done = run("-m", "nano_llada.cli.main", "data", "show", str(tmp_path / "a\udcff.jsonl"), LC_ALL="C", PYTHONUTF8="0")
+    assert done.returncode == 2
+    assert "\\udcff.jsonl" in done.stderr.decode()
 
 
 def saved(run_folder: Path, *steps: int) -> RunCheckpoints:
@@ -85,3 +91,6 @@ def test_half_a_removed_checkpoint_does_not_look_like_one(tmp_path, monkeypatch)
     monkeypatch.setattr(manager.shutil, "rmtree", lambda *_, **__: None)  # killed before anything was deleted
     checkpoints._prune()
     assert names(tmp_path / "run") == [".step-000001.removed", "step-000002"]
+    monkeypatch.undo()
+    checkpoints._prune()
+    assert names(tmp_path / "run") == ["step-000002"]

@@ -242,7 +242,7 @@ def test_counting_walks_through_the_words() -> None:
         assert 3 <= len(listed) <= 8
 
 
-def test_sums_are_counted_on_from_the_larger_and_differences_by_what_the_second_number_looks_like() -> None:
+def test_sums_are_counted_on_from_the_larger_and_differences_by_whether_the_second_number_has_one_digit() -> None:
     for example in examples("addition", "train", 200, 0):
         smaller, larger = sorted(map(int, example.key[1:]))
         names, _ = worked_out(example)

@@ -108,6 +108,7 @@ class RunObserver:
             rollouts = getattr(config.objective, "rollouts", None)
             length = config.data.eos_fill if rollouts is None else rollouts.max_new_tokens
             info |= {"answer_length": length or None, "block_size": config.block_size, "edits": config.edits}
+            info["fill_multiple"] = config.data.fill_multiple
         track: Track = "ar" if config.track == "ar" else "diffusion"
 
         def write_model(folder: Path) -> None:

@@ -70,9 +70,15 @@ class RunCheckpoints:
             hidden = self.run / ".best.json.writing"
             hidden.write_text(text + "\n", encoding="utf-8")
             hidden.replace(self.run / "best.json")
+        self._sweep("removed")
         for path in folders[: -self.keep_last]:
             if path.name not in best and _remove(path):
                 self.losses.pop(path.name, None)
+
+    def _sweep(self, kind: str) -> None:
+        """Delete what was left of checkpoints that were being written or removed."""
+        for leftover in self.run.glob(f".step-*.{kind}"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def resume(self, model: Transformer) -> State:
         """Load the newest checkpoint's weights into the model; gives the rest of the training state.
@@ -80,11 +86,7 @@ class RunCheckpoints:
         Raises:
             UserError: if there is none, or it has no training state.
         """
-        for leftover in (
-            *self.run.glob(".step-*.writing"),
-            *self.run.glob(".step-*.removed"),
-        ):  # by a run that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
+        self._sweep("writing")  # by a run that was killed
         folder = find_checkpoint(self.run, "last")
         read_shape(folder)
         if not (folder / PROGRESS).is_file():
@@ -99,7 +101,7 @@ def _remove(folder: Path) -> bool:
     """Remove a checkpoint; whoever is killed meanwhile leaves none that looks whole and is not.
 
     False, and nothing is done, where a program reads it and the system, as Windows does, lets nobody rename what is
-    open: then it is removed when the next checkpoint is saved.
+    open. What could not be removed then is when the next checkpoint is saved.
     """
     hidden = folder.with_name(f".{folder.name}.removed")
     try:

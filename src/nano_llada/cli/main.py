@@ -76,8 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _write_utf8() -> None:
     """Let Chinese be written to files and pipes whose usual encoding has no Chinese, as on Windows."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
-            stream.reconfigure(encoding="utf-8")
+        if isinstance(stream, io.TextIOWrapper):
+            try:
+                "中".encode(stream.encoding)
+            except UnicodeEncodeError:
+                stream.reconfigure(encoding="utf-8", errors=stream.errors)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,8 @@ def _variant(options: Dpo, track: str, kind: str) -> Mapping[str, Any] | None:
 
 def _own_exam(options: Dpo, checkpoint: Checkpoint) -> dict[str, float]:
     """Exact match on questions and accuracy on multiple choice, of those that were given."""
-    decoding = default_decoding(checkpoint.track, ANSWER, checkpoint.info.get("block_size"))
+    length = checkpoint.info.get("answer_length") or ANSWER
+    decoding = default_decoding(checkpoint.track, length, checkpoint.info.get("block_size"))
     suites: list[tuple[str, str, Suite]] = []
     if options.own_questions:
         questions = read_questions(options.own_questions, options.own_limit)
@@ -162,7 +163,7 @@ def _stage(options: Dpo, track: str, kind: str, start: Path) -> RunConfig:
             packing=False,
             sequence_length=256 if own else 128,
             eos_fill=0 if track == "ar" else info.get("answer_length") or 0,
-            fill_multiple=info.get("block_size") or 1,  # as the model was taught to end
+            fill_multiple=info.get("fill_multiple") or 1,
         ),
         train=TrainConfig(
             steps=steps,
@@ -189,11 +190,10 @@ def _margins(stage: RunConfig, before: Checkpoint, after: Checkpoint) -> dict[st
     score = ExactScore() if stage.track == "ar" else BoundScore(MEASURED_DRAWS, size)
     gains = [_gains(Preference(score), before, after, batch, i) for i, batch in enumerate(batches)]
     margins = torch.cat([gain.mean(0)[0::2] - gain.mean(0)[1::2] for gain in gains])
-    longer = torch.cat([batch.scored.sum(1)[0::2] - batch.scored.sum(1)[1::2] for batch in batches])
     found = {
         "reward_accuracy_after": float((margins > 0).double().mean()),
         "pairs": len(margins),
-        "length_accuracy": float(((longer > 0) + 0.5 * (longer == 0)).double().mean()),
+        "length_accuracy": length_accuracy(batches, before.tokenizer.vocab.eos),
     }
     if stage.track == "ar":  # an exact likelihood has no noise
         return found | {"score_variance_shared": 0.0, "score_variance_independent": 0.0}
@@ -208,6 +208,13 @@ def _margins(stage: RunConfig, before: Checkpoint, after: Checkpoint) -> dict[st
     return found
 
 
+def length_accuracy(batches: Sequence[TokenBatch], eos: int) -> float:
+    """Share of pairs that whoever takes the longer answer for the better one gets right; what fills up is no answer."""
+    lengths = torch.cat([(batch.scored & (batch.tokens != eos)).sum(1) for batch in batches])
+    longer = lengths[0::2] - lengths[1::2]
+    return float(((longer > 0) + 0.5 * (longer == 0)).double().mean())
+
+
 def _context(before: Checkpoint, batch: TokenBatch, step: int) -> StepContext:
     reference: Any = before.model
     return StepContext(before.tokenizer.vocab, 0, step, 1, len(batch.tokens), reference=reference)
@@ -220,7 +227,10 @@ def _gains(objective: Preference, before: Checkpoint, after: Checkpoint, batch: 
 
 
 def gradient_variance(objective: Preference, before: Checkpoint, after: Checkpoint, batch: TokenBatch) -> float:
-    """Mean squared distance of a batch's gradients, each with other masks, from their mean, over the mean's square."""
+    """Variance of a batch's gradient over masks, as a share of the expected gradient's square; unbiased in both parts.
+
+    Infinite where the mean of so few gradients is no longer than chance makes it.
+    """
     model: Any = after.model
     gradients = []
     for step in range(GRADIENTS):
@@ -231,4 +241,6 @@ def gradient_variance(objective: Preference, before: Checkpoint, after: Checkpoi
     after.model.zero_grad()
     stacked = torch.stack(gradients)
     mean = stacked.mean(0)
-    return float((stacked - mean).square().sum() / (GRADIENTS - 1) / mean.square().sum())
+    variance = float((stacked - mean).square().sum() / (GRADIENTS - 1))
+    square = float(mean.square().sum()) - variance / GRADIENTS  # a mean of few has their noise in its square
+    return variance / square if square > 0 else float("inf")

@@ -13,6 +13,7 @@ def write_report(results: Sequence[Result], folder: Path) -> None:
     columns = (
         "reward_accuracy_before",
         "reward_accuracy_after",
+        "length_accuracy",
         "exact_match_before",
         "exact_match_after",
         "choices_before",
@@ -29,22 +30,24 @@ def write_report(results: Sequence[Result], folder: Path) -> None:
     text = (
         f"# Preference optimisation\n\n{commands}\n\n"
         "Reward accuracy: share of held-out pairs whose better answer gained more likelihood, against the model that "
-        "training started from; a half by definition before the first step. Exact match: held-out questions of the "
+        "training started from; a half by definition before the first step. Length accuracy: what whoever prefers the "
+        "longer answer would get. Exact match: held-out questions of the "
         "small world, or those given with --own-questions; choices: multiple choice given with --own-choices. "
         "Variances of one draw: of the gain in likelihood, and of the gradient relative to its mean's square, with the "
         "same masks for model and reference and with other ones. `-own`: pairs given with --data.\n\n"
-        f"{markdown_table(('variant', *shown), rows)}\n![reward accuracy](curves.png)\n"
+        f"{markdown_table(('variant', *shown), rows)}"
     )
-    _plot([result for result in results if result not in own], folder / "curves.png")
-    if own:
-        text += "\n![reward accuracy on own pairs](own.png)\n"
-        _plot(own, folder / "own.png")
+    world = [result for result in results if result not in own]
+    for name, some in (("curves.png", world), ("own.png", own)):
+        if _plot([result for result in some if "curve" in result.metrics], folder / name):
+            text += f"\n![reward accuracy]({name})\n"
     write_page(folder, text)
 
 
-def _plot(results: Sequence[Result], path: Path) -> None:
-    if path.is_file() and not all("curve" in result.metrics for result in results):
-        return  # lines from before curves were kept in them: their plot is all there is
+def _plot(results: Sequence[Result], path: Path) -> bool:
+    """Whether there is a plot: of these results, or an old one if there are none (older lines hold no curves)."""
+    if not results:
+        return path.is_file()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -55,3 +58,4 @@ def _plot(results: Sequence[Result], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=110)
+    return True

@@ -74,6 +74,7 @@ def write_results(folder: Path, results: Sequence[Result]) -> None:
 
 def write_page(folder: Path, text: str) -> None:
     """README.md: `text`, and behind it what a person has written in notes.md, which no experiment touches."""
+    folder.mkdir(parents=True, exist_ok=True)
     notes = folder / "notes.md"
     said = f"\n{notes.read_text(encoding='utf-8')}" if notes.is_file() else ""
     (folder / "README.md").write_text(text.rstrip("\n") + "\n" + said, encoding="utf-8")

@@ -161,8 +161,9 @@ def _report(results: Sequence[Result], folder: Path) -> None:
     trained = {variant: _mean(results, variant, "train_tokens_all_stages") / 1e6 for variant in VARIANTS}
     text = (
         f"# Every skill of the small world\n\n{shape['parameters']:,} parameters, greedy decoding, "
-        f"{len({r.seed for r in results})} seed(s); held-out combinations. AR has been trained on {trained['ar']:.1f}M "
-        f"tokens; both diffusion models begin as that AR model: in blocks of {BLOCK} (LLaDA 2.0) "
+        f"{len({r.seed for r in results})} seed(s); held-out combinations (families that are asked about are told both "
+        "ways, half of the time with the words of the statement from its end). AR has been trained on "
+        f"{trained['ar']:.1f}M tokens; both diffusion models begin as that AR model: in blocks of {BLOCK} (LLaDA 2.0) "
         f"{trained['blocks']:.1f}M tokens in all, on whole texts (LLaDA 1.0) {trained['diffusion']:.1f}M.\n\n"
         f"{markdown_table(['skill', *columns], rows)}\n![exact match](skills.png)\n"
     )

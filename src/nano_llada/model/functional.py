@@ -59,7 +59,8 @@ def _rms_norm_backward(grad: Tensor, normed: Tensor, gain: Tensor, scale: Tensor
     product = grad * normed
     grad_gain = product.flatten(0, -gain.dim() - 1).sum(0)
     # d/dx of x / rms(x): remove the part of the gradient along x
-    along = product @ gain if gain.dim() == 1 else torch.einsum("...hd,hd->...h", product, gain)
+    own = gain.to(product.dtype)  # under autocast products take one type
+    along = product @ own if gain.dim() == 1 else torch.einsum("...hd,hd->...h", product, own)
     grad_normed = (grad * gain).to(normed.dtype)
     return grad_normed.addcmul_(normed, along.unsqueeze(-1) / -normed.shape[-1]).mul_(scale), grad_gain
 

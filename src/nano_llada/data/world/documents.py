@@ -49,14 +49,15 @@ def documents(
     """`count` pretraining rows, Chinese and English in turn: {"text", "language", "kind", "skill"}.
 
     Questions are about `skills` only (one named twice is asked about twice as often), and kinds of text that serve
-    other skills alone are left out. With `mirrored`, every second text about families has its statements' words from
-    the end to the beginning: reading backwards is how a left-to-right model can learn relations both ways.
+    other skills alone are left out. With `mirrored`, half of the texts about families, by chance, have the words of
+    their statements from the end to the beginning: so a left-to-right model can learn relations both ways. The families
+    that are held out are then told both ways, too, and only the question about them is new.
     `kind` is one of DOCUMENT_KINDS; `skill` is the skill's name for the kind `questions`, else "". Training
     documents state training combinations only, held-out ones those of their own split and, in passing,
-    training ones. The exception by design: training documents state all families, the parent first, and all
-    equally often (in each language once in every 28 documents of the kind `family`). Sequences of days,
-    months and counting numbers, categories and single-word glossaries are common knowledge and belong to
-    every split. Raises UserError for an unknown split or a negative count.
+    training ones. The exception by design: training documents state all families, the parent first (unless
+    `mirrored`), and all equally often (in each language once in every 28 documents of the kind `family`). Sequences
+    of days, months and counting numbers, categories, single-word glossaries and words to be looked up are common
+    knowledge and belong to every split. Raises UserError for an unknown split or a negative count.
     """
     check_request(split, count)
     known = {name: skill_named(name) for name in skills}

@@ -81,10 +81,11 @@ def _possible() -> tuple[Family, ...]:
 
 
 def statements(rng: Random, split: Split, language: Language, *, mirrored: bool = False) -> Iterator[str]:
-    """Texts of four statements about families of `split` and of training, each stated equally often, without end.
+    """Texts of four statements about families of `split` (for training: all), each stated equally often, without end.
 
     One statement a line: so in English a parent's name begins with the token that it has at the beginning of an answer.
-    A child's does not, which follows a space here; in Chinese both are the same everywhere.
+    A child's does not, which follows a space here, nor does a parent's in a mirrored statement; in Chinese a name is
+    the same tokens everywhere.
     """
     told = [
         family.mirrored() if mirrored else family.statement()

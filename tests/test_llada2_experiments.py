@@ -19,7 +19,7 @@ from nano_llada.data.world.files import write_preferences, write_world
 from nano_llada.decode.config import Autoregressive, Block, Diffusion
 from nano_llada.evaluate import suite
 from nano_llada.evaluate.record import Record, read_records
-from nano_llada.experiments import dpo, dpo_report, llada2_ablation
+from nano_llada.experiments import dpo, dpo_measure, dpo_report, llada2_ablation
 from nano_llada.experiments.grid import Result
 from nano_llada.experiments.llada2_ablation import SKILLS
 from nano_llada.experiments.llada2_report import verdict, write_report
@@ -163,9 +163,10 @@ def test_the_report_says_in_words_what_helps(rights, word):
 
 @pytest.fixture
 def options(root, tmp_path, monkeypatch) -> Dpo:
-    monkeypatch.setattr(dpo, "MEASURED_PAIRS", 2)
-    monkeypatch.setattr(dpo, "WATCHED_PAIRS", 2)
-    monkeypatch.setattr(dpo, "GRADIENTS", 3)
+    monkeypatch.setattr(dpo_measure, "MEASURED_PAIRS", 2)
+    for module in (dpo, dpo_measure):
+        monkeypatch.setattr(module, "WATCHED_PAIRS", 2)
+    monkeypatch.setattr(dpo_measure, "GRADIENTS", 3)
     folders = {"models": root / "models", "runs": tmp_path / "runs", "docs": tmp_path / "docs"}
     return Dpo(**folders, steps=2, own_steps=1, items=1, threads=1)
 
@@ -194,6 +195,7 @@ def test_dpo_of_both_tracks_on_the_world_and_on_pairs_of_ones_own(options, root,
         assert set(exam.values()) <= ({0.0, 0.5, 1.0} if name.endswith("own") else {None})
         assert [step for step, _ in m["curve"]] == ([0, 1] if name.endswith("own") else [0, 1, 2])
         assert m["pairs"] == 2
+        assert m["whole_accuracy_after"] in ({0.0, 0.5, 1.0} if name.endswith("own") else {m["reward_accuracy_after"]})
         assert m["length_accuracy"] == (0.5 if name.endswith("own") else pytest.approx(m["length_accuracy"]))
         noisy = name.startswith("diffusion")
         assert (m["score_variance_shared"] > 0) == noisy
@@ -208,6 +210,8 @@ def test_dpo_of_both_tracks_on_the_world_and_on_pairs_of_ones_own(options, root,
     runs = ("ar-world", "diffusion-world", "ar-own", "diffusion-own")
     configs = [json.loads((options.runs / name / "config.json").read_text(encoding="utf-8")) for name in runs]
     starts = [config["init_from"] for config in configs]
+    scales = [(config["objective"]["beta"], config["objective"]["length_normalised"]) for config in configs]
+    assert scales == [(0.1, False), (0.1, False), (3.0, True), (3.0, True)]
     wanted = [(2, 2e-5), (2, 2e-5), (1, 1e-4), (1, 3e-5)]
     assert [(config["train"]["steps"], config["train"]["learning_rate"]) for config in configs] == wanted
     assert [Path(start) for start in starts] == [plan[1].folder, plan[3].folder] * 2
@@ -236,10 +240,10 @@ def test_whose_answer_is_longer_does_not_depend_on_the_fill():
     scored = torch.ones_like(tokens, dtype=torch.bool)
     scored[:, 0] = False  # the prompt
     batch = TokenBatch(tokens, scored, torch.zeros_like(tokens), torch.zeros_like(tokens), torch.arange(8))
-    assert dpo.length_accuracy([batch], eos=0) == 0.5  # longer, shorter, longer, shorter...
+    assert dpo_measure.length_accuracy([batch], eos=0) == 0.5  # longer, shorter, longer, shorter...
     equal = batch.select(slice(4, 5)), batch.select(slice(4, 5))
     pair = TokenBatch(*(torch.cat([getattr(one, name) for one in equal]) for name in vars(batch)))
-    assert dpo.length_accuracy([pair, batch.select(slice(0, 2))], eos=0) == 0.75
+    assert dpo_measure.length_accuracy([pair, batch.select(slice(0, 2))], eos=0) == 0.75
 
 
 def test_the_variance_of_gradients_is_measured_without_the_noise_of_their_mean(monkeypatch):
@@ -254,8 +258,8 @@ def test_the_variance_of_gradients_is_measured_without_the_noise_of_their_mean(m
     model = torch.nn.Linear(100, 50, bias=False)
     point = SimpleNamespace(model=model, tokenizer=SimpleNamespace(vocab=None))
     batch = SimpleNamespace(tokens=torch.zeros(2, 2))
-    monkeypatch.setattr(dpo, "GRADIENTS", 12)
-    measured = [dpo.gradient_variance(Planted(noise, 1.0), point, point, batch) for noise in (0.0, 1.0, 3.0)]
+    monkeypatch.setattr(dpo_measure, "GRADIENTS", 12)
+    measured = [dpo_measure.gradient_variance(Planted(noise, 1.0), point, point, batch) for noise in (0.0, 1.0, 3.0)]
     assert measured == pytest.approx([0.0, 1.0, 9.0], rel=0.2)
 
 

@@ -354,6 +354,46 @@ def test_stratified_draws_are_unbiased(make_batch, n, draws):
         assert error < 1e-9
 
 
+@pytest.mark.parametrize("size", [None, 3])
+@pytest.mark.parametrize("rates", [(0.0, 1.0), (0.25, 0.75)])
+def test_complementary_draws_look_at_every_scored_token_once_in_a_pair(make_batch, size, rates):
+    batch = make_batch([[8, 4], [12], [5, 3, 4]] * 20, width=12, scored=0.8)
+    draws = list(stratified_draws(batch, draws=6, seed=3, block_size=size, rates=rates, complementary=True))
+    assert len(draws) == 6
+    for (first, _), (second, _) in zip(draws[0::2], draws[1::2], strict=True):
+        assert not bool((first & second).any())
+        assert torch.equal(first | second, batch.scored)
+    assert len({tuple(hidden.flatten().tolist()) for hidden, _ in draws}) == 6
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize(("rates", "pairs"), [((0.0, 1.0), True), ((0.25, 0.75), True), ((0.25, 0.75), False)])
+def test_draws_within_a_band_weigh_every_token_the_same_in_the_mean(make_batch, n, rates, pairs):
+    rows = 3000
+    batch, sums = make_batch([[n]] * rows), torch.zeros(n, dtype=torch.float64)
+    for hidden, weights in stratified_draws(batch, draws=4, seed=1, rates=rates, complementary=pairs):
+        sums += (hidden * weights).sum(0) / rows / 4
+        shares = hidden.sum(1) / n
+        if rates != (0.0, 1.0) and n >= 4:
+            assert bool(((shares >= 0.25) & (shares <= 0.75)).all())
+    assert float((sums - 1).abs().max()) < 5 * math.sqrt(n) / math.sqrt(rows)
+
+
+def test_complements_make_a_score_vary_less_within_a_band_only(make_batch):
+    """The noise of which tokens are looked at: the loss is another one at each place, whatever else is hidden.
+
+    Without a band two draws spread over the counts vary less than one and its complement, which weighs one token 8.
+    """
+    batch = make_batch([[8]] * 500)
+    loss = torch.arange(8) + 1.0
+    spread = {}
+    for rates, pairs in product([(0.0, 1.0), (0.25, 0.75)], [False, True]):
+        drawn = stratified_draws(batch, draws=2, seed=0, rates=rates, complementary=pairs)
+        spread[rates, pairs] = float(torch.stack([(h * w * loss).sum(1) for h, w in drawn]).mean(0).var())
+    plain, paired, banded, both = spread.values()
+    assert paired > plain > 1.2 * banded > 4 * both
+
+
 @pytest.mark.parametrize("band", [(0.5, 0.5), (0.6, 0.4), (-0.1, 1.0), (0.0, 1.1)])
 def test_bands_that_cannot_be_are_refused(band):
     with pytest.raises(ValueError, match=rf"^mask rates must satisfy 0 <= min < max <= 1, got {band[0]} and {band[1]}"):

@@ -15,7 +15,8 @@ from nano_llada.core.pattern import AttentionPattern
 from nano_llada.core.types import StepContext, TokenBatch
 from nano_llada.objectives.preference import BoundScore, ExactScore, Preference
 
-SCORES = [ExactScore(), BoundScore(), BoundScore(4), BoundScore(2, 3), BoundScore(1, 1)]
+QUIET = {"mask_rate_min": 0.25, "mask_rate_max": 0.75, "complementary": True}
+SCORES = [ExactScore(), BoundScore(), BoundScore(4), BoundScore(2, 3), BoundScore(1, 1), BoundScore(2, 4, **QUIET)]
 each_score = pytest.mark.parametrize("score", SCORES, ids=str)
 PAIRS = 3
 PROMPT = 4
@@ -133,6 +134,31 @@ def test_loss_equals_likelihoods_by_hand(model, reference, batch, context, vocab
     assert [float(part) for part in accuracy] == [sum(margin > 0 for margin in margins), PAIRS]
     assert float(margin[0]) == pytest.approx(beta * sum(margins), rel=1e-3)
     assert int(margin[1]) == PAIRS
+
+
+@each_score
+def test_normalised_by_length_a_gain_is_that_of_a_token_of_the_answer(model, reference, batch, context, score):
+    ctx, lengths = told(context(6), reference), torch.tensor([5.0, 7, 8, 4, 6, 6])  # the prompt is not counted
+    whole = Preference(score).gains(model, batch, ctx).detach()
+    each = Preference(score, beta=10.0, length_normalised=True)
+    gains = each.gains(model, batch, ctx).detach()
+    torch.testing.assert_close(gains, whole / lengths)
+    margins = gains.mean(0)[0::2] - gains.mean(0)[1::2]
+    assert value(each.loss(model, batch, ctx)) == pytest.approx(-sum(log_sigmoid(10 * float(m)) for m in margins))
+
+
+def test_normalised_by_length_an_answer_is_not_the_worse_for_being_long(model, batch, context):
+    """Of a model that finds every token a little less likely than its reference did."""
+
+    class Losing(ExactScore):
+        def __call__(self, some, batch, ctx, seed):
+            return (-0.1 * batch.scored.sum(1) * (some is model)).double()[None]
+
+    ctx = told(context(6), copy.deepcopy(model))
+    first = batch.select(slice(0, 2))  # of 5 and of 7 tokens
+    for normalised, margin in ((False, 0.2), (True, 0.0)):
+        objective = Preference(Losing(), beta=1.0, length_normalised=normalised)
+        assert value(objective.loss(model, first, ctx)) == pytest.approx(-log_sigmoid(margin))
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -306,7 +332,12 @@ def test_a_beta_that_is_not_positive_is_refused(beta):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"draws": 0}, "draws must be at least 1, got 0"), ({"block_size": 0}, "a block has at least 1 token, got 0")],
+    [
+        ({"draws": 0}, "draws must be at least 1, got 0"),
+        ({"block_size": 0}, "a block has at least 1 token, got 0"),
+        ({"draws": 3, "complementary": True}, "complementary draws come in pairs, got draws 3"),
+        ({"mask_rate_min": 0.8, "mask_rate_max": 0.2}, "mask rates must satisfy 0 <= min < max <= 1, got 0.8 and 0.2"),
+    ],
 )
 def test_impossible_scores_are_refused(options, message):
     with pytest.raises(ValueError, match=f"^{message}$"):

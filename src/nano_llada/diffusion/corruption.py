@@ -92,20 +92,9 @@ class Masking:
         self, batch: TokenBatch, group: Tensor, times: Tensor, uniforms: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Masked positions, their weights, and what the others weigh in the complement, all (B, L)."""
-        import torch
-
-        scored = count_in_groups(batch.scored, group)
-        rates = (self.mask_rate_min, self.mask_rate_max)
-        ends = [(scored.double() * rate).round(decimals=9) for rate in rates]  # 0.29 * 100 is 28.999999999999996
-        # with a complement, hiding none is a legal draw: its twin hides all
-        least = ends[0].ceil().long().clamp(min=0 if self.complementary else 1).minimum(scored)
-        most = torch.maximum(ends[1].floor().long(), least)
-        hidden = (least + (times * (most - least + 1)).long()).minimum(most)
+        scored, rates = count_in_groups(batch.scored, group), (self.mask_rate_min, self.mask_rate_max)
+        hidden, weight, opposite = _exact_counts(scored, times, rates, self.complementary)
         masked = hide(batch.scored, group, hidden, uniforms)
-        weight = _count_weight(scored, hidden, least, most)
-        opposite = _count_weight(scored, scored - hidden, scored - most, scored - least)
-        if self.complementary:  # where one of a pair never hides anything, the other speaks for both
-            weight, opposite = weight * (1 + (least == scored).long()), opposite * (1 + (most == 0).long())
         return masked, weight.gather(1, group), opposite.gather(1, group)
 
     def _bernoulli(
@@ -136,21 +125,32 @@ class Masking:
 
 
 def stratified_draws(
-    batch: TokenBatch, *, draws: int, seed: int, block_size: int | None = None
+    batch: TokenBatch,
+    *,
+    draws: int,
+    seed: int,
+    block_size: int | None = None,
+    rates: tuple[float, float] = (0.0, 1.0),
+    complementary: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Masked positions (B, L) and their weights (B, L) float64, `draws` times, for estimating a likelihood.
 
-    How many of a group's tokens are hidden is spread evenly over the draws, from a random start in each group.
+    How many of a group's tokens are hidden, within a band of `rates`, is spread evenly over the draws, from a random
+    start in each group. Every second of `complementary` draws hides what the one before it did not.
     """
     from nano_llada.core.random import row_uniforms
 
     device, group = batch.tokens.device, groups_of(batch, block_size)
     scored = count_in_groups(batch.scored, group)
     starts = row_uniforms(batch.rows, scored.shape[1], seed, "likelihood").to(device)
-    for draw in range(draws):
-        count = (((starts + draw / draws) % 1.0 * scored).long() + 1).minimum(scored)
+    for draw in range(0, draws, 2 if complementary else 1):
+        times = (starts + draw / draws) % 1.0
+        count, weight, opposite = _exact_counts(scored, times, rates, complementary)
         uniforms = row_uniforms(batch.rows, group.shape[1], seed, "likelihood", draw).to(device)
-        yield hide(batch.scored, group, count, uniforms), (scored / count.clamp(min=1)).double().gather(1, group)
+        hidden = hide(batch.scored, group, count, uniforms)
+        yield hidden, weight.double().gather(1, group)
+        if complementary:
+            yield batch.scored & ~hidden, opposite.double().gather(1, group)
 
 
 def groups_of(batch: TokenBatch, block_size: int | None) -> Tensor:
@@ -166,6 +166,24 @@ def groups_of(batch: TokenBatch, block_size: int | None) -> Tensor:
     block = batch.positions // block_size
     begins = (doc[:, 1:] != doc[:, :-1]) | (block[:, 1:] != block[:, :-1])
     return torch.nn.functional.pad(begins, (1, 0)).cumsum(1)
+
+
+def _exact_counts(
+    scored: Tensor, times: Tensor, rates: tuple[float, float], complementary: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """How many of each group's `scored` tokens are hidden, what a hidden one weighs, and one in the complement."""
+    import torch
+
+    ends = [(scored.double() * rate).round(decimals=9) for rate in rates]  # 0.29 * 100 is 28.999999999999996
+    # with a complement, hiding none is a legal draw: its twin hides all
+    least = ends[0].ceil().long().clamp(min=0 if complementary else 1).minimum(scored)
+    most = torch.maximum(ends[1].floor().long(), least)
+    hidden = (least + (times * (most - least + 1)).long()).minimum(most)
+    weight = _count_weight(scored, hidden, least, most)
+    opposite = _count_weight(scored, scored - hidden, scored - most, scored - least)
+    if complementary:  # where one of a pair never hides anything, the other speaks for both
+        weight, opposite = weight * (1 + (least == scored).long()), opposite * (1 + (most == 0).long())
+    return hidden, weight, opposite
 
 
 def _count_weight(scored: Tensor, hidden: Tensor, least: Tensor, most: Tensor) -> Tensor:

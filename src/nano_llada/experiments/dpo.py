@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from nano_llada.checkpoint.files import Checkpoint, load_checkpoint
+from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.config import RunConfig
 from nano_llada.core.errors import UserError
-from nano_llada.core.types import StepContext, TokenBatch
 from nano_llada.data.config import DataConfig
 from nano_llada.data.world.files import write_preferences, write_world
-from nano_llada.evaluate.judge import read_questions
-from nano_llada.evaluate.measure import measured, protocol_of
-from nano_llada.evaluate.suite import Subject, Suite
-from nano_llada.evaluate.suites.choices import Choices, read_choices
-from nano_llada.evaluate.suites.generation import Generation
 from nano_llada.experiments import llada2_ablation
+from nano_llada.experiments.dpo_measure import WATCHED_PAIRS, curve, is_noisy, margins, own_exam
 from nano_llada.experiments.dpo_report import write_report
 from nano_llada.experiments.grid import Cell, run_grid
 from nano_llada.experiments.options import Dpo, Llada2Ablation
 from nano_llada.objectives.preference import BoundScore, ExactScore, Preference
-from nano_llada.run import choose_tokenizer, complete
-from nano_llada.run_data import load_data
-from nano_llada.sampling import default_decoding
+from nano_llada.run import complete
 from nano_llada.train.config import TrainConfig
-from nano_llada.train.log import read_metrics
 
 NAME = "dpo"
-MEASURED_PAIRS, MEASURED_DRAWS, GRADIENTS = 200, 8, 12
-WATCHED_PAIRS = 100  # while training
-CHOICE_DRAWS, ANSWER = 4, 64
+OWN_BETA = 3.0  # of gains per token
 
 
 def run(options: Dpo) -> bool:
@@ -93,38 +82,14 @@ def _variant(options: Dpo, track: str, kind: str) -> Mapping[str, Any] | None:
     if not complete([stage]):
         return None
     before, after = load_checkpoint(start), load_checkpoint(stage.folder)
-    metrics: dict[str, Any] = {"reward_accuracy_before": 0.5} | _margins(stage, before, after)
+    metrics: dict[str, Any] = {"reward_accuracy_before": 0.5} | margins(stage, before, after)
     for when, checkpoint in (("before", before), ("after", after)):
         if kind == "own":
-            metrics |= {f"{name}_{when}": figure for name, figure in _own_exam(options, checkpoint).items()}
+            metrics |= {f"{name}_{when}": figure for name, figure in own_exam(options, checkpoint).items()}
         else:
             answers = llada2_ablation.answers(checkpoint, Llada2Ablation(items=options.items))
             metrics[f"exact_match_{when}"] = answers["exact_match"]
-    return metrics | {"curve": _curve(stage.folder)}
-
-
-def _own_exam(options: Dpo, checkpoint: Checkpoint) -> dict[str, float]:
-    """Exact match on questions and accuracy on multiple choice, of those that were given."""
-    length = checkpoint.info.get("answer_length") or ANSWER
-    decoding = default_decoding(checkpoint.track, length, checkpoint.info.get("block_size"))
-    suites: list[tuple[str, str, Suite]] = []
-    if options.own_questions:
-        questions = read_questions(options.own_questions, options.own_limit)
-        suites.append(("exact_match", "right", Generation(questions, batch_size=64)))
-    if options.own_choices:
-        asked = tuple(read_choices(options.own_choices, options.own_limit))
-        suites.append(("choices", "right_sum", Choices(asked, draws=CHOICE_DRAWS)))
-    found = {}
-    for name, value, suite in suites:
-        records = list(measured(suite, Subject("", checkpoint, decoding, "", 0), protocol_of(suite)))
-        found[name] = sum(record.values[value] for record in records) / len(records)
-    return found
-
-
-def _curve(folder: Path) -> list[tuple[int, float]]:
-    """Step and reward accuracy on held-out pairs, as it was measured while training."""
-    watched = [m for m in read_metrics(folder) if "validation_reward_accuracy" in m]
-    return [(0, 0.5), *((int(m["step"]), m["validation_reward_accuracy"]) for m in watched)]
+    return metrics | {"curve": curve(stage.folder)}
 
 
 def _small_world_models(options: Dpo, track: str) -> Path | None:
@@ -150,12 +115,18 @@ def _stage(options: Dpo, track: str, kind: str, start: Path) -> RunConfig:
     validation = options.validation if own else world / "preference-validation.jsonl"
     info = load_checkpoint(start).info
     draws = options.own_draws if own else options.draws
-    score = ExactScore() if track == "ar" else BoundScore(draws=draws, block_size=info.get("block_size"))
+    score: ExactScore | BoundScore = ExactScore()
+    if track == "diffusion":
+        score = BoundScore(draws, info.get("block_size"))
+    if is_noisy(score) and own and draws % 2 == 0:
+        # real pairs say little: chance must not decide how much of a token is learnt
+        score = replace(score, mask_rate_min=0.25, mask_rate_max=0.75, complementary=True)
     return RunConfig(
         name=f"{track}-{kind}",
         runs=options.runs,
         init_from=start,
-        objective=Preference(score),
+        # real answers differ in length by as much as they have tokens: per token, or the shorter one gains more
+        objective=Preference(score, beta=OWN_BETA, length_normalised=True) if own else Preference(score),
         data=DataConfig(
             data=(str(data),),
             validation=(str(validation),),
@@ -169,7 +140,7 @@ def _stage(options: Dpo, track: str, kind: str, start: Path) -> RunConfig:
             steps=steps,
             batch_size=16,
             learning_rate=rate if own else options.learning_rate,
-            schedule="constant",
+            schedule="cosine" if own else "constant",  # real pairs say little each: the last steps average over many
             warmup_steps=10,
             eval_every=max(1, steps // 6),
             eval_rows=2 * WATCHED_PAIRS,
@@ -180,67 +151,3 @@ def _stage(options: Dpo, track: str, kind: str, start: Path) -> RunConfig:
             threads=options.threads,
         ),
     )
-
-
-def _margins(stage: RunConfig, before: Checkpoint, after: Checkpoint) -> dict[str, Any]:
-    """Reward accuracy on held-out pairs, and how much estimates vary with the same and with other masks."""
-    _, held_out = load_data(stage, choose_tokenizer(stage, before))
-    batches = list(held_out.once(2 * MEASURED_PAIRS)) if held_out is not None else []
-    size = stage.block_size
-    score = ExactScore() if stage.track == "ar" else BoundScore(MEASURED_DRAWS, size)
-    gains = [_gains(Preference(score), before, after, batch, i) for i, batch in enumerate(batches)]
-    margins = torch.cat([gain.mean(0)[0::2] - gain.mean(0)[1::2] for gain in gains])
-    found = {
-        "reward_accuracy_after": float((margins > 0).double().mean()),
-        "pairs": len(margins),
-        "length_accuracy": length_accuracy(batches, before.tokenizer.vocab.eos),
-    }
-    if stage.track == "ar":  # an exact likelihood has no noise
-        return found | {"score_variance_shared": 0.0, "score_variance_independent": 0.0}
-    some = max(1, 2 * WATCHED_PAIRS // len(batches[0].tokens))  # variances need no more
-    for name, shared in (("shared", True), ("independent", False)):
-        if not shared:
-            objective = Preference(score, shared_noise=False)
-            gains = [_gains(objective, before, after, batch, i) for i, batch in enumerate(batches[:some])]
-        found[f"score_variance_{name}"] = float(torch.cat([gain.var(0) for gain in gains[:some]]).mean())
-        one = Preference(BoundScore(1, size), shared_noise=shared)
-        found[f"gradient_variance_{name}"] = gradient_variance(one, before, after, batches[0])
-    return found
-
-
-def length_accuracy(batches: Sequence[TokenBatch], eos: int) -> float:
-    """Share of pairs that whoever takes the longer answer for the better one gets right; what fills up is no answer."""
-    lengths = torch.cat([(batch.scored & (batch.tokens != eos)).sum(1) for batch in batches])
-    longer = lengths[0::2] - lengths[1::2]
-    return float(((longer > 0) + 0.5 * (longer == 0)).double().mean())
-
-
-def _context(before: Checkpoint, batch: TokenBatch, step: int) -> StepContext:
-    reference: Any = before.model
-    return StepContext(before.tokenizer.vocab, 0, step, 1, len(batch.tokens), reference=reference)
-
-
-@torch.no_grad()
-def _gains(objective: Preference, before: Checkpoint, after: Checkpoint, batch: TokenBatch, step: int) -> torch.Tensor:
-    model: Any = after.model
-    return objective.gains(model, batch, _context(before, batch, step))
-
-
-def gradient_variance(objective: Preference, before: Checkpoint, after: Checkpoint, batch: TokenBatch) -> float:
-    """Variance of a batch's gradient over masks, as a share of the expected gradient's square; unbiased in both parts.
-
-    Infinite where the mean of so few gradients is no longer than chance makes it.
-    """
-    model: Any = after.model
-    gradients = []
-    for step in range(GRADIENTS):
-        after.model.zero_grad()
-        out = objective.loss(model, batch, _context(before, batch, 1000 + step))
-        (out.total / out.count).backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in after.model.parameters() if p.grad is not None]))
-    after.model.zero_grad()
-    stacked = torch.stack(gradients)
-    mean = stacked.mean(0)
-    variance = float((stacked - mean).square().sum() / (GRADIENTS - 1))
-    square = float(mean.square().sum()) - variance / GRADIENTS  # a mean of few has their noise in its square
-    return variance / square if square > 0 else float("inf")

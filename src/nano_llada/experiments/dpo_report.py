@@ -13,6 +13,7 @@ def write_report(results: Sequence[Result], folder: Path) -> None:
     columns = (
         "reward_accuracy_before",
         "reward_accuracy_after",
+        "whole_accuracy_after",
         "length_accuracy",
         "exact_match_before",
         "exact_match_after",
@@ -30,11 +31,12 @@ def write_report(results: Sequence[Result], folder: Path) -> None:
     text = (
         f"# Preference optimisation\n\n{commands}\n\n"
         "Reward accuracy: share of held-out pairs whose better answer gained more likelihood, against the model that "
-        "training started from; a half by definition before the first step. Length accuracy: what whoever prefers the "
-        "longer answer would get. Exact match: held-out questions of the "
-        "small world, or those given with --own-questions; choices: multiple choice given with --own-choices. "
-        "Variances of one draw: of the gain in likelihood, and of the gradient relative to its mean's square, with the "
-        "same masks for model and reference and with other ones. `-own`: pairs given with --data.\n\n"
+        "training started from; a half by definition before the first step. On own pairs a gain is counted per token "
+        "of the answer, in training too (length-normalised DPO); whole accuracy is that of whole answers, length "
+        "accuracy what whoever prefers the longer answer gets right. Exact match: held-out questions of the small "
+        "world, or those given with --own-questions; choices: multiple choice given with --own-choices. Variances of "
+        "one draw: of the gain in likelihood, and of the gradient relative to its mean's square, with the same masks "
+        "for model and reference and with other ones. `-own`: pairs given with --data.\n\n"
         f"{markdown_table(('variant', *shown), rows)}"
     )
     world = [result for result in results if result not in own]

@@ -63,16 +63,25 @@ def exact_scores(model: Model, batch: TokenBatch) -> Tensor:
 
 
 def bound_scores(
-    model: Model, batch: TokenBatch, vocab: Vocabulary, *, draws: int, seed: int, block_size: int | None = None
+    model: Model,
+    batch: TokenBatch,
+    vocab: Vocabulary,
+    *,
+    draws: int,
+    seed: int,
+    block_size: int | None = None,
+    rates: tuple[float, float] = (0.0, 1.0),
+    complementary: bool = False,
 ) -> Tensor:
     """(draws, B) float64: estimates, each unbiased, of a lower bound on log p of each row; differentiable.
 
     A draw hides l ~ U{1..L'} of a document's L' scored tokens and adds L'/l times their log-probability (LLaDA, eq. 6);
     l is stratified over the draws. With a block size the same is done to each block, given the clean blocks before it,
     and the blocks' bounds add up to the text's. The noise is a function of the seed and the row: two models that are
-    asked with the same seed see the same masks.
+    asked with the same seed see the same masks. `rates` and `complementary`: see `stratified_draws`; within a narrower
+    band than 0 to 1 what is estimated bounds no likelihood.
     """
-    drawn = _drawn_nll(model, batch, vocab, draws, seed, block_size)
+    drawn = _drawn_nll(model, batch, vocab, draws, seed, block_size, rates, complementary)
     return torch.stack([-places.sum(1) for places in drawn])
 
 
@@ -85,10 +94,19 @@ def _next_token_nll(model: Model, batch: TokenBatch) -> tuple[Tensor, Tensor]:
 
 
 def _drawn_nll(
-    model: Model, batch: TokenBatch, vocab: Vocabulary, draws: int, seed: int, block_size: int | None
+    model: Model,
+    batch: TokenBatch,
+    vocab: Vocabulary,
+    draws: int,
+    seed: int,
+    block_size: int | None,
+    rates: tuple[float, float] = (0.0, 1.0),
+    complementary: bool = False,
 ) -> Iterator[Tensor]:
     """(B, L) float64 for each draw: the weighted nats of the tokens it hides, 0 elsewhere."""
-    for hidden, weights in stratified_draws(batch, draws=draws, seed=seed, block_size=block_size):
+    for hidden, weights in stratified_draws(
+        batch, draws=draws, seed=seed, block_size=block_size, rates=rates, complementary=complementary
+    ):
         noisy = batch.tokens.masked_fill(hidden, vocab.mask)
         features, _ = noisy_features(model, noisy, batch, hidden, block_size)
         nll = head_nll(features, model.head.weight, batch.tokens[hidden]).double()

@@ -44,8 +44,22 @@ class BoundScore:
     """Noisy versions of each answer, with one mask pattern each; more of them vary less and cost as much more."""
     block_size: int | None = None
     """Of a block-diffusion model; None: the model sees the whole text."""
+    mask_rate_min: float = 0.0
+    """Least share of a block's tokens that is hidden (LLaDA 2.0's bandwidth). Tokens weigh less unevenly in a band, and
+    scores vary less; above 0 they bound no likelihood."""
+    mask_rate_max: float = 1.0
+    """Largest share of a block's tokens that is hidden; below 1 scores bound no likelihood."""
+    complementary: bool = False
+    """Every second draw hides what the one before it did not, so that both together look at each token once; scores
+    vary less for it within a band, where tokens weigh much the same."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.mask_rate_min < self.mask_rate_max <= 1:
+            raise ValueError(
+                f"mask rates must satisfy 0 <= min < max <= 1, got {self.mask_rate_min} and {self.mask_rate_max}"
+            )
+        if self.complementary and self.draws % 2:
+            raise ValueError(f"complementary draws come in pairs, got draws {self.draws}")
         if self.draws < 1:
             raise ValueError(f"draws must be at least 1, got {self.draws}")
         if self.block_size is not None and self.block_size < 1:
@@ -55,8 +69,16 @@ class BoundScore:
         """(draws, B) float64."""
         from nano_llada.objectives.likelihood import bound_scores
 
-        size = self.block_size
-        return bound_scores(model, batch, ctx.vocab, draws=self.draws, seed=seed, block_size=size)
+        return bound_scores(
+            model,
+            batch,
+            ctx.vocab,
+            draws=self.draws,
+            seed=seed,
+            block_size=self.block_size,
+            rates=(self.mask_rate_min, self.mask_rate_max),
+            complementary=self.complementary,
+        )
 
 
 @dataclass(frozen=True)
@@ -76,6 +98,9 @@ class Preference:
     """How much a nat of margin counts: the larger, the closer to the reference the model stays."""
     shared_noise: bool = True
     """Diffusion: show model and reference the same masks, so that most of the noise cancels (VRPO, LLaDA 1.5)."""
+    length_normalised: bool = False
+    """Count gains per token of the answer: else training, which makes all answers less likely, makes long ones the
+    worse. A nat per token is much: beta is then about 10."""
 
     def __post_init__(self) -> None:
         if self.beta <= 0:
@@ -108,7 +133,8 @@ class Preference:
         return LossOutput(losses.sum().float(), pairs, predicted, positions, metrics)
 
     def gains(self, model: Model, batch: TokenBatch, ctx: StepContext) -> Tensor:
-        """(draws, B) float64: log p under the model minus log p under the reference, estimated."""
+        """(draws, B) float64: log p under the model minus log p under the reference, estimated; a token's share of it
+        if `length_normalised`."""
         import torch
 
         from nano_llada.core.random import derive_seed
@@ -119,4 +145,5 @@ class Preference:
         with torch.no_grad():
             other = seed if self.shared_noise else derive_seed(seed, "reference")
             before = self.score(ctx.reference, batch, ctx, other)
-        return self.score(model, batch, ctx, seed) - before
+        gained = self.score(model, batch, ctx, seed) - before
+        return gained / batch.scored.sum(1).clamp(min=1) if self.length_normalised else gained

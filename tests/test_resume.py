@@ -40,7 +40,7 @@ MOMENTS = {  # what is called then, which argument is the path, and how the path
     "state": (manager, "save_file", 1, "training"),
     "name": (os, "replace", 0, ".step-"),
     "best": (os, "replace", 0, ".best"),
-    "prune": (shutil, "rmtree", 0, "step-"),
+    "prune": (shutil, "rmtree", 0, ".step-"),
 }
 moment, left = sys.argv[1], [int(sys.argv[2])]
 home, name, index, start = MOMENTS[moment]
@@ -48,6 +48,8 @@ real = getattr(home, name)
 
 def call(*args, **kwargs):
     if not os.path.basename(args[index]).startswith(start):
+        return real(*args, **kwargs)
+    if name == "rmtree" and not (args[index].name.endswith(".removed") and args[index].is_dir()):
         return real(*args, **kwargs)
     left[0] -= 1
     if left[0]:

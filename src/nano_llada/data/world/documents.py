@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
+from nano_llada.data.world.documents_again import Both, joined, lookup, retold
 from nano_llada.data.world.generate import Example, item_stream
 from nano_llada.data.world.item import Skill
 from nano_llada.data.world.skills import SKILLS, skill_named
@@ -23,7 +24,7 @@ from nano_llada.data.world.skills_number import (
     subtraction_walk,
 )
 from nano_llada.data.world.skills_text import draw_fact, fact
-from nano_llada.data.world.splits import LANGUAGES, Key, Language, Split, check_request, split_of
+from nano_llada.data.world.splits import LANGUAGES, Language, Split, check_request, split_of
 from nano_llada.data.world.steps import tally
 from nano_llada.data.world.vocabulary import (
     CATEGORIES,
@@ -31,7 +32,6 @@ from nano_llada.data.world.vocabulary import (
     DAYS,
     DIRECTIONS,
     MONTHS,
-    NAMES,
     NOUNS,
     PEOPLE,
     PLACES,
@@ -39,7 +39,6 @@ from nano_llada.data.world.vocabulary import (
     row,
 )
 
-Both = tuple[str, str]
 Maker = Callable[[Random, Split], Both]
 
 
@@ -89,50 +88,10 @@ def _questions(pairs: list[tuple[Example, Example]], language: Language) -> str:
     return "\n".join(f"{example.prompt}\n{example.answer}" for example in chosen)
 
 
-def _joined(sentences: list[Both]) -> Both:
-    return "".join(zh for zh, _ in sentences), " ".join(en for _, en in sentences)
-
-
 def _facts(rng: Random, split: Split) -> Both:
     drawn = [draw_fact(rng, split) for _ in range(rng.randint(3, 5))]
     # One fact a person, so that nobody is in two places.
-    return _joined([fact(key) for key in {key[1]: key for key in drawn}.values()])
-
-
-def _retold(rng: Random, split: Split) -> Both:
-    """Facts, each of which is then told again or asked about: what recall needs, many times in one text."""
-    known: dict[str, Key] = {}
-    while len(known) < 3:
-        key = draw_fact(rng, split, NAMES)
-        if key[1] not in known and all(key[-1] != other[-1] for other in known.values()):
-            known[key[1]] = key
-    again = rng.sample(list(known.values()), 3)
-    return _joined([fact(key) for key in known.values()] + [_told_again(key, rng) for key in again])
-
-
-def _lookup(rng: Random, split: Split) -> Both:
-    """Words with another word each, told twice in different orders: looking something up, and nothing else."""
-    keys = rng.sample(NAMES + NOUNS + PLACES, rng.randint(3, 5))
-    pairs = list(zip(keys, rng.sample(NOUNS + PLACES + COLOURS + DIRECTIONS, len(keys)), strict=True))
-    zh, en = [], []
-    for _ in range(2):
-        rng.shuffle(pairs)
-        zh.append("，".join(f"{key.zh}：{value.zh}" for key, value in pairs))
-        en.append(", ".join(f"{key.en}: {value.en}" for key, value in pairs))
-    return "。".join(zh) + "。", ". ".join(en) + "."
-
-
-def _told_again(key: Key, rng: Random) -> Both:
-    way, person = rng.choice(("told", "what", "who")), find(key[1])
-    told_zh, told_en = fact(key)
-    if way == "told":
-        return told_zh, told_en
-    if len(key) == 3:
-        return f"{person.zh}在哪里？{told_zh}", f"Where is {person.en}? {told_en}"
-    if way == "who":
-        colour, thing = find(key[2]), find(key[3])
-        return f"谁有{colour.zh}的{thing.zh}？{told_zh}", f"Who has the {colour.en} {thing.en}? {told_en}"
-    return f"{person.zh}有什么？{told_zh}", f"What does {person.en} have? {told_en}"
+    return joined([fact(key) for key in {key[1]: key for key in drawn}.values()])
 
 
 def _tally(rng: Random, split: Split) -> Both:
@@ -224,8 +183,8 @@ def _category(rng: Random, split: Split) -> Both:
 
 MAKERS: dict[str, Maker] = {
     "facts": _facts,
-    "retold": _retold,
-    "lookup": _lookup,
+    "retold": retold,
+    "lookup": lookup,
     "tally": _tally,
     "larger": _larger,
     "story": _story,

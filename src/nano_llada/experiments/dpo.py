@@ -14,7 +14,7 @@ from nano_llada.core.errors import UserError
 from nano_llada.data.config import DataConfig
 from nano_llada.data.world.files import write_preferences, write_world
 from nano_llada.experiments import llada2_ablation
-from nano_llada.experiments.dpo_measure import WATCHED_PAIRS, curve, is_noisy, margins, own_exam
+from nano_llada.experiments.dpo_measure import WATCHED_PAIRS, curve, margins, own_exam
 from nano_llada.experiments.dpo_report import write_report
 from nano_llada.experiments.grid import Cell, run_grid
 from nano_llada.experiments.options import Dpo, Llada2Ablation
@@ -118,7 +118,7 @@ def _stage(options: Dpo, track: str, kind: str, start: Path) -> RunConfig:
     score: ExactScore | BoundScore = ExactScore()
     if track == "diffusion":
         score = BoundScore(draws, info.get("block_size"))
-    if is_noisy(score) and own and draws % 2 == 0:
+    if isinstance(score, BoundScore) and own and draws % 2 == 0:
         # real pairs say little: chance must not decide how much of a token is learnt
         score = replace(score, mask_rate_min=0.25, mask_rate_max=0.75, complementary=True)
     return RunConfig(

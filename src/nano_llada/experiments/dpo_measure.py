@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 
@@ -18,7 +18,7 @@ from nano_llada.evaluate.suite import Subject, Suite
 from nano_llada.evaluate.suites.choices import Choices, read_choices
 from nano_llada.evaluate.suites.generation import Generation
 from nano_llada.experiments.options import Dpo
-from nano_llada.objectives.preference import BoundScore, ExactScore, Preference
+from nano_llada.objectives.preference import BoundScore, Preference
 from nano_llada.run import choose_tokenizer
 from nano_llada.run_data import load_data
 from nano_llada.sampling import default_decoding
@@ -59,7 +59,9 @@ def margins(stage: RunConfig, before: Checkpoint, after: Checkpoint) -> dict[str
     batches = list(held_out.once(2 * MEASURED_PAIRS)) if held_out is not None else []
     assert isinstance(stage.objective, Preference)
     score = stage.objective.score
-    objective = replace(stage.objective, score=replace(score, draws=MEASURED_DRAWS) if is_noisy(score) else score)
+    objective = replace(
+        stage.objective, score=replace(score, draws=MEASURED_DRAWS) if isinstance(score, BoundScore) else score
+    )
     gains = [_gains(objective, before, after, batch, i) for i, batch in enumerate(batches)]
     lengths = [batch.scored.sum(1) if objective.length_normalised else torch.ones(()) for batch in batches]
     whole = [gain * length for gain, length in zip(gains, lengths, strict=True)]
@@ -69,7 +71,7 @@ def margins(stage: RunConfig, before: Checkpoint, after: Checkpoint) -> dict[str
         "pairs": sum(len(batch.tokens) for batch in batches) // 2,
         "length_accuracy": length_accuracy(batches, before.tokenizer.vocab.eos),
     }
-    if not is_noisy(score):  # an exact likelihood has no noise
+    if not isinstance(score, BoundScore):  # an exact likelihood has no noise
         return found | {"score_variance_shared": 0.0, "score_variance_independent": 0.0}
     some = max(1, 2 * WATCHED_PAIRS // len(batches[0].tokens))  # variances need no more
     apart = replace(objective, shared_noise=False, length_normalised=False)
@@ -79,10 +81,6 @@ def margins(stage: RunConfig, before: Checkpoint, after: Checkpoint) -> dict[str
         one = replace(objective, score=replace(score, draws=1, complementary=False), shared_noise=shared)
         found[f"gradient_variance_{name}"] = gradient_variance(one, before, after, batches[0])
     return found
-
-
-def is_noisy(score: ExactScore | BoundScore) -> TypeGuard[BoundScore]:
-    return isinstance(score, BoundScore)
 
 
 def _accuracy(gains: Sequence[torch.Tensor]) -> float:

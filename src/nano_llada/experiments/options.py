@@ -111,7 +111,8 @@ class Dpo:
     own_diffusion_learning_rate: float = 3e-5
     """That of the diffusion model, whose likelihoods are noisy: with blocks of 32 it strays at 1e-4."""
     own_draws: int = 2
-    """Noisy versions of each answer in a training step on your own pairs."""
+    """Noisy versions of each answer in a training step on your own pairs; of an even number, every second one hides
+    what the one before it did not, both within mask rates from 0.25 to 0.75."""
     own_questions: tuple[str, ...] = ()
     """Files of questions with right answers that your own models write answers to, before and after."""
     own_choices: tuple[str, ...] = ()

@@ -46,11 +46,13 @@ class SmallWorld:
     """Folder that results are recorded in."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of training."""
-    pretrain_steps: int = 3000
+    lookup_steps: int = 1000
+    """Steps of AR on texts to look things up in, before everything else."""
+    pretrain_steps: int = 2000
     """Steps of AR pretraining."""
-    diffusion_steps: int = 1000
+    diffusion_steps: int = 500
     """Steps of each diffusion pretraining, from the fine-tuned AR model."""
-    sft_steps: int = 3000
+    sft_steps: int = 3500
     """Steps of each fine-tuning run."""
     hidden_size: int = 160
     """Width of the models: a multiple of 32, the size of a head."""
@@ -60,6 +62,8 @@ class SmallWorld:
     """Test questions a skill and language."""
     threads: int | None = None
     """CPU threads; default: all."""
+    compile: bool = False
+    """Train with torch.compile."""
 
 
 @dataclass(frozen=True)

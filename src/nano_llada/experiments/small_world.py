@@ -12,7 +12,7 @@ from nano_llada.config import RunConfig
 from nano_llada.core.errors import UserError
 from nano_llada.core.schedule import BlockSizeSchedule
 from nano_llada.data.world import SKILLS
-from nano_llada.data.world.files import write_world
+from nano_llada.data.world.files import write_lessons, write_world
 from nano_llada.decode.config import Autoregressive, Block, Decoding, Diffusion
 from nano_llada.demo import held_out_questions, stages
 from nano_llada.demo_config import DemoConfig
@@ -29,6 +29,7 @@ NAME = "small-world"
 VARIANTS = ("ar", "blocks", "diffusion")
 BLOCK = 4
 HEAD = 32
+TELLING = 10  # conversations that ask for each that tells
 # Seven skills are learnt more slowly than the other ten: two shares each of what is taught.
 TAUGHT = (
     *SKILLS,
@@ -44,8 +45,9 @@ def run(options: SmallWorld) -> bool:
         for variant in VARIANTS
     ]
     command = (
-        f"nano-llada experiment small-world --pretrain-steps {options.pretrain_steps} "
-        f"--diffusion-steps {options.diffusion_steps} --sft-steps {options.sft_steps} "
+        f"nano-llada experiment small-world --lookup-steps {options.lookup_steps} "
+        f"--pretrain-steps {options.pretrain_steps} --diffusion-steps {options.diffusion_steps} "
+        f"--sft-steps {options.sft_steps} "
         f"--hidden-size {options.hidden_size} --num-layers {options.num_layers} --items {options.items}"
     )
     folder = options.docs / NAME
@@ -83,8 +85,18 @@ def _config(options: SmallWorld, seed: int) -> DemoConfig:
 
 def _variant(options: SmallWorld, variant: str, seed: int) -> dict[str, Any] | None:
     config = _config(options, seed)
+    _write_world(config)
+    runs = [replace(run, train=replace(run.train, compile=options.compile)) for run in _runs(options, config, variant)]
+    if not complete(runs):
+        return None
+    tokens = sum(trained_tokens(run.folder) for run in runs)
+    measured = measure(runs[-1].folder, variant, options.items, config.answer_length)
+    return {"train_tokens_all_stages": tokens} | measured
+
+
+def _write_world(config: DemoConfig) -> None:
     world = config.folder / "world"
-    if not (world / "words.txt").is_file():
+    if not (world / "told-test.jsonl").is_file():
         write_world(
             world,
             documents_count=config.documents,
@@ -93,24 +105,39 @@ def _variant(options: SmallWorld, variant: str, seed: int) -> dict[str, Any] | N
             seed=config.seed,
             mirrored=True,
         )
-    runs = _runs(config, variant)
-    if not complete(runs):
-        return None
-    tokens = sum(trained_tokens(run.folder) for run in runs)
-    measured = measure(runs[-1].folder, variant, options.items, config.answer_length)
-    return {"train_tokens_all_stages": tokens} | measured
+        write_lessons(world, count=config.chats // TELLING, seed=config.seed)
 
 
-def _runs(config: DemoConfig, variant: str) -> list[RunConfig]:
-    """What a variant is trained in, in order; the AR model is the beginning of all of them."""
-    ar, ar_sft, diffusion, diffusion_sft = stages(config)
+def _runs(options: SmallWorld, config: DemoConfig, variant: str) -> list[RunConfig]:
+    """What a variant is trained in, in order; the AR model is the beginning of all of them.
+
+    The AR model begins with texts to look things up in, and nothing else.
+    """
+    ar, ar_sft, diffusion, diffusion_sft = (_telling(run) for run in stages(config))
+    texts = {name: (config.folder / "world" / f"lookup-{name}.jsonl").as_posix() for name in ("train", "validation")}
+    lookup = replace(
+        ar,
+        name="lookup",
+        sample_prompts=(),
+        data=replace(ar.data, data=(texts["train"],), validation=(texts["validation"],)),
+        train=replace(ar.train, steps=options.lookup_steps),
+    )
+    started = [lookup, replace(ar, init_from=lookup.folder, model=ModelConfig()), ar_sft]
     if variant == "ar":
-        return [ar, ar_sft]
+        return started
     if variant == "diffusion":
-        return [ar, ar_sft, diffusion, diffusion_sft]
+        return [*started, diffusion, diffusion_sft]
     blocks, blocks_sft = (_in_blocks(run) for run in (diffusion, diffusion_sft))
     answers = replace(blocks_sft.data, eos_fill=0, fill_multiple=BLOCK)  # an answer ends with its last block
-    return [ar, ar_sft, blocks, replace(blocks_sft, init_from=blocks.folder, data=answers)]
+    return [*started, blocks, replace(blocks_sft, init_from=blocks.folder, data=answers)]
+
+
+def _telling(run: RunConfig) -> RunConfig:
+    """The same run; if it learns answers, it is told of families between them."""
+    if run.data.format == "text":
+        return run
+    told = run.runs / "world" / "told-train.jsonl"
+    return replace(run, data=replace(run.data, data=(*run.data.data, told.as_posix())))
 
 
 def _in_blocks(run: RunConfig) -> RunConfig:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
+from nano_llada.core.errors import UserError
 from nano_llada.data.world.documents_again import Both, joined, lookup, retold
 from nano_llada.data.world.generate import Example, item_stream
 from nano_llada.data.world.item import Skill
 from nano_llada.data.world.skills import SKILLS, skill_named
-from nano_llada.data.world.skills_family import statements
+from nano_llada.data.world.skills_family import relation_texts
 from nano_llada.data.world.skills_infill import INFILL, progression, story
 from nano_llada.data.world.skills_number import (
     ADDITION,
@@ -43,41 +44,59 @@ Maker = Callable[[Random, Split], Both]
 
 
 def documents(
-    split: Split, count: int, seed: int, skills: Sequence[str] = SKILLS, *, mirrored: bool = False
+    split: Split,
+    count: int,
+    seed: int,
+    skills: Sequence[str] = SKILLS,
+    *,
+    mirrored: bool = False,
+    kinds: Sequence[str] = (),
 ) -> Iterator[dict[str, Any]]:
     """`count` pretraining rows, Chinese and English in turn: {"text", "language", "kind", "skill"}.
 
     Questions are about `skills` only (one named twice is asked about twice as often), and kinds of text that serve
-    other skills alone are left out. With `mirrored`, half of the texts about families, by chance, have the words of
-    their statements from the end to the beginning: so a left-to-right model can learn relations both ways. The families
-    that are held out are then told both ways, too, and only the question about them is new.
+    other skills alone are left out. With `mirrored`, a quarter of the texts about families, by chance, have the words
+    of their statements from the end to the beginning, so that a left-to-right model can learn relations both ways, and
+    half of them ask about families of the split. The families that are held out are then told both ways, too, and only
+    the question about them is new. `kinds` are the only kinds of text to be made, in their usual proportions.
     `kind` is one of DOCUMENT_KINDS; `skill` is the skill's name for the kind `questions`, else "". Training
     documents state training combinations only, held-out ones those of their own split and, in passing,
     training ones. The exception by design: training documents state all families, the parent first (unless
     `mirrored`), and all equally often (in each language once in every 28 documents of the kind `family`). Sequences
     of days, months and counting numbers, categories, single-word glossaries and words to be looked up are common
-    knowledge and belong to every split. Raises UserError for an unknown split or a negative count.
+    knowledge and belong to every split. Raises UserError for an unknown split or kind or a negative count.
     """
     check_request(split, count)
+    if unknown := set(kinds) - set(DOCUMENT_KINDS):
+        raise UserError(f"no kind of text {', '.join(sorted(unknown))}; there are {', '.join(DOCUMENT_KINDS)}")
     known = {name: skill_named(name) for name in skills}
-    return _rows(split, count, Random(f"{seed}/{split}/documents"), known, skills, mirrored)
+    weights = {
+        kind: weight
+        for kind, weight in WEIGHTS.items()
+        if (kind in kinds if kinds else not SERVES.get(kind) or SERVES[kind] & set(skills))
+    }
+    return _rows(split, count, Random(f"{seed}/{split}/documents"), known, skills, mirrored, weights)
 
 
 def _rows(
-    split: Split, count: int, rng: Random, known: Mapping[str, Skill], skills: Sequence[str], mirrored: bool
+    split: Split,
+    count: int,
+    rng: Random,
+    known: Mapping[str, Skill],
+    skills: Sequence[str],
+    mirrored: bool,
+    weights: Mapping[str, int],
 ) -> Iterator[dict[str, Any]]:
     streams = {name: item_stream(skill, split, Random(rng.getrandbits(64))) for name, skill in known.items()}
-    told = {language: statements(rng, split, language) for language in LANGUAGES}
-    backwards = {language: statements(rng, split, language, mirrored=True) for language in LANGUAGES}
-    kinds = {kind: weight for kind, weight in WEIGHTS.items() if not SERVES.get(kind) or SERVES[kind] & set(skills)}
+    relations = relation_texts(rng, split, mirrored=mirrored)
     for index in range(count):
         language = LANGUAGES[index % 2]
-        kind, skill = rng.choices(list(kinds), list(kinds.values()))[0], ""
+        kind, skill = rng.choices(list(weights), list(weights.values()))[0], ""
         if kind == "questions":
             skill = rng.choice(skills)
             text = _questions([next(streams[skill]) for _ in range(rng.randint(1, 3))], language)
         elif kind == "family":
-            text = next(backwards[language] if mirrored and rng.random() < 0.5 else told[language])
+            text = next(relations[language])
         else:
             text = MAKERS[kind](rng, split)[LANGUAGES.index(language)]
         yield {"text": text, "language": language, "kind": kind, "skill": skill}
@@ -198,8 +217,8 @@ MAKERS: dict[str, Maker] = {
 WEIGHTS = {
     "questions": 36,
     "facts": 2,
-    "retold": 16,
-    "lookup": 10,
+    "retold": 24,
+    "lookup": 14,
     "tally": 10,
     "larger": 6,
     "story": 4,

@@ -10,6 +10,7 @@ from nano_llada.core.errors import UserError
 from nano_llada.data.world.documents import documents
 from nano_llada.data.world.generate import chats
 from nano_llada.data.world.preferences import preferences
+from nano_llada.data.world.skills_family import told_families
 from nano_llada.data.world.splits import SPLITS
 from nano_llada.data.world.vocabulary import chinese_words
 
@@ -37,6 +38,26 @@ def write_world(
             paths.append(_write(folder / f"chat-{split}.jsonl", rows))
         paths.append(folder / "words.txt")
         paths[-1].write_text("\n".join(chinese_words()) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}") from error
+    return paths
+
+
+def write_lessons(folder: Path, *, count: int, seed: int) -> list[Path]:
+    """Write `lookup-SPLIT.jsonl`, `count` texts that say again what they said and nothing else, for a model to begin
+    with, and `told-SPLIT.jsonl`, as many conversations that tell of families and ask nothing, so that what was read is
+    not forgotten while answers are learnt. Half of each is Chinese.
+
+    Raises:
+        UserError: for a folder that cannot be written.
+    """
+    paths = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for split in SPLITS:
+            share = count if split == "train" else count // HELD_OUT
+            paths.append(_write(folder / f"lookup-{split}.jsonl", documents(split, share, seed, kinds=("lookup",))))
+            paths.append(_write(folder / f"told-{split}.jsonl", told_families(split, share, seed)))
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}") from error
     return paths

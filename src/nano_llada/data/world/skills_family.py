@@ -7,15 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from random import Random
+from typing import Any
 
 from nano_llada.data.world.item import Item, Skill, Turn, ask
-from nano_llada.data.world.splits import LANGUAGES, Admits, Key, Language, Split, split_of
+from nano_llada.data.world.splits import LANGUAGES, Admits, Key, Language, Split, check_request, split_of
 from nano_llada.data.world.vocabulary import FAMILY_NAMES, FATHERS, MOTHERS, Word
 
 PARENT_ZH = ("{child}的{role}是谁？", "请说出{child}的{role}是谁。")
 PARENT_EN = ("Who is {child}'s {role}?", "Tell me who {child}'s {role} is.")
 CHILD_ZH = ("{parent}的孩子是谁？", "请说出{parent}的孩子是谁。")
 CHILD_EN = ("Who is {parent}'s child?", "Tell me who {parent}'s child is.")
+TELL: dict[Language, tuple[str, str]] = {  # in the usual order, and mirrored
+    "zh": ("说说几家人。", "倒着说说几家人。"),
+    "en": ("Tell me of some families.", "Tell me of some families, backwards."),
+}
 TEMPLATES: dict[Language, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "zh": (PARENT_ZH, CHILD_ZH),
     "en": (PARENT_EN, CHILD_EN),
@@ -45,10 +50,12 @@ class Family:
     def mirrored(self) -> tuple[str, str]:
         """The words of the statement from its end to its beginning, names kept whole: no sentence, and the only text
         from which a model that reads from left to right can learn whose name comes before a child's.
+
+        The parent stands on a line of its own, so that its name is the same tokens as at the beginning of an answer.
         """
         return (
-            f"{self.role.zh}的{self.child.zh}是{self.parent.zh}",
-            f"{self.role.en}'s {self.child.en} is {self.parent.en}",
+            f"{self.role.zh}的{self.child.zh}是\n{self.parent.zh}",
+            f"{self.role.en}'s {self.child.en} is\n{self.parent.en}",
         )
 
 
@@ -84,8 +91,7 @@ def statements(rng: Random, split: Split, language: Language, *, mirrored: bool 
     """Texts of four statements about families of `split` (for training: all), each stated equally often, without end.
 
     One statement a line: so in English a parent's name begins with the token that it has at the beginning of an answer.
-    A child's does not, which follows a space here, nor does a parent's in a mirrored statement; in Chinese a name is
-    the same tokens everywhere.
+    A child's does not, which follows a space here; in Chinese a name is the same tokens everywhere.
     """
     told = [
         family.mirrored() if mirrored else family.statement()
@@ -96,6 +102,48 @@ def statements(rng: Random, split: Split, language: Language, *, mirrored: bool 
         rng.shuffle(told)
         for start in range(0, len(told), 4):
             yield "\n".join(both[LANGUAGES.index(language)] for both in told[start : start + 4])
+
+
+def relation_texts(rng: Random, split: Split, *, mirrored: bool) -> dict[Language, Iterator[str]]:
+    """Endless texts about families in each language: `statements`, or with `mirrored` one text in four of them, one of
+    mirrored statements and two of questions about families of `split`, with their answers.
+    """
+    told = {language: statements(rng, split, language) for language in LANGUAGES}
+    if not mirrored:
+        return told
+    return {language: _told_and_asked(rng, split, language, told[language]) for language in LANGUAGES}
+
+
+def _told_and_asked(rng: Random, split: Split, language: Language, told: Iterator[str]) -> Iterator[str]:
+    turned = statements(rng, split, language, mirrored=True)
+    while True:
+        way = rng.randrange(4)
+        if way < 2:
+            yield next((told, turned)[way])
+            continue
+        turns = (BACKWARD_RELATION.draw(rng, split).turn(language) for _ in range(3))
+        yield "\n".join(f"{turn.prompt}\n{turn.answer}" for turn in turns)
+
+
+def told_families(split: Split, count: int, seed: int) -> Iterator[dict[str, Any]]:
+    """`count` conversations, Chinese and English in turn, that tell of families, half of them with mirrored statements.
+
+    They ask for nothing in particular and answer no question: what a model has read of families that it is never asked
+    about is told again while it learns to answer.
+    """
+    check_request(split, count)
+    rng = Random(f"{seed}/{split}/told")
+    ways = {(lang, m): statements(rng, split, lang, mirrored=m) for lang in LANGUAGES for m in (False, True)}
+    for index in range(count):
+        language, mirrored = LANGUAGES[index % 2], rng.random() < 0.5
+        request = TELL[language][mirrored]
+        yield {
+            "messages": [
+                {"role": "user", "content": request},
+                {"role": "assistant", "content": next(ways[language, mirrored])},
+            ],
+            "language": language,
+        }
 
 
 @cache

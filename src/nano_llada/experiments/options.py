@@ -46,13 +46,13 @@ class SmallWorld:
     """Folder that results are recorded in."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of training."""
-    lookup_steps: int = 1000
+    lookup_steps: int = 600
     """Steps of AR on texts to look things up in, before everything else."""
-    pretrain_steps: int = 2000
+    pretrain_steps: int = 1500
     """Steps of AR pretraining."""
-    diffusion_steps: int = 500
+    diffusion_steps: int = 400
     """Steps of each diffusion pretraining, from the fine-tuned AR model."""
-    sft_steps: int = 3500
+    sft_steps: int = 3000
     """Steps of each fine-tuning run."""
     hidden_size: int = 160
     """Width of the models: a multiple of 32, the size of a head."""

@@ -9,6 +9,8 @@ from nano_llada.data.world.splits import Key, Split
 from nano_llada.data.world.vocabulary import COLOURS, DIRECTIONS, NAMES, NOUNS, PLACES, find
 
 Both = tuple[str, str]  # in Chinese and in English
+AGAIN = 6  # pairs that are looked up in one text
+RETOLD = 4  # facts that are told or asked about again in one text
 
 
 def joined(sentences: list[Both]) -> Both:
@@ -17,26 +19,30 @@ def joined(sentences: list[Both]) -> Both:
 
 
 def retold(rng: Random, split: Split) -> Both:
-    """Facts, each of which is then told again or asked about: what recall needs, many times in one text."""
+    """Facts, and then any of them again, told or asked about: what recall needs, many times in one text."""
     known: dict[str, Key] = {}
     while len(known) < 3:
         key = draw_fact(rng, split, NAMES)
         if key[1] not in known and all(key[-1] != other[-1] for other in known.values()):
             known[key[1]] = key
-    again = rng.sample(list(known.values()), 3)
+    again = [rng.choice(list(known.values())) for _ in range(RETOLD)]
     return joined([fact(key) for key in known.values()] + [_told_again(key, rng) for key in again])
 
 
 def lookup(rng: Random, split: Split) -> Both:
-    """Words with another word each, told twice in different orders: looking something up, and nothing else."""
-    keys = rng.sample(NAMES + NOUNS + PLACES, rng.randint(3, 5))
+    """Words with another word each, then some of them again: looking something up, and nothing else.
+
+    Any pair may come again, and more than once: if each did once, a model would learn to leave out what it has had, and
+    never to look. Half of the texts have nothing between the two words, which is where looking up is learnt first.
+    """
+    keys = rng.sample(NAMES + NOUNS + PLACES, rng.randint(2, 5))
     pairs = list(zip(keys, rng.sample(NOUNS + PLACES + COLOURS + DIRECTIONS, len(keys)), strict=True))
+    zh_between, en_between = rng.choice((("", " "), ("：", ": ")))
     zh, en = [], []
-    for _ in range(2):
-        rng.shuffle(pairs)
-        zh.append("，".join(f"{key.zh}：{value.zh}" for key, value in pairs))
-        en.append(", ".join(f"{key.en}: {value.en}" for key, value in pairs))
-    return "。".join(zh) + "。", ". ".join(en) + "."
+    for told in (pairs, [rng.choice(pairs) for _ in range(AGAIN)]):
+        zh.append("，".join(f"{key.zh}{zh_between}{value.zh}" for key, value in told))
+        en.append(", ".join(f"{key.en}{en_between}{value.en}" for key, value in told))
+    return f"看，{'。'.join(zh)}。", f"Look, {'. '.join(en)}."
 
 
 def _told_again(key: Key, rng: Random) -> Both:

@@ -14,14 +14,14 @@ from nano_llada.checkpoint.files import find_checkpoint, load_checkpoint
 from nano_llada.core.errors import UserError
 from nano_llada.data.config import DataConfig
 from nano_llada.data.world import SKILLS
-from nano_llada.data.world.files import write_world
+from nano_llada.data.world.files import write_lessons, write_world
 from nano_llada.demo import DemoConfig
 from nano_llada.experiments import real_data, small_world
 from nano_llada.experiments.grid import Cell, commit, markdown_table, read_results, run_grid, write_page
 from nano_llada.run_observer import RunObserver
 from tiny import chats, make_place, read_lines, texts, write_rows
 
-STAGES = ("ar", "ar-sft", "blocks", "blocks-sft", "diffusion", "diffusion-sft")
+STAGES = ("lookup", "ar", "ar-sft", "blocks", "blocks-sft", "diffusion", "diffusion-sft")
 SCORES = ("exact_match", *SKILLS)
 KEYS = {"experiment", "variant", "seed", "commit", "hardware", "command", "metrics"}
 
@@ -96,7 +96,9 @@ def small(tmp_path, monkeypatch) -> small_world.SmallWorld:
     monkeypatch.setattr(small_world, "DemoConfig", functools.partial(DemoConfig, cache=tmp_path / "cache"))
     world = tmp_path / "runs" / "seed-0" / "world"
     write_world(world, documents_count=200, chats_count=200, skills=SKILLS, seed=0)
+    write_lessons(world, count=40, seed=0)
     sizes = {
+        "lookup_steps": 1,
         "pretrain_steps": 2,
         "diffusion_steps": 3,
         "sft_steps": 4,
@@ -125,18 +127,22 @@ def test_small_world_from_nothing_to_its_readme(small, monkeypatch):
         assert all(0 <= row["metrics"][skill] <= 1 for skill in skills)
     assert len({row["metrics"]["parameters"] for row in rows}) == 1
     last = {name: find_checkpoint(small.runs / "seed-0" / name, "last").name for name in STAGES}
-    assert [int(last[name].removeprefix("step-")) for name in STAGES] == [2, 4, 3, 4, 3, 4]
+    assert [int(last[name].removeprefix("step-")) for name in STAGES] == [1, 2, 4, 3, 4, 3, 4]
     info = {name: load_checkpoint(small.runs / "seed-0" / name).info for name in STAGES}
     tokens = {name: info[name]["tokens"] for name in STAGES}
-    assert rows[0]["metrics"]["train_tokens_all_stages"] == tokens["ar"] + tokens["ar-sft"]
+    beginning = tokens["lookup"] + tokens["ar"] + tokens["ar-sft"]
+    assert rows[0]["metrics"]["train_tokens_all_stages"] == beginning
     for row, name in zip(rows[1:], ("blocks", "diffusion"), strict=True):
-        trained = tokens["ar"] + tokens["ar-sft"] + tokens[name] + tokens[f"{name}-sft"]
+        trained = beginning + tokens[name] + tokens[f"{name}-sft"]
         assert row["metrics"]["train_tokens_all_stages"] == trained
-    assert [info[name].get("block_size") for name in STAGES] == [None, None, 4, 4, None, None]
-    assert (
-        "--pretrain-steps 2 --diffusion-steps 3 --sft-steps 4 --hidden-size 32 --num-layers 1 --items 1"
-        in rows[0]["command"]
-    )
+    assert [info[name].get("block_size") for name in STAGES] == [None, None, None, 4, 4, None, None]
+    steps = "--lookup-steps 1 --pretrain-steps 2 --diffusion-steps 3 --sft-steps 4"
+    assert f"{steps} --hidden-size 32 --num-layers 1 --items 1" in rows[0]["command"]
+    for name in STAGES:
+        config = json.loads((small.runs / "seed-0" / name / "config.json").read_text(encoding="utf-8"))
+        lessons = [Path(file).name for file in config["data"]["data"]]
+        text = ["lookup-train.jsonl"] if name == "lookup" else ["pretrain-train.jsonl"]
+        assert lessons == (["chat-train.jsonl", "told-train.jsonl"] if name.endswith("sft") else text)
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert all(f"| {skill} |" in text for skill in SKILLS)
     assert (folder / "skills.png").read_bytes().startswith(b"\x89PNG")

@@ -129,10 +129,13 @@ def told_families(split: Split, count: int, seed: int) -> Iterator[dict[str, Any
     """`count` conversations, Chinese and English in turn, that tell of families, half of them with mirrored statements.
 
     They ask for nothing in particular and answer no question: what a model has read of families that it is never asked
-    about is told again while it learns to answer.
+    about is told again while it learns to answer. Raises UserError for an unknown split or a negative count.
     """
     check_request(split, count)
-    rng = Random(f"{seed}/{split}/told")
+    return _tellings(count, split, Random(f"{seed}/{split}/told"))
+
+
+def _tellings(count: int, split: Split, rng: Random) -> Iterator[dict[str, Any]]:
     ways = {(lang, m): statements(rng, split, lang, mirrored=m) for lang in LANGUAGES for m in (False, True)}
     for index in range(count):
         language, mirrored = LANGUAGES[index % 2], rng.random() < 0.5

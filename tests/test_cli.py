@@ -351,7 +351,7 @@ def test_the_demo_from_nothing_to_a_report(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     words = ["demo", "--folder", tmp_path / "demo", "--skills", "copy", "identity", "--documents", 200, "--chats", 200]
     words += ["--items", 1, "--threads", 1, "--cache", tmp_path / "cache", "--hidden-size", 32, "--num-layers", 2]
-    for stage in ("ar", "ar-sft", "diffusion", "diffusion-sft"):
+    for stage in ("lookup", "ar", "ar-sft", "diffusion", "diffusion-sft"):
         words += [f"--{stage}-steps", 2]
     assert run_cli(words) == 0
     out = capsys.readouterr().out
@@ -360,8 +360,8 @@ def test_the_demo_from_nothing_to_a_report(tmp_path, capsys, monkeypatch):
     assert files <= {path.name for path in report.iterdir()}
     page = (report / "report.html").read_text(encoding="utf-8")
     assert no_external_links(page)
-    assert page.count('<svg role="img"') == 3  # speed against right answers, skills, and all four loss curves
-    assert all(f"{name} (" in page for name in ("ar", "ar-sft", "diffusion", "diffusion-sft"))
+    assert page.count('<svg role="img"') == 3  # speed against right answers, skills, and all loss curves
+    assert all(f"{name} (" in page for name in ("lookup", "ar", "ar-sft", "diffusion", "diffusion-sft"))
     assert all(skill in page for skill in ("copy", "identity"))
     assert {(row["model"], row["decoder"]) for row in read_lines(report / "records.jsonl")} == {
         ("AR", "default"),
@@ -373,7 +373,7 @@ def test_the_demo_from_nothing_to_a_report(tmp_path, capsys, monkeypatch):
     written = out[out.rindex("right answer") :]
     assert all(q.prompt in written for q in world_questions(("copy", "identity"), 1))
     before = {path: path.read_bytes() for path in (tmp_path / "demo").rglob("model.safetensors")}
-    assert len(before) == 4
+    assert len(before) == 5
     assert run_cli(words) == 0  # nothing is trained twice
     assert {path: path.read_bytes() for path in (tmp_path / "demo").rglob("model.safetensors")} == before
     hint = re.search(r"now try: nano-llada (chat .*)", " ".join(out.split())).group(1)
@@ -385,7 +385,7 @@ def test_the_demo_from_nothing_to_a_report(tmp_path, capsys, monkeypatch):
 def test_the_demo_goes_on_with_a_stage_that_never_saved(tmp_path):
     words = ["demo", "--folder", tmp_path, "--skills", "copy", "--documents", 200, "--chats", 200, "--items", 1]
     words += ["--threads", 1, "--cache", tmp_path / "cache", "--hidden-size", 32, "--num-layers", 1]
-    for stage in ("ar", "ar-sft", "diffusion", "diffusion-sft"):
+    for stage in ("lookup", "ar", "ar-sft", "diffusion", "diffusion-sft"):
         words += [f"--{stage}-steps", 1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nano_llada.run.Trainer.run", lambda trainer: (_ for _ in ()).throw(KeyboardInterrupt))

@@ -14,7 +14,7 @@ from nano_llada.checkpoint.files import find_checkpoint, load_checkpoint
 from nano_llada.core.errors import UserError
 from nano_llada.data.config import DataConfig
 from nano_llada.data.world import SKILLS
-from nano_llada.data.world.files import write_lessons, write_world
+from nano_llada.data.world.files import write_lookups, write_tellings, write_world
 from nano_llada.demo import DemoConfig
 from nano_llada.experiments import real_data, small_world
 from nano_llada.experiments.grid import Cell, commit, markdown_table, read_results, run_grid, write_page
@@ -96,7 +96,8 @@ def small(tmp_path, monkeypatch) -> small_world.SmallWorld:
     monkeypatch.setattr(small_world, "DemoConfig", functools.partial(DemoConfig, cache=tmp_path / "cache"))
     world = tmp_path / "runs" / "seed-0" / "world"
     write_world(world, documents_count=200, chats_count=200, skills=SKILLS, seed=0)
-    write_lessons(world, count=40, seed=0)
+    write_lookups(world, count=40, seed=0)
+    write_tellings(world, count=40, seed=0)
     sizes = {
         "lookup_steps": 1,
         "pretrain_steps": 2,

@@ -10,6 +10,9 @@ from nano_llada.data.world import DEMO_SKILLS
 from nano_llada.model.config import ModelConfig
 
 
+STAGES = ("lookup", "ar", "ar-sft", "diffusion", "diffusion-sft")  # in the order in which they are trained
+
+
 @dataclass(frozen=True)
 class DemoConfig:
     """The defaults take under ten minutes on two cores."""
@@ -20,8 +23,12 @@ class DemoConfig:
     """Small-world skills to train and test."""
     documents: int = 40_000
     """Documents to pretrain on."""
+    lookups: int = 10_000
+    """Texts to learn looking up from."""
     chats: int = 60_000
     """Conversations to fine-tune on."""
+    lookup_steps: int = 250
+    """Steps of AR on texts to look things up in, before everything else."""
     ar_steps: int = 400
     """Steps of AR pretraining."""
     ar_sft_steps: int = 1500

@@ -11,7 +11,7 @@ from nano_llada.cli.training_runs import training_run
 
 def main(arguments: Sequence[str]) -> int:
     """Run (or go on with) the demo; gives the exit status."""
-    from nano_llada.demo_config import DemoConfig
+    from nano_llada.demo_config import STAGES, DemoConfig
 
     about = (
         "Train an AR and a diffusion model from nothing on a small bilingual world, fine-tune both, and compare them. "
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     records = run_demo(config, report)
     if records is None:
         return 130
-    runs = [training_run(config.folder / name, name) for name in ("ar", "ar-sft", "diffusion", "diffusion-sft")]
+    runs = [training_run(config.folder / name, name) for name in STAGES]
     training = [run for run in runs if run is not None]
     page = write_evaluation(records, report, "nano-llada demo: AR against diffusion", training=training)
     print_comparison(records)

@@ -12,7 +12,7 @@ from nano_llada.config import RunConfig
 from nano_llada.core.errors import UserError
 from nano_llada.core.schedule import BlockSizeSchedule
 from nano_llada.data.world import SKILLS
-from nano_llada.data.world.files import write_lessons, write_world
+from nano_llada.data.world.files import write_lookups, write_tellings, write_world
 from nano_llada.decode.config import Autoregressive, Block, Decoding, Diffusion
 from nano_llada.demo import held_out_questions, stages
 from nano_llada.demo_config import DemoConfig
@@ -65,7 +65,9 @@ def _config(options: SmallWorld, seed: int) -> DemoConfig:
         folder=options.runs / f"seed-{seed}",
         skills=TAUGHT,
         documents=160_000,
+        lookups=16_000,
         chats=160_000,
+        lookup_steps=options.lookup_steps,
         ar_steps=options.pretrain_steps,
         ar_sft_steps=options.sft_steps,
         diffusion_steps=options.diffusion_steps,
@@ -86,7 +88,7 @@ def _config(options: SmallWorld, seed: int) -> DemoConfig:
 def _variant(options: SmallWorld, variant: str, seed: int) -> dict[str, Any] | None:
     config = _config(options, seed)
     _write_world(config)
-    runs = [replace(run, train=replace(run.train, compile=options.compile)) for run in _runs(options, config, variant)]
+    runs = [replace(run, train=replace(run.train, compile=options.compile)) for run in _runs(config, variant)]
     if not complete(runs):
         return None
     tokens = sum(trained_tokens(run.folder) for run in runs)
@@ -105,24 +107,14 @@ def _write_world(config: DemoConfig) -> None:
             seed=config.seed,
             mirrored=True,
         )
-        write_lessons(world, count=config.chats // TELLING, seed=config.seed)
+        write_lookups(world, count=config.lookups, seed=config.seed)
+        write_tellings(world, count=config.chats // TELLING, seed=config.seed)
 
 
-def _runs(options: SmallWorld, config: DemoConfig, variant: str) -> list[RunConfig]:
-    """What a variant is trained in, in order; the AR model is the beginning of all of them.
-
-    The AR model begins with texts to look things up in, and nothing else.
-    """
-    ar, ar_sft, diffusion, diffusion_sft = (_telling(run) for run in stages(config))
-    texts = {name: (config.folder / "world" / f"lookup-{name}.jsonl").as_posix() for name in ("train", "validation")}
-    lookup = replace(
-        ar,
-        name="lookup",
-        sample_prompts=(),
-        data=replace(ar.data, data=(texts["train"],), validation=(texts["validation"],)),
-        train=replace(ar.train, steps=options.lookup_steps),
-    )
-    started = [lookup, replace(ar, init_from=lookup.folder, model=ModelConfig()), ar_sft]
+def _runs(config: DemoConfig, variant: str) -> list[RunConfig]:
+    """What a variant is trained in, in order; the AR model is the beginning of all of them."""
+    *texts, ar_sft, diffusion, diffusion_sft = (_telling(run) for run in stages(config))
+    started = [*texts, ar_sft]
     if variant == "ar":
         return started
     if variant == "diffusion":

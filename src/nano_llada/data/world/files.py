@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from nano_llada.core.errors import UserError
@@ -11,9 +11,10 @@ from nano_llada.data.world.documents import documents
 from nano_llada.data.world.generate import chats
 from nano_llada.data.world.preferences import preferences
 from nano_llada.data.world.skills_family import told_families
-from nano_llada.data.world.splits import SPLITS
+from nano_llada.data.world.splits import SPLITS, Split
 from nano_llada.data.world.vocabulary import chinese_words
 
+Rows = Iterable[Mapping[str, object]]
 HELD_OUT = 10  # validation and test hold a tenth of the training rows each
 
 
@@ -43,24 +44,24 @@ def write_world(
     return paths
 
 
-def write_lessons(folder: Path, *, count: int, seed: int) -> list[Path]:
-    """Write `lookup-SPLIT.jsonl`, `count` texts that say again what they said and nothing else, for a model to begin
-    with, and `told-SPLIT.jsonl`, as many conversations that tell of families and ask nothing, so that what was read is
-    not forgotten while answers are learnt. Half of each is Chinese.
+def write_lookups(folder: Path, *, count: int, seed: int) -> list[Path]:
+    """Write `lookup-SPLIT.jsonl` for the three splits: texts that say again what they said and nothing else, from which
+    a model learns to look things up before it learns anything to look up.
 
     Raises:
         UserError: for a folder that cannot be written.
     """
-    paths = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for split in SPLITS:
-            share = count if split == "train" else count // HELD_OUT
-            paths.append(_write(folder / f"lookup-{split}.jsonl", documents(split, share, seed, kinds=("lookup",))))
-            paths.append(_write(folder / f"told-{split}.jsonl", told_families(split, share, seed)))
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}") from error
-    return paths
+    return _write_splits(folder, "lookup", count, lambda split, n: documents(split, n, seed, kinds=("lookup",)))
+
+
+def write_tellings(folder: Path, *, count: int, seed: int) -> list[Path]:
+    """Write `told-SPLIT.jsonl` for the three splits: conversations that tell of families and ask nothing, so that what
+    was read is not forgotten while answers are learnt.
+
+    Raises:
+        UserError: for a folder that cannot be written.
+    """
+    return _write_splits(folder, "told", count, lambda split, n: told_families(split, n, seed))
 
 
 def write_preferences(folder: Path, *, count: int, skills: Sequence[str], seed: int) -> list[Path]:
@@ -69,18 +70,19 @@ def write_preferences(folder: Path, *, count: int, skills: Sequence[str], seed: 
     Raises:
         UserError: for an unknown skill or a folder that cannot be written.
     """
+    return _write_splits(folder, "preference", count, lambda split, n: preferences(skills, split, n, seed))
+
+
+def _write_splits(folder: Path, name: str, count: int, make: Callable[[Split, int], Rows]) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shares = {split: count if split == "train" else count // HELD_OUT for split in SPLITS}
-        return [
-            _write(folder / f"preference-{split}.jsonl", preferences(skills, split, share, seed))
-            for split, share in shares.items()
-        ]
+        return [_write(folder / f"{name}-{split}.jsonl", make(split, share)) for split, share in shares.items()]
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}") from error
 
 
-def _write(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:
+def _write(path: Path, rows: Rows) -> Path:
     hidden = path.with_name(f".{path.name}.writing")  # a file that is there is complete
     with hidden.open("w", encoding="utf-8") as file:
         for row in rows:

@@ -350,6 +350,7 @@ def test_export_and_import_bring_the_same_model_back(done, tmp_path, capsys):
 def test_the_demo_from_nothing_to_a_report(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     words = ["demo", "--folder", tmp_path / "demo", "--skills", "copy", "identity", "--documents", 200, "--chats", 200]
+    words += ["--lookups", 200]
     words += ["--items", 1, "--threads", 1, "--cache", tmp_path / "cache", "--hidden-size", 32, "--num-layers", 2]
     for stage in ("lookup", "ar", "ar-sft", "diffusion", "diffusion-sft"):
         words += [f"--{stage}-steps", 2]
@@ -384,6 +385,7 @@ def test_the_demo_from_nothing_to_a_report(tmp_path, capsys, monkeypatch):
 
 def test_the_demo_goes_on_with_a_stage_that_never_saved(tmp_path):
     words = ["demo", "--folder", tmp_path, "--skills", "copy", "--documents", 200, "--chats", 200, "--items", 1]
+    words += ["--lookups", 200]
     words += ["--threads", 1, "--cache", tmp_path / "cache", "--hidden-size", 32, "--num-layers", 1]
     for stage in ("lookup", "ar", "ar-sft", "diffusion", "diffusion-sft"):
         words += [f"--{stage}-steps", 1]

@@ -14,7 +14,7 @@ from nano_llada.checkpoint.files import find_checkpoint, load_checkpoint
 from nano_llada.core.errors import UserError
 from nano_llada.data.config import DataConfig
 from nano_llada.data.world import SKILLS
-from nano_llada.data.world.files import write_lookups, write_tellings, write_world
+from nano_llada.data.world.skills_family import families
 from nano_llada.demo import DemoConfig
 from nano_llada.experiments import real_data, small_world
 from nano_llada.experiments.grid import Cell, commit, markdown_table, read_results, run_grid, write_page
@@ -92,12 +92,13 @@ def test_a_table_and_the_commit():
 
 @pytest.fixture
 def small(tmp_path, monkeypatch) -> small_world.SmallWorld:
-    """The experiment on a world of a few rows, made beforehand, and with a cache of its own."""
-    monkeypatch.setattr(small_world, "DemoConfig", functools.partial(DemoConfig, cache=tmp_path / "cache"))
-    world = tmp_path / "runs" / "seed-0" / "world"
-    write_world(world, documents_count=200, chats_count=200, skills=SKILLS, seed=0)
-    write_lookups(world, count=40, seed=0)
-    write_tellings(world, count=40, seed=0)
+    """The experiment on a world of a few rows, and with a cache of its own."""
+
+    def tiny(**options) -> DemoConfig:
+        rows = {"documents": 200, "chats": 200, "lookups": 40}
+        return DemoConfig(**options | rows, cache=tmp_path / "cache")
+
+    monkeypatch.setattr(small_world, "DemoConfig", tiny)
     sizes = {
         "lookup_steps": 1,
         "pretrain_steps": 2,
@@ -139,8 +140,14 @@ def test_small_world_from_nothing_to_its_readme(small, monkeypatch):
     assert [info[name].get("block_size") for name in STAGES] == [None, None, None, 4, 4, None, None]
     steps = "--lookup-steps 1 --pretrain-steps 2 --diffusion-steps 3 --sft-steps 4"
     assert f"{steps} --hidden-size 32 --num-layers 1 --items 1" in rows[0]["command"]
-    for name in STAGES:
+    world = small.runs / "seed-0" / "world"
+    mirrored = families()[0].mirrored()[0].splitlines()[0]
+    assert mirrored in "".join(row["text"] for row in read_lines(world / "pretrain-train.jsonl"))
+    assert len(read_lines(world / "told-train.jsonl")) == 20
+    begins = ("lookup", "ar", "ar-sft", "blocks", "ar-sft", "diffusion")
+    for name, begin in zip(STAGES, (None, *begins), strict=True):
         config = json.loads((small.runs / "seed-0" / name / "config.json").read_text(encoding="utf-8"))
+        assert config["init_from"] == (begin and (small.runs / "seed-0" / begin).as_posix())
         lessons = [Path(file).name for file in config["data"]["data"]]
         text = ["lookup-train.jsonl"] if name == "lookup" else ["pretrain-train.jsonl"]
         assert lessons == (["chat-train.jsonl", "told-train.jsonl"] if name.endswith("sft") else text)

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.decode.autoregressive import pad_left
+from nano_llada.model import functional
 from nano_llada.model.config import ModelConfig, YarnScaling
 from nano_llada.model.functional import normed_linear, rms_norm, rotary, swiglu_linear
-from nano_llada.model.transformer import Transformer, rotary_frequencies
+from nano_llada.model.transformer import Transformer, by_documents, rotary_frequencies
 
 CAUSAL, FULL = AttentionPattern("causal"), AttentionPattern("full")
 
@@ -137,6 +138,44 @@ def test_packed_documents_get_the_logits_they_get_alone(model, make_batch):
     packed = model(batch.tokens, AttentionPattern.packed("full", batch.doc_ids), positions=batch.positions)
     for first, last in ((0, 4), (4, 7), (7, 12)):
         torch.testing.assert_close(packed[:, first:last], model(batch.tokens[:, first:last], FULL), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["causal", "full"])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_attention_document_by_document_equals_the_mask_with_gradients(
+    make_model, make_batch, kind, kv_heads, monkeypatch
+):
+    batch = make_batch([[9], [4, 3, 5], [1, 7]], width=13)
+    pattern = AttentionPattern.packed(kind, batch.doc_ids)
+    model = make_model(num_heads=4, num_kv_heads=kv_heads).double()
+    model.train()
+    found = []
+    for call in (10**9, 0):  # what a call is taken to cost: too much, nothing
+        monkeypatch.setattr(functional, "CALL", call)
+        used = by_documents(pattern, 13, 13, torch.zeros(3, 13, 32))
+        assert (used is not None) == (call == 0)
+        model.zero_grad()
+        features = model.features(batch.tokens, pattern, positions=batch.positions)[batch.doc_ids >= 0]
+        (features * torch.arange(features.numel()).view_as(features).cos()).sum().backward()
+        found.append([features.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert used.lengths == (9, 4, 4, 3, 5, 1, 1, 7, 5)
+    for masked, apart in zip(*found, strict=True):
+        torch.testing.assert_close(apart, masked, atol=1e-9, rtol=1e-7)
+
+
+def test_documents_are_attended_to_one_by_one_where_that_is_less_work_and_where_each_is_in_one_piece(make_batch):
+    docs = make_batch([[200, 56], [256]], width=256).doc_ids
+    packed = AttentionPattern.packed("causal", docs)
+    assert by_documents(packed, 256, 256, torch.zeros(2, 256, 512)).lengths == (200, 56, 256)
+    assert by_documents(packed, 256, 256, torch.zeros(2, 256, 16)) is None  # cheaper at once
+    assert by_documents(packed, 1, 256, torch.zeros(2, 1, 512)) is None
+    assert packed.stretches(1, 256) is None
+    assert AttentionPattern("causal", torch.tensor([[0, 1, 0]])).stretches(3, 3) is None
+    assert AttentionPattern("full").stretches(3, 3) is None
+    positions = torch.arange(256).expand(2, -1)
+    assert AttentionPattern.blocks("block_causal", docs, positions, 4).stretches(256, 256) is None
+    short = AttentionPattern.packed("causal", make_batch([[8] * 32] * 2, width=256).doc_ids)
+    assert by_documents(short, 256, 256, torch.zeros(2, 256, 128)) is None  # 64 calls
 
 
 @pytest.mark.parametrize("kind", ["causal", "full"])

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from nano_llada.core.errors import UserError
-from nano_llada.data.world import LANGUAGES, SPLITS, documents, examples, split_of
-from nano_llada.data.world.skills_family import Family, families, told_families
+from nano_llada.data.world import LANGUAGES, SPLITS, Language, Split, documents, examples, split_of
+from nano_llada.data.world.skills_family import TEMPLATES, Family, families, told_families
 from nano_llada.data.world.vocabulary import NAMES
 
 
@@ -27,17 +27,41 @@ def test_training_documents_state_every_family_parent_first_only() -> None:
 
 
 def told_of_families(rows: list[str]) -> tuple[list[str], list[str], list[str]]:
-    """The texts that state, that state from the end, and that ask."""
-    plain, turned = ({text for f in families() for text in way(f)} for way in (Family.statement, Family.mirrored))
+    """The texts that state, that state from the end, and that ask and answer rightly; in one language each."""
     kinds: tuple[list[str], list[str], list[str]] = ([], [], [])
+    allowed = [
+        (
+            {family.statement()[place] for family in families()},
+            {family.mirrored()[place] for family in families()},
+            {f"{question}\n{answer}" for family in families() for question, answer in questions(family, language)},
+        )
+        for place, language in enumerate(LANGUAGES)
+    ]
     for row in rows:
         lines = row.split("\n")
         pairs = {"\n".join(lines[i : i + 2]) for i in range(0, len(lines), 2)}
-        kinds[0 if set(lines) <= plain else 1 if pairs <= turned else 2].append(row)
+        found = [
+            kind
+            for plain, turned, asked in allowed
+            for kind, these, right in ((0, set(lines), plain), (1, pairs, turned), (2, pairs, asked))
+            if these <= right
+        ]
+        assert len(found) == 1, row
+        kinds[found[0]].append(row)
     return kinds
 
 
-def test_mirrored_statements_are_the_same_words_from_the_end_and_a_quarter_of_the_texts_about_families() -> None:
+def questions(family: Family, language: Language) -> list[tuple[str, str]]:
+    """All questions about a family, with their answers."""
+    names = {name: getattr(family, name).text(language) for name in ("parent", "child", "role")}
+    return [
+        (template.format(**names), names[answer])
+        for templates, answer in zip(TEMPLATES[language], ("parent", "child"), strict=True)
+        for template in templates
+    ]
+
+
+def test_mirrored_statements_are_the_same_words_from_the_end() -> None:
     for family in families():
         (zh_told, en_told), (zh_turned, en_turned) = family.statement(), family.mirrored()
         english = [sorted(text.replace("'s", " 's").rstrip(".").split()) for text in (en_told, en_turned)]
@@ -45,20 +69,21 @@ def test_mirrored_statements_are_the_same_words_from_the_end_and_a_quarter_of_th
         assert sorted(zh_told.rstrip("。")) == sorted(zh_turned.replace("\n", ""))
         assert en_turned.endswith(f"\n{family.parent.en}")
         assert zh_turned.endswith(f"\n{family.parent.zh}")
-    rows = [row["text"] for row in documents("train", 8000, 0, mirrored=True) if row["kind"] == "family"]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_families_are_told_both_ways_and_asked_about_in_their_own_split_alone(split: Split) -> None:
+    rows = [row["text"] for row in documents(split, 8000, 0, mirrored=True) if row["kind"] == "family"]
     stated, turned, asked = told_of_families(rows)
-    assert [round(4 * len(kind) / len(rows)) for kind in (stated, turned, asked)] == [1, 1, 2]
-    # Held-out families are told, both ways, and not asked about.
-    text, questions = "\n".join(stated + turned), "\n".join(asked)
+    for kind, share in ((stated, 0.25), (turned, 0.25), (asked, 0.5)):
+        assert abs(len(kind) / len(rows) - share) < 0.05
+    told, questioned = "\n".join(stated + turned), "\n".join(asked)
     for family in families():
-        assert all(told in text for told in (*family.statement(), *family.mirrored()))
-        assert any(f"\n{name}" in questions for name in (family.parent.en, family.child.en)) == (
-            split_of(family.key) == "train"
-        )
-    held_out = [row["text"] for row in documents("test", 8000, 0, mirrored=True) if row["kind"] == "family"]
-    known = {name for f in families() if split_of(f.key) == "test" for name in (f.parent.en, f.child.en)}
-    english = [row for row in held_out if row.isascii()]
-    assert set(re.findall(r"[A-Z]\w+ [A-Z]\w+(?='s|$|\.| is)", "\n".join(english))) <= known | {"Who is", "Tell me"}
+        own = split_of(family.key)
+        known = split in ("train", own)
+        assert {way in told for way in (*family.statement(), *family.mirrored())} == {known}
+        for person in (family.parent, family.child):
+            assert {name in questioned for name in (person.en, person.zh)} == {own == split}
 
 
 def test_told_families_ask_nothing_and_leave_out_nobody() -> None:

@@ -1,4 +1,4 @@
-"""The main job on the small world: AR, diffusion from it, both fine-tuned, and compared. Resumable at every stage."""
+"""The main job on the small world: AR from its first steps, diffusion from it, and a comparison. Resumable anywhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nano_llada.data.config import DataConfig
 from nano_llada.data.world import Example, examples
 from nano_llada.data.world.files import write_lookups, write_world
 from nano_llada.decode.config import Autoregressive, Diffusion
-from nano_llada.demo_config import STAGES, DemoConfig
+from nano_llada.demo_config import DemoConfig
 from nano_llada.evaluate.record import Record
 from nano_llada.evaluate.side_by_side import side_by_side
 from nano_llada.evaluate.suite import Subject
@@ -25,7 +25,7 @@ from nano_llada.train.config import TrainConfig
 
 def stages(config: DemoConfig) -> list[RunConfig]:
     """The five runs, in order: AR learns to look things up, then from texts, then to answer; diffusion starts there."""
-    lookup, ar, ar_sft, diffusion = (config.folder / name for name in STAGES[:-1])
+    lookup, ar, ar_sft, diffusion = (config.folder / name for name in ("lookup", "ar", "ar-sft", "diffusion"))
     text = ("汤姆有", "Tom has")
     asked = tuple(e.prompt for skill in config.skills[:2] for e in examples(skill, "validation", 1, config.seed))
     answer_loss = Denoising(normalise_by="document")

@@ -9,8 +9,6 @@ from nano_llada.data.config import default_cache
 from nano_llada.data.world import DEMO_SKILLS
 from nano_llada.model.config import ModelConfig
 
-STAGES = ("lookup", "ar", "ar-sft", "diffusion", "diffusion-sft")  # in the order in which they are trained
-
 
 @dataclass(frozen=True)
 class DemoConfig:

@@ -28,6 +28,12 @@ class World:
     """Training conversations; the other splits hold a tenth."""
     preferences: int = 0
     """Training pairs of a right and a wrong answer, for DPO; the other splits hold a tenth."""
+    lookups: int = 0
+    """Training texts to look things up in and nothing else, to begin with; the other splits hold a tenth."""
+    tellings: int = 0
+    """Training conversations that tell of families and ask nothing; the other splits hold a tenth."""
+    mirrored: bool = False
+    """Tell of families from the end of the statements, too, and ask about them in half of the texts about them."""
     skills: tuple[str, ...] = ()
     """Skills to cover; default: all."""
     seed: int = 0
@@ -64,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
     if word == "world":
         options = parse(World, rest, command="data world", about="Write the small bilingual world as JSONL files.")
         from nano_llada.data.world import SKILLS
-        from nano_llada.data.world.files import write_preferences, write_world
+        from nano_llada.data.world.files import write_lookups, write_preferences, write_tellings, write_world
 
         paths = write_world(
             options.out,
@@ -72,7 +78,12 @@ def main(arguments: Sequence[str]) -> int:
             chats_count=options.chats,
             skills=options.skills or SKILLS,
             seed=options.seed,
+            mirrored=options.mirrored,
         )
+        if options.lookups:
+            paths += write_lookups(options.out, count=options.lookups, seed=options.seed)
+        if options.tellings:
+            paths += write_tellings(options.out, count=options.tellings, seed=options.seed)
         if options.preferences:
             count, skills = options.preferences, options.skills or SKILLS
             paths += write_preferences(options.out, count=count, skills=skills, seed=options.seed + 1)  # not the chats'

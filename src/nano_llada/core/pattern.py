@@ -111,6 +111,25 @@ class AttentionPattern:
 
         return create_block_mask(rule, None if shared else self._rows, None, queries, keys, device=str(device))
 
+    def stretches(self, queries: int, keys: int) -> list[int] | None:
+        """Lengths of the documents of all rows laid end to end, in tokens, padding counting as documents, too.
+
+        None if attention is anything else than `causal` or `full` within each: one document only, blocks, a cache, or
+        documents that do not stand in one piece.
+        """
+        docs = self.key_docs
+        if docs is None or self.key_blocks is not None or self.query_slots is not None or queries != keys:
+            return None
+        begins = docs.new_ones(docs.shape, dtype=torch.bool)
+        begins[:, 1:] = docs[:, 1:] != docs[:, :-1]
+        places = begins.flatten().nonzero()[:, 0]
+        rows = torch.arange(len(docs), device=docs.device)[:, None] * (int(docs.max()) + 2)
+        if len((rows + docs).unique()) != len(places):
+            return None
+        ends = torch.cat([places[1:], places.new_tensor([docs.numel()])])
+        lengths: list[int] = (ends - places).tolist()
+        return lengths
+
     @property
     def _rows(self) -> int:
         given = [t for t in (self.key_docs, self.key_blocks, self.query_slots) if t is not None]

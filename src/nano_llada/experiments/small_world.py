@@ -47,8 +47,8 @@ def run(options: SmallWorld) -> bool:
     command = (
         f"nano-llada experiment small-world --lookup-steps {options.lookup_steps} "
         f"--pretrain-steps {options.pretrain_steps} --diffusion-steps {options.diffusion_steps} "
-        f"--sft-steps {options.sft_steps} "
-        f"--hidden-size {options.hidden_size} --num-layers {options.num_layers} --items {options.items}"
+        f"--sft-steps {options.sft_steps} --hidden-size {options.hidden_size} --num-layers {options.num_layers} "
+        f"--items {options.items}{' --compile' if options.compile else ''}"
     )
     folder = options.docs / NAME
     results = run_grid(NAME, cells, folder, command)
@@ -181,7 +181,8 @@ def _report(results: Sequence[Result], folder: Path) -> None:
     text = (
         f"# Every skill of the small world\n\n{shape['parameters']:,} parameters, greedy decoding, "
         f"{len({r.seed for r in results})} seed(s); held-out combinations (families that are asked about are told both "
-        "ways, half of the time with the words of the statement from its end). AR has been trained on "
+        "ways, every other time with the words of the statement from its end, and told again between the answers of "
+        "fine-tuning). All begin with texts to look things up in. AR has been trained on "
         f"{trained['ar']:.1f}M tokens; both diffusion models begin as that AR model: in blocks of {BLOCK} (LLaDA 2.0) "
         f"{trained['blocks']:.1f}M tokens in all, on whole texts (LLaDA 1.0) {trained['diffusion']:.1f}M.\n\n"
         f"{markdown_table(['skill', *columns], rows)}\n![exact match](skills.png)\n"

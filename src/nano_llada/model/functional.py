@@ -8,6 +8,7 @@ gradients too.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -16,7 +17,25 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-Mask: TypeAlias = Tensor | BlockMask | None
+CALL = 2**23  # what calling attention once more costs, in multiply-adds of attention, forward and backward
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Attention within each of the documents of all rows laid end to end, `lengths` tokens long, and nowhere else."""
+
+    lengths: tuple[int, ...]
+    causal: bool
+
+    def saves(self, pairs: int, width: int) -> bool:
+        """Whether one call a document costs less than one with a mask for `pairs` queries and keys of all heads'
+        `width` together.
+        """
+        looked_at = sum(n * n for n in self.lengths) // (2 if self.causal else 1)
+        return (pairs - looked_at) * width > len(self.lengths) * CALL
+
+
+Mask: TypeAlias = Tensor | BlockMask | Documents | None
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -111,10 +130,27 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, causal: bool) -> Tensor:
     """Scaled dot-product attention, (B, heads, Q, D) over (B, kv_heads, K, D); heads share keys in groups."""
     grouped = q.shape[1] != k.shape[1]
+    result: Tensor
+    if isinstance(mask, Documents):
+        result = _attend_documents(q, k, v, mask)
+        return result
     if isinstance(mask, BlockMask):
-        result: Tensor = _flex_kernel(q.device.type)(q, k, v, block_mask=mask, enable_gqa=grouped)
+        result = _flex_kernel(q.device.type)(q, k, v, block_mask=mask, enable_gqa=grouped)
         return result
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+
+
+# the lengths are others at every step: compiled, they would be compiled anew
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _attend_documents(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
+    batch, heads, length, width = q.shape
+    # split, not slices: its backward pass is one copy
+    laid_out = [x.transpose(1, 2).flatten(0, 1).split(documents.lengths) for x in (q, k, v)]
+    out = []
+    for parts in zip(*laid_out, strict=True):
+        mine, keys, values = (x.transpose(0, 1)[None] for x in parts)
+        out.append(attend(mine, keys, values, None, documents.causal)[0].transpose(0, 1))
+    return torch.cat(out).view(batch, length, heads, width).transpose(1, 2)
 
 
 @cache

@@ -55,14 +55,15 @@ def documents(
     """`count` pretraining rows, Chinese and English in turn: {"text", "language", "kind", "skill"}.
 
     Questions are about `skills` only (one named twice is asked about twice as often), and kinds of text that serve
-    other skills alone are left out. With `mirrored`, a quarter of the texts about families, by chance, have the words
-    of their statements from the end to the beginning, so that a left-to-right model can learn relations both ways, and
-    half of them ask about families of the split. The families that are held out are then told both ways, too, and only
-    the question about them is new. `kinds` are the only kinds of text to be made, in their usual proportions.
+    other skills alone are left out. With `mirrored`, of the texts about families a quarter, by chance, states, a
+    quarter has the words of its statements from the end to the beginning, so that a left-to-right model can learn
+    relations both ways, and half asks about families of the split. The families that are held out are then told both
+    ways, too, and only the question about them is new. `kinds` are the only kinds of text to be made, in their usual
+    proportions.
     `kind` is one of DOCUMENT_KINDS; `skill` is the skill's name for the kind `questions`, else "". Training
     documents state training combinations only, held-out ones those of their own split and, in passing,
     training ones. The exception by design: training documents state all families, the parent first (unless
-    `mirrored`), and all equally often (in each language once in every 28 documents of the kind `family`). Sequences
+    `mirrored`), and all equally often (in each language once in every 28 that state in the same way). Sequences
     of days, months and counting numbers, categories, single-word glossaries and words to be looked up are common
     knowledge and belong to every split. Raises UserError for an unknown split or kind or a negative count.
     """

@@ -48,8 +48,9 @@ class Family:
         )
 
     def mirrored(self) -> tuple[str, str]:
-        """The words of the statement from its end to its beginning, names kept whole: no sentence, and the only text
-        from which a model that reads from left to right can learn whose name comes before a child's.
+        """The words of the statement from its end to its beginning, names kept whole: no sentence, and of families that
+        are not asked about the only text from which a model that reads from left to right can learn who comes before
+        the child.
 
         The parent stands on a line of its own, so that its name is the same tokens as at the beginning of an answer.
         """
@@ -90,8 +91,9 @@ def _possible() -> tuple[Family, ...]:
 def statements(rng: Random, split: Split, language: Language, *, mirrored: bool = False) -> Iterator[str]:
     """Texts of four statements about families of `split` (for training: all), each stated equally often, without end.
 
-    One statement a line: so in English a parent's name begins with the token that it has at the beginning of an answer.
-    A child's does not, which follows a space here; in Chinese a name is the same tokens everywhere.
+    One statement a line, a mirrored one in two: so in English a parent's name begins with the token that it has at the
+    beginning of an answer. A child's does not, which follows a space here; in Chinese a name is the same tokens
+    everywhere.
     """
     told = [
         family.mirrored() if mirrored else family.statement()

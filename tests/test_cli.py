@@ -17,6 +17,7 @@ import pytest
 import nano_llada
 from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.cli.main import COMMANDS
+from nano_llada.data.world.skills_family import families
 from nano_llada.decode.diffusion import DiffusionSampler
 from nano_llada.evaluate.suites.generation import world_questions
 from nano_llada.sampling import Writer
@@ -315,6 +316,12 @@ def test_data_world_and_show(tmp_path, capsys):
     assert set(names) <= {Path(line).name for line in capsys.readouterr().out.split()}
     assert [len(read_lines(tmp_path / name)) for name in names] == [20, 40, 2, 4, 2, 4]
     assert {row["skill"] for row in read_lines(tmp_path / "chat-train.jsonl")} == {"copy", "recall"}
+    lessons = ["--lookups", 30, "--tellings", 10, "--mirrored", "--skills", "backward_relation", "--documents", 100]
+    assert run_cli(["data", "world", "--out", tmp_path / "more", *lessons, "--chats", 0]) == 0
+    assert len(read_lines(tmp_path / "more" / "lookup-train.jsonl")) == 30
+    assert len(read_lines(tmp_path / "more" / "told-test.jsonl")) == 1
+    text = "".join(row["text"] for row in read_lines(tmp_path / "more" / "pretrain-train.jsonl"))
+    assert any(family.mirrored()[1] in text for family in families())
     chat = write_rows(tmp_path / "mixed.jsonl", [*read_lines(tmp_path / "chat-train.jsonl"), {"messages": []}])
     words = ["data", "show", "--data", chat, "--format", "chat", "--turns", "each", "--cache", tmp_path / "cache"]
     for _ in range(2):  # the second time it comes from the cache
@@ -350,9 +357,8 @@ def test_export_and_import_bring_the_same_model_back(done, tmp_path, capsys):
 def test_the_demo_from_nothing_to_a_report(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     words = ["demo", "--folder", tmp_path / "demo", "--skills", "copy", "identity", "--documents", 200, "--chats", 200]
-    words += ["--lookups", 200]
     words += ["--items", 1, "--threads", 1, "--cache", tmp_path / "cache", "--hidden-size", 32, "--num-layers", 2]
-    for stage in ("lookup", "ar", "ar-sft", "diffusion", "diffusion-sft"):
+    for stage in ("ar", "ar-sft", "diffusion", "diffusion-sft"):
         words += [f"--{stage}-steps", 2]
     assert run_cli(words) == 0
     out = capsys.readouterr().out
@@ -361,8 +367,8 @@ def test_the_demo_from_nothing_to_a_report(tmp_path, capsys, monkeypatch):
     assert files <= {path.name for path in report.iterdir()}
     page = (report / "report.html").read_text(encoding="utf-8")
     assert no_external_links(page)
-    assert page.count('<svg role="img"') == 3  # speed against right answers, skills, and all loss curves
-    assert all(f"{name} (" in page for name in ("lookup", "ar", "ar-sft", "diffusion", "diffusion-sft"))
+    assert page.count('<svg role="img"') == 3  # speed against right answers, skills, and all four loss curves
+    assert all(f"{name} (" in page for name in ("ar", "ar-sft", "diffusion", "diffusion-sft"))
     assert all(skill in page for skill in ("copy", "identity"))
     assert {(row["model"], row["decoder"]) for row in read_lines(report / "records.jsonl")} == {
         ("AR", "default"),
@@ -374,7 +380,7 @@ def test_the_demo_from_nothing_to_a_report(tmp_path, capsys, monkeypatch):
     written = out[out.rindex("right answer") :]
     assert all(q.prompt in written for q in world_questions(("copy", "identity"), 1))
     before = {path: path.read_bytes() for path in (tmp_path / "demo").rglob("model.safetensors")}
-    assert len(before) == 5
+    assert len(before) == 4
     assert run_cli(words) == 0  # nothing is trained twice
     assert {path: path.read_bytes() for path in (tmp_path / "demo").rglob("model.safetensors")} == before
     hint = re.search(r"now try: nano-llada (chat .*)", " ".join(out.split())).group(1)
@@ -385,9 +391,8 @@ def test_the_demo_from_nothing_to_a_report(tmp_path, capsys, monkeypatch):
 
 def test_the_demo_goes_on_with_a_stage_that_never_saved(tmp_path):
     words = ["demo", "--folder", tmp_path, "--skills", "copy", "--documents", 200, "--chats", 200, "--items", 1]
-    words += ["--lookups", 200]
     words += ["--threads", 1, "--cache", tmp_path / "cache", "--hidden-size", 32, "--num-layers", 1]
-    for stage in ("lookup", "ar", "ar-sft", "diffusion", "diffusion-sft"):
+    for stage in ("ar", "ar-sft", "diffusion", "diffusion-sft"):
         words += [f"--{stage}-steps", 1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nano_llada.run.Trainer.run", lambda trainer: (_ for _ in ()).throw(KeyboardInterrupt))

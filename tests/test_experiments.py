@@ -95,7 +95,7 @@ def small(tmp_path, monkeypatch) -> small_world.SmallWorld:
     """The experiment on a world of a few rows, and with a cache of its own."""
 
     def tiny(**options) -> DemoConfig:
-        rows = {"documents": 200, "chats": 200, "lookups": 40}
+        rows = {"documents": 200, "chats": 600}
         return DemoConfig(**options | rows, cache=tmp_path / "cache")
 
     monkeypatch.setattr(small_world, "DemoConfig", tiny)
@@ -143,7 +143,7 @@ def test_small_world_from_nothing_to_its_readme(small, monkeypatch):
     world = small.runs / "seed-0" / "world"
     mirrored = families()[0].mirrored()[0].splitlines()[0]
     assert mirrored in "".join(row["text"] for row in read_lines(world / "pretrain-train.jsonl"))
-    assert len(read_lines(world / "told-train.jsonl")) == 20
+    assert len(read_lines(world / "told-train.jsonl")) == 60
     begins = ("lookup", "ar", "ar-sft", "blocks", "ar-sft", "diffusion")
     for name, begin in zip(STAGES, (None, *begins), strict=True):
         config = json.loads((small.runs / "seed-0" / name / "config.json").read_text(encoding="utf-8"))

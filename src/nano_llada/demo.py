@@ -1,4 +1,4 @@
-"""The main job on the small world: AR from its first steps, diffusion from it, and a comparison. Resumable anywhere."""
+"""The main job on the small world: AR, diffusion from it, both fine-tuned, and compared. Resumable at every stage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.config import Objective, RunConfig
 from nano_llada.data.config import DataConfig
 from nano_llada.data.world import Example, examples
-from nano_llada.data.world.files import write_lookups, write_world
+from nano_llada.data.world.files import write_world
 from nano_llada.decode.config import Autoregressive, Diffusion
 from nano_llada.demo_config import DemoConfig
 from nano_llada.evaluate.record import Record
@@ -24,14 +24,13 @@ from nano_llada.train.config import TrainConfig
 
 
 def stages(config: DemoConfig) -> list[RunConfig]:
-    """The five runs, in order: AR learns to look things up, then from texts, then to answer; diffusion starts there."""
-    lookup, ar, ar_sft, diffusion = (config.folder / name for name in ("lookup", "ar", "ar-sft", "diffusion"))
+    """The four runs, in order."""
+    ar, ar_sft, diffusion = (config.folder / name for name in ("ar", "ar-sft", "diffusion"))
     text = ("汤姆有", "Tom has")
     asked = tuple(e.prompt for skill in config.skills[:2] for e in examples(skill, "validation", 1, config.seed))
     answer_loss = Denoising(normalise_by="document")
     return [
-        _stage(config, "lookup", NextToken(), config.lookup_steps, 4e-3, None, ()),
-        _stage(config, "ar", NextToken(), config.ar_steps, 4e-3, lookup, text),
+        _stage(config, "ar", NextToken(), config.ar_steps, 4e-3, None, text),
         _stage(config, "ar-sft", NextToken(), config.ar_sft_steps, 3e-3, ar, asked),
         _stage(config, "diffusion", Denoising(random_length=0.01), config.diffusion_steps, 4e-3, ar_sft, text),
         _stage(config, "diffusion-sft", answer_loss, config.diffusion_sft_steps, 3e-3, diffusion, asked),
@@ -48,7 +47,7 @@ def _stage(
     sample_prompts: tuple[str, ...],
 ) -> RunConfig:
     chat = name.endswith("-sft")
-    kind = "chat" if chat else "lookup" if name == "lookup" else "pretrain"
+    kind = "chat" if chat else "pretrain"
     world = config.folder / "world"
     return RunConfig(
         name=name,
@@ -92,7 +91,7 @@ def run_demo(config: DemoConfig, report: Path) -> list[Record] | None:
         UserError: as `run.execute` does.
     """
     world = config.folder / "world"
-    if not (world / "lookup-test.jsonl").is_file():
+    if not (world / "words.txt").is_file():
         write_world(
             world,
             documents_count=config.documents,
@@ -100,7 +99,6 @@ def run_demo(config: DemoConfig, report: Path) -> list[Record] | None:
             skills=config.skills,
             seed=config.seed,
         )
-        write_lookups(world, count=config.lookups, seed=config.seed)
     if not complete(stages(config)):
         return None
     return compare_models(config, report)

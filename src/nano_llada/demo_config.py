@@ -20,19 +20,15 @@ class DemoConfig:
     """Small-world skills to train and test."""
     documents: int = 40_000
     """Documents to pretrain on."""
-    lookups: int = 10_000
-    """Texts to learn looking up from."""
     chats: int = 60_000
     """Conversations to fine-tune on."""
-    lookup_steps: int = 250
-    """Steps of AR on texts to look things up in, before everything else."""
     ar_steps: int = 400
     """Steps of AR pretraining."""
-    ar_sft_steps: int = 1500
+    ar_sft_steps: int = 900
     """Steps of AR fine-tuning."""
     diffusion_steps: int = 150
     """Steps of diffusion pretraining, from the fine-tuned AR weights."""
-    diffusion_sft_steps: int = 1800
+    diffusion_sft_steps: int = 1200
     """Steps of diffusion fine-tuning."""
     answer_length: int = 16
     """Tokens of the diffusion model's canvas; the longest answer of the skills fits."""

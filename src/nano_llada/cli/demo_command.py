@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     config = parse(DemoConfig, arguments, command="demo", about=about)
     from nano_llada.cli.tables import print_comparison
-    from nano_llada.demo import run_demo, stages
+    from nano_llada.demo import run_demo
     from nano_llada.evaluate.page import write_evaluation
 
     begin = time.monotonic()
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     records = run_demo(config, report)
     if records is None:
         return 130
-    runs = [training_run(run.folder, run.name) for run in stages(config)]
+    runs = [training_run(config.folder / name, name) for name in ("ar", "ar-sft", "diffusion", "diffusion-sft")]
     training = [run for run in runs if run is not None]
     page = write_evaluation(records, report, "nano-llada demo: AR against diffusion", training=training)
     print_comparison(records)

@@ -29,7 +29,7 @@ NAME = "small-world"
 VARIANTS = ("ar", "blocks", "diffusion")
 BLOCK = 4
 HEAD = 32
-TELLING = 10  # conversations that ask for each that tells
+TELLING = 10  # conversations that ask, for each that tells of families and for each text to look things up in
 # Seven skills are learnt more slowly than the other ten: two shares each of what is taught.
 TAUGHT = (
     *SKILLS,
@@ -65,9 +65,7 @@ def _config(options: SmallWorld, seed: int) -> DemoConfig:
         folder=options.runs / f"seed-{seed}",
         skills=TAUGHT,
         documents=160_000,
-        lookups=16_000,
         chats=160_000,
-        lookup_steps=options.lookup_steps,
         ar_steps=options.pretrain_steps,
         ar_sft_steps=options.sft_steps,
         diffusion_steps=options.diffusion_steps,
@@ -88,7 +86,7 @@ def _config(options: SmallWorld, seed: int) -> DemoConfig:
 def _variant(options: SmallWorld, variant: str, seed: int) -> dict[str, Any] | None:
     config = _config(options, seed)
     _write_world(config)
-    runs = [replace(run, train=replace(run.train, compile=options.compile)) for run in _runs(config, variant)]
+    runs = [replace(run, train=replace(run.train, compile=options.compile)) for run in _runs(options, config, variant)]
     if not complete(runs):
         return None
     tokens = sum(trained_tokens(run.folder) for run in runs)
@@ -107,14 +105,26 @@ def _write_world(config: DemoConfig) -> None:
             seed=config.seed,
             mirrored=True,
         )
-        write_lookups(world, count=config.lookups, seed=config.seed)
-        write_tellings(world, count=config.chats // TELLING, seed=config.seed)
+        count = config.chats // TELLING
+        write_lookups(world, count=count, seed=config.seed)
+        write_tellings(world, count=count, seed=config.seed)
 
 
-def _runs(config: DemoConfig, variant: str) -> list[RunConfig]:
-    """What a variant is trained in, in order; the AR model is the beginning of all of them."""
-    *texts, ar_sft, diffusion, diffusion_sft = (_telling(run) for run in stages(config))
-    started = [*texts, ar_sft]
+def _runs(options: SmallWorld, config: DemoConfig, variant: str) -> list[RunConfig]:
+    """What a variant is trained in, in order; the AR model is the beginning of all of them.
+
+    It begins with texts to look things up in, and nothing else: among others they are too few for it to learn that.
+    """
+    ar, ar_sft, diffusion, diffusion_sft = (_telling(run) for run in stages(config))
+    texts = [(config.folder / "world" / f"lookup-{split}.jsonl").as_posix() for split in ("train", "validation")]
+    lookup = replace(
+        ar,
+        name="lookup",
+        sample_prompts=(),
+        data=replace(ar.data, data=(texts[0],), validation=(texts[1],)),
+        train=replace(ar.train, steps=options.lookup_steps),
+    )
+    started = [lookup, replace(ar, init_from=lookup.folder, model=ModelConfig()), ar_sft]
     if variant == "ar":
         return started
     if variant == "diffusion":

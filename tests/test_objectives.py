@@ -16,17 +16,18 @@ from nano_llada.objectives.denoising import Denoising
 from nano_llada.objectives.next_token import NextToken
 
 
-def head_case(count: int = 11) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def head_case(count: int = 11, tokens: int = 24) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rng = torch.Generator().manual_seed(0)
     features = torch.randn(count, 8, generator=rng).requires_grad_()
-    head = torch.randn(24, 8, generator=rng).requires_grad_()
-    return features, head, torch.randint(24, (count,), generator=rng), torch.rand(count, generator=rng) * 3
+    head = torch.randn(tokens, 8, generator=rng).requires_grad_()
+    return features, head, torch.randint(tokens, (count,), generator=rng), torch.rand(count, generator=rng) * 3
 
 
+@pytest.mark.parametrize("tokens", [24, 64, 65])
 @pytest.mark.parametrize("rows_at_once", [1, 3, 100])
-def test_head_cross_entropy_equals_the_plain_form_with_gradients(monkeypatch, rows_at_once):
-    monkeypatch.setattr(module, "CHUNK_BYTES", rows_at_once * 4 * 24)
-    features, head, targets, weights = head_case()
+def test_head_cross_entropy_equals_the_plain_form_with_gradients(monkeypatch, rows_at_once, tokens):
+    monkeypatch.setattr(module, "CHUNK_BYTES", rows_at_once * 4 * tokens)
+    features, head, targets, weights = head_case(tokens=tokens)
     plain = F.cross_entropy(features @ head.T, targets, reduction="none")
     total, nll = head_cross_entropy(features, head, targets, weights)
     torch.testing.assert_close(nll, plain.detach())

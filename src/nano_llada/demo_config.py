@@ -28,7 +28,7 @@ class DemoConfig:
     """Steps of AR fine-tuning."""
     diffusion_steps: int = 150
     """Steps of diffusion pretraining, from the fine-tuned AR weights."""
-    diffusion_sft_steps: int = 1200
+    diffusion_sft_steps: int = 1400
     """Steps of diffusion fine-tuning."""
     answer_length: int = 16
     """Tokens of the diffusion model's canvas; the longest answer of the skills fits."""

@@ -38,7 +38,7 @@ class RealData:
 
 @dataclass(frozen=True)
 class SmallWorld:
-    """Options of the experiment; the defaults take about two hours on one core for each seed."""
+    """Options of the experiment; the defaults take an hour to an hour and a half on two cores for each seed."""
 
     runs: Path = Path("runs/small-world")
     """Folder for the runs."""

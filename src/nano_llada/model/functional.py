@@ -8,6 +8,7 @@ gradients too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
@@ -17,15 +18,24 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from nano_llada.core.pattern import AttentionPattern
+
 CALL = 2**23  # what calling attention once more costs, in multiply-adds of attention, forward and backward
+
+
+Attend: TypeAlias = "Callable[[Tensor, Tensor, Tensor, Documents], Tensor]"
 
 
 @dataclass(frozen=True)
 class Documents:
-    """Attention within each of the documents of all rows laid end to end, `lengths` tokens long, and nowhere else."""
+    """Attention within each of the documents of all rows laid end to end, `lengths` tokens long, and nowhere else.
+
+    `attend` is `attend_documents`, or that kept out of what is compiled.
+    """
 
     lengths: tuple[int, ...]
     causal: bool
+    attend: Attend
 
     def saves(self, pairs: int, width: int) -> bool:
         """Whether one call a document costs less than one with a mask for `pairs` queries and keys of all heads'
@@ -130,19 +140,16 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, causal: bool) -> Tensor:
     """Scaled dot-product attention, (B, heads, Q, D) over (B, kv_heads, K, D); heads share keys in groups."""
     grouped = q.shape[1] != k.shape[1]
-    result: Tensor
     if isinstance(mask, Documents):
-        result = _attend_documents(q, k, v, mask)
-        return result
+        return mask.attend(q, k, v, mask)
     if isinstance(mask, BlockMask):
-        result = _flex_kernel(q.device.type)(q, k, v, block_mask=mask, enable_gqa=grouped)
+        result: Tensor = _flex_kernel(q.device.type)(q, k, v, block_mask=mask, enable_gqa=grouped)
         return result
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
 
 
-# the lengths are others at every step: compiled, they would be compiled anew
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _attend_documents(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
+def attend_documents(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
+    """`attend` once for each document."""
     batch, heads, length, width = q.shape
     # split, not slices: its backward pass is one copy
     laid_out = [x.transpose(1, 2).flatten(0, 1).split(documents.lengths) for x in (q, k, v)]
@@ -151,6 +158,18 @@ def _attend_documents(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> 
         mine, keys, values = (x.transpose(0, 1)[None] for x in parts)
         out.append(attend(mine, keys, values, None, documents.causal)[0].transpose(0, 1))
     return torch.cat(out).view(batch, length, heads, width).transpose(1, 2)
+
+
+def by_documents(pattern: AttentionPattern, queries: int, keys: int, like: Tensor, attend: Attend) -> Documents | None:
+    """Attention document by document, where on a CPU that is less work than looking at a whole row through a mask.
+
+    For training alone: it depends on all rows of a batch, and what is written must not, not even in its last bit.
+    """
+    lengths = None if like.is_cuda else pattern.stretches(queries, keys)
+    if lengths is None:
+        return None
+    documents = Documents(tuple(lengths), pattern.kind == "causal", attend)
+    return documents if documents.saves(like.shape[0] * queries * keys, like.shape[-1]) else None
 
 
 @cache

@@ -11,7 +11,16 @@ from torch.utils.checkpoint import checkpoint
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.model.cache import KVCache
 from nano_llada.model.config import ModelConfig, YarnScaling
-from nano_llada.model.functional import Documents, Mask, attend, normed_linear, rms_norm, rotary, swiglu_linear
+from nano_llada.model.functional import (
+    Mask,
+    attend,
+    attend_documents,
+    by_documents,
+    normed_linear,
+    rms_norm,
+    rotary,
+    swiglu_linear,
+)
 
 COMPILED_MEMORY = 0.8  # share of what a compiled block would keep for its backward pass
 
@@ -114,6 +123,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
+        self.attend_documents = attend_documents
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
@@ -144,6 +154,7 @@ class Transformer(nn.Module):
             from torch._functorch import config
 
             config.activation_memory_budget = COMPILED_MEMORY
+        self.attend_documents = torch.compiler.disable(attend_documents)  # or every step's lengths were compiled anew
         for block in self.blocks:
             block.compile()
 
@@ -182,7 +193,7 @@ class Transformer(nn.Module):
             positions = torch.tensor(starts, device=tokens.device)[:, None] + torch.arange(length, device=tokens.device)
         causal = pattern.is_causal(length, keys)
         x = self.dropout(self.embed(tokens))
-        mask: Mask = by_documents(pattern, length, keys, x) if self.training else None
+        mask: Mask = by_documents(pattern, length, keys, x, self.attend_documents) if self.training else None
         if not causal and mask is None:
             mask = make_mask(pattern, length, keys, x, training=cache is None)
         angles = self._angles(positions, x.dtype)
@@ -213,18 +224,6 @@ def make_mask(pattern: AttentionPattern, queries: int, keys: int, like: Tensor, 
         return pattern.flex(queries, keys, like.device)
     allowed = pattern.dense(queries, keys, like.device)
     return None if allowed is None else like.new_zeros(()).masked_fill(~allowed, -math.inf)
-
-
-def by_documents(pattern: AttentionPattern, queries: int, keys: int, like: Tensor) -> Documents | None:
-    """Attention document by document, where on a CPU that is less work than looking at a whole row through a mask.
-
-    For training alone: it depends on all rows of a batch, and what is written must not, not even in its last bit.
-    """
-    lengths = None if like.is_cuda else pattern.stretches(queries, keys)
-    if lengths is None:
-        return None
-    documents = Documents(tuple(lengths), pattern.kind == "causal")
-    return documents if documents.saves(like.shape[0] * queries * keys, like.shape[-1]) else None
 
 
 def rotary_frequencies(config: ModelConfig) -> tuple[Tensor, float]:

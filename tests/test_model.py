@@ -13,7 +13,7 @@ from nano_llada.core.pattern import AttentionPattern
 from nano_llada.decode.autoregressive import pad_left
 from nano_llada.model import functional
 from nano_llada.model.config import ModelConfig, YarnScaling
-from nano_llada.model.functional import attend_documents, by_documents, normed_linear, rms_norm, rotary, swiglu_linear
+from nano_llada.model.functional import by_documents, normed_linear, rms_norm, rotary, swiglu_linear
 from nano_llada.model.transformer import Transformer, rotary_frequencies
 
 CAUSAL, FULL = AttentionPattern("causal"), AttentionPattern("full")
@@ -152,7 +152,7 @@ def test_attention_document_by_document_equals_the_mask_with_gradients(
     found = []
     for call in (10**9, 0):  # what a call is taken to cost: too much, nothing
         monkeypatch.setattr(functional, "CALL", call)
-        used = by_documents(pattern, 13, 13, torch.zeros(3, 13, 32), attend_documents)
+        used = by_documents(pattern, 13, 13, torch.zeros(3, 13, 32))
         assert (used is not None) == (call == 0)
         model.zero_grad()
         features = model.features(batch.tokens, pattern, positions=batch.positions)[batch.doc_ids >= 0]
@@ -166,16 +166,16 @@ def test_attention_document_by_document_equals_the_mask_with_gradients(
 def test_documents_are_attended_to_one_by_one_where_that_is_less_work_and_where_each_is_in_one_piece(make_batch):
     docs = make_batch([[200, 56], [256]], width=256).doc_ids
     packed = AttentionPattern.packed("causal", docs)
-    assert by_documents(packed, 256, 256, torch.zeros(2, 256, 512), attend_documents).lengths == (200, 56, 256)
-    assert by_documents(packed, 256, 256, torch.zeros(2, 256, 16), attend_documents) is None  # cheaper at once
-    assert by_documents(packed, 1, 256, torch.zeros(2, 1, 512), attend_documents) is None
+    assert by_documents(packed, 256, 256, torch.zeros(2, 256, 512)).lengths == (200, 56, 256)
+    assert by_documents(packed, 256, 256, torch.zeros(2, 256, 16)) is None  # cheaper at once
+    assert by_documents(packed, 1, 256, torch.zeros(2, 1, 512)) is None
     assert packed.stretches(1, 256) is None
     assert AttentionPattern("causal", torch.tensor([[0, 1, 0]])).stretches(3, 3) is None
     assert AttentionPattern("full").stretches(3, 3) is None
     positions = torch.arange(256).expand(2, -1)
     assert AttentionPattern.blocks("block_causal", docs, positions, 4).stretches(256, 256) is None
     short = AttentionPattern.packed("causal", make_batch([[8] * 32] * 2, width=256).doc_ids)
-    assert by_documents(short, 256, 256, torch.zeros(2, 256, 128), attend_documents) is None  # 64 calls
+    assert by_documents(short, 256, 256, torch.zeros(2, 256, 128)) is None  # 64 calls
 
 
 @pytest.mark.parametrize("kind", ["causal", "full"])

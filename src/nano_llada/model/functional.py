@@ -8,7 +8,6 @@ gradients too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
@@ -23,19 +22,12 @@ from nano_llada.core.pattern import AttentionPattern
 CALL = 2**23  # what calling attention once more costs, in multiply-adds of attention, forward and backward
 
 
-Attend: TypeAlias = "Callable[[Tensor, Tensor, Tensor, Documents], Tensor]"
-
-
 @dataclass(frozen=True)
 class Documents:
-    """Attention within each of the documents of all rows laid end to end, `lengths` tokens long, and nowhere else.
-
-    `attend` is `attend_documents`, or that kept out of what is compiled.
-    """
+    """Attention within each of the documents of all rows laid end to end, `lengths` tokens long, and nowhere else."""
 
     lengths: tuple[int, ...]
     causal: bool
-    attend: Attend
 
     def saves(self, pairs: int, width: int) -> bool:
         """Whether one call a document costs less than one with a mask for `pairs` queries and keys of all heads'
@@ -141,14 +133,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, causal: bool) -> Tensor:
     """Scaled dot-product attention, (B, heads, Q, D) over (B, kv_heads, K, D); heads share keys in groups."""
     grouped = q.shape[1] != k.shape[1]
     if isinstance(mask, Documents):
-        return mask.attend(q, k, v, mask)
+        return _attend_documents(q, k, v, mask)
     if isinstance(mask, BlockMask):
         result: Tensor = _flex_kernel(q.device.type)(q, k, v, block_mask=mask, enable_gqa=grouped)
         return result
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
 
 
-def attend_documents(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
+def _attend_documents(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
     """`attend` once for each document."""
     batch, heads, length, width = q.shape
     # split, not slices: its backward pass is one copy
@@ -160,7 +152,7 @@ def attend_documents(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> T
     return torch.cat(out).view(batch, length, heads, width).transpose(1, 2)
 
 
-def by_documents(pattern: AttentionPattern, queries: int, keys: int, like: Tensor, attend: Attend) -> Documents | None:
+def by_documents(pattern: AttentionPattern, queries: int, keys: int, like: Tensor) -> Documents | None:
     """Attention document by document, where on a CPU that is less work than looking at a whole row through a mask.
 
     For training alone: it depends on all rows of a batch, and what is written must not, not even in its last bit.
@@ -168,7 +160,7 @@ def by_documents(pattern: AttentionPattern, queries: int, keys: int, like: Tenso
     lengths = None if like.is_cuda else pattern.stretches(queries, keys)
     if lengths is None:
         return None
-    documents = Documents(tuple(lengths), pattern.kind == "causal", attend)
+    documents = Documents(tuple(lengths), pattern.kind == "causal")
     return documents if documents.saves(like.shape[0] * queries * keys, like.shape[-1]) else None
 
 

@@ -11,16 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.model.cache import KVCache
 from nano_llada.model.config import ModelConfig, YarnScaling
-from nano_llada.model.functional import (
-    Mask,
-    attend,
-    attend_documents,
-    by_documents,
-    normed_linear,
-    rms_norm,
-    rotary,
-    swiglu_linear,
-)
+from nano_llada.model.functional import Mask, attend, by_documents, normed_linear, rms_norm, rotary, swiglu_linear
 
 COMPILED_MEMORY = 0.8  # share of what a compiled block would keep for its backward pass
 
@@ -123,7 +114,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
-        self.attend_documents = attend_documents
+        self.compiled = False
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
@@ -154,7 +145,7 @@ class Transformer(nn.Module):
             from torch._functorch import config
 
             config.activation_memory_budget = COMPILED_MEMORY
-        self.attend_documents = torch.compiler.disable(attend_documents)  # or every step's lengths were compiled anew
+        self.compiled = True
         for block in self.blocks:
             block.compile()
 
@@ -193,7 +184,9 @@ class Transformer(nn.Module):
             positions = torch.tensor(starts, device=tokens.device)[:, None] + torch.arange(length, device=tokens.device)
         causal = pattern.is_causal(length, keys)
         x = self.dropout(self.embed(tokens))
-        mask: Mask = by_documents(pattern, length, keys, x, self.attend_documents) if self.training else None
+        # not compiled: every step has other lengths, which would be compiled anew
+        apart = self.training and not self.compiled
+        mask: Mask = by_documents(pattern, length, keys, x) if apart else None
         if not causal and mask is None:
             mask = make_mask(pattern, length, keys, x, training=cache is None)
         angles = self._angles(positions, x.dtype)

@@ -45,6 +45,12 @@ def by_turns(
     return timing
 
 
+def spread(name: str, values: list[float]) -> dict[str, float]:
+    """`name`: the median; `name_low` and `name_high`: the lowest and highest."""
+    middle, low, high = statistics.median(values), min(values), max(values)
+    return {name: round(middle, 3), f"{name}_low": round(low, 3), f"{name}_high": round(high, 3)}
+
+
 def record(path: Path | None, row: dict[str, object]) -> None:
     """Print a row, and append it to a results file."""
     line = json.dumps(row)

@@ -3,19 +3,21 @@
     python -m benchmarks.training --data FILE.jsonl.gz --tokenizer FOLDER --format text
 
 Tokens that count are those of real text: a reference row is one document cut or padded to the length, ours are packed.
+How full rows are is averaged over many batches: which documents the timed ones happen to hold says nothing of speed.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import statistics
 import tempfile
 from pathlib import Path
 
 import torch
 
 from benchmarks import reference
-from benchmarks.measure import by_turns, record
+from benchmarks.measure import by_turns, record, spread
 from nano_llada.core import hardware
 from nano_llada.core.types import Objective, StepContext, TokenBatch, Vocabulary
 from nano_llada.data.config import DataConfig
@@ -31,6 +33,8 @@ from nano_llada.train.config import TrainConfig
 from nano_llada.train.optim import Optimizer
 
 SHAPES = {"30M": (512, 8, 8, 256, 8), "small": (128, 4, 4, 128, 32)}  # hidden, layers, heads, length, rows
+WARM = 2  # unmeasured steps: the first compiles, the second still touches memory for the first time
+MEMORY_STEPS = 6  # the heap grows a little with every step of another length
 OBJECTIVES: dict[str, Objective] = {"ar": NextToken(), "diffusion": Denoising()}
 
 
@@ -46,7 +50,7 @@ class Ours:
         self.optimizer = Optimizer(self.model, TrainConfig())
         self.objective, self.batches, self.vocab = OBJECTIVES[track], batches, vocab
         self.length, self.rows, self.step = length, rows, 0
-        self.real = self.flops = self.whole = 0.0
+        self.flops = 0.0
 
     def __call__(self) -> None:
         batch: TokenBatch = self.batches.batch(self.step)
@@ -57,9 +61,7 @@ class Ours:
         torch._foreach_mul_(grads, min(1.0, 1.0 / (norm + 1e-6)) / float(out.count))
         self.optimizer.step(1e-4)
         self.step += 1
-        self.real = float((batch.doc_ids >= 0).sum())
         self.flops = self.config.train_flops(batch.tokens.numel(), int(out.predicted), self.length)
-        self.whole = self.config.train_flops(batch.tokens.numel(), batch.tokens.numel(), self.length)
 
 
 class Theirs:
@@ -69,7 +71,7 @@ class Theirs:
         hidden, layers, heads, length, _ = SHAPES[shape]
         self.model = reference.PlainModel(vocab.size, hidden, layers, heads, width)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-4)
-        self.track, self.batches, self.vocab, self.length, self.step, self.real = track, batches, vocab, length, 0, 0.0
+        self.track, self.batches, self.vocab, self.length, self.step = track, batches, vocab, length, 0
 
     def __call__(self) -> None:
         batch = self.batches.batch(self.step)
@@ -85,14 +87,13 @@ class Theirs:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
-        self.real = float(real.sum())
 
 
 def make_batches(options: argparse.Namespace, tokenizer: Tokenizer, shape: str, *, packing: bool) -> Batches:
     """Rows of real text; `packing` off gives the reference's one document a row."""
     _, _, _, length, rows = SHAPES[shape]
     store = open_store(
-        resolve([options.data]),
+        resolve(options.data),
         tokenizer,
         Encoding(options.format),
         cache=Path(options.cache),
@@ -102,76 +103,65 @@ def make_batches(options: argparse.Namespace, tokenizer: Tokenizer, shape: str, 
     return Batches(store, config, tokenizer.vocab, rows=rows, seed=0, documents=range(len(store)))
 
 
+def real_share(batches: Batches, length: int, steps: int = 200) -> float:
+    """Share of positions that hold real text, over the first `steps` batches."""
+    shares = [float((batches.batch(step).doc_ids >= 0).sum()) / (batches.rows * length) for step in range(steps)]
+    return statistics.mean(shares)
+
+
 def measure(options: argparse.Namespace, shape: str, track: str) -> None:
     """One row: tokens of real text a second, ratio with spread, MFU.
 
     `mfu` counts the operations that are made; `mfu_usual` those of the whole model at every position, as the figures
-    of other projects do, though we leave out logits and last layers where no loss is. Both refer to the matrix-product
-    rate measured right before the step.
+    of other projects do, though we leave out logits and last layers where no loss is. The reference leaves out nothing.
+    All refer to the matrix-product rate measured right before the pair of steps.
     """
     tokenizer = Tokenizer.load(Path(options.tokenizer))
-    ours = Ours(
-        shape, track, make_batches(options, tokenizer, shape, packing=True), tokenizer.vocab, compiled=options.compile
-    )
-    rows = make_batches(options, tokenizer, shape, packing=False)
-    theirs = Theirs(shape, track, rows, tokenizer.vocab, ours.config.mlp_width)
-    real: dict[str, list[float]] = {"ours": [], "theirs": []}
-    work: dict[str, list[float]] = {"mfu": [], "mfu_usual": []}
+    packed, padded = (make_batches(options, tokenizer, shape, packing=packing) for packing in (True, False))
+    ours = Ours(shape, track, packed, tokenizer.vocab, compiled=options.compile)
+    theirs = Theirs(shape, track, padded, tokenizer.vocab, ours.config.mlp_width)
+    machine = hardware.choose_machine("cpu")
+    made: list[float] = []
     limits: list[float] = []
 
     def run_ours() -> None:
         ours()
-        real["ours"].append(ours.real)
-        work["mfu"].append(ours.flops)
-        work["mfu_usual"].append(ours.whole)
+        made.append(ours.flops)
 
-    def run_theirs() -> None:
-        theirs()
-        real["theirs"].append(theirs.real)
-
-    machine = hardware.choose_machine("cpu")
     timing = by_turns(
-        run_ours, run_theirs, options.repeat, warm=2, before=lambda: limits.append(hardware.matmul_rate(machine))
+        run_ours, theirs, options.repeat, warm=WARM, before=lambda: limits.append(hardware.matmul_rate(machine))
     )
-    rates = {
-        name: sorted(t / s for t, s in zip(tokens[2:], seconds, strict=True))
-        for name, tokens, seconds in (("ours", real["ours"], timing.ours), ("theirs", real["theirs"], timing.theirs))
+    length, rows = ours.length, ours.rows
+    positions = rows * length
+    real, reference_real = real_share(packed, length) * positions, real_share(padded, length) * positions
+    whole = ours.config.train_flops(positions, positions, length)
+    pairs = list(zip(timing.ours, timing.theirs, limits, made[WARM:], strict=True))
+    row: dict[str, object] = {
+        "benchmark": "training",
+        "shape": shape,
+        "track": track,
+        "data": " ".join(Path(file).name for file in options.data),
+        "compiled": options.compile,
+        "pairs": options.repeat,
+        "tokens_per_second": round(real / statistics.median(timing.ours)),
+        "reference_tokens_per_second": round(reference_real / statistics.median(timing.theirs)),
+        "real_share": round(real / positions, 3),
+        "reference_real_share": round(reference_real / positions, 3),
+        **spread("ratio", [(real / a) / (reference_real / b) for a, b, _, _ in pairs]),
+        **spread("mfu", [flops / a / limit for a, _, limit, flops in pairs]),
+        **spread("mfu_usual", [whole / a / limit for a, _, limit, _ in pairs]),
+        **spread("reference_mfu", [whole / b / limit for _, b, limit, _ in pairs]),
+        "matmul_gflops": round(statistics.median(limits) / 1e9),
+        "threads": torch.get_num_threads(),
+        "processor": hardware.cpu_name(),
     }
-    ratios = sorted(
-        (a / s) / (b / t)
-        for a, s, b, t in zip(real["ours"][2:], timing.ours, real["theirs"][2:], timing.theirs, strict=True)
-    )
-    mfus = {
-        name: sorted(f / s / limit for f, s, limit in zip(done[2:], timing.ours, limits, strict=True))
-        for name, done in work.items()
-    }
-    middle = len(ratios) // 2
-    record(
-        options.out,
-        {
-            "benchmark": "training",
-            "shape": shape,
-            "track": track,
-            "data": Path(options.data).name,
-            "compiled": options.compile,
-            "tokens_per_second": round(rates["ours"][middle]),
-            "reference_tokens_per_second": round(rates["theirs"][middle]),
-            "ratio": round(ratios[middle], 3),
-            "ratio_low": round(ratios[0], 3),
-            "ratio_high": round(ratios[-1], 3),
-            **{name: round(some[middle], 3) for name, some in mfus.items()},
-            **{f"{name}_low": round(some[0], 3) for name, some in mfus.items()},
-            **{f"{name}_high": round(some[-1], 3) for name, some in mfus.items()},
-            "matmul_gflops": round(sorted(limits)[middle] / 1e9),
-            "threads": torch.get_num_threads(),
-            "processor": hardware.cpu_name(),
-        },
-    )
+    record(options.out, row)
 
 
 def memory(options: argparse.Namespace, shape: str, track: str, who: str) -> None:
     """Peak memory of a process that does nothing but a few steps."""
     hardware.keep_freed_memory()
+    torch.set_num_threads(options.threads)
     tokenizer = Tokenizer.load(Path(options.tokenizer))
     batches = make_batches(options, tokenizer, shape, packing=who == "ours")
     step: Ours | Theirs
@@ -179,27 +169,29 @@ def memory(options: argparse.Namespace, shape: str, track: str, who: str) -> Non
         step = Ours(shape, track, batches, tokenizer.vocab, compiled=options.compile)
     else:
         step = Theirs(shape, track, batches, tokenizer.vocab, ModelConfig(hidden_size=SHAPES[shape][0]).mlp_width)
-    for _ in range(4):
+    for _ in range(MEMORY_STEPS):
         step()
     peak = hardware.peak_memory(torch.device("cpu"))
-    row = {"benchmark": "memory", "shape": shape, "track": track, "who": who, "peak_gb": round(peak / 1e9, 3)}
-    record(options.out, row)
+    row = {"benchmark": "memory", "shape": shape, "track": track, "who": who, "threads": options.threads}
+    record(options.out, {**row, "compiled": options.compile and who == "ours", "peak_gb": round(peak / 1e9, 3)})
 
 
 def main() -> None:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="file with real text")
+    parser.add_argument("--data", nargs="+", required=True, help="files with real text")
     parser.add_argument("--tokenizer", required=True, help="folder with tokenizer.json")
     parser.add_argument("--format", default="text", choices=["text", "chat"])
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--tracks", nargs="+", default=list(OBJECTIVES), choices=list(OBJECTIVES))
     parser.add_argument("--repeat", type=int, default=9)
     parser.add_argument("--compile", action="store_true", help="compile our model; the reference stays as it is")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--cache", default=str(Path(tempfile.gettempdir()) / "nano-llada-benchmark"))
     parser.add_argument("--out", type=Path, default=None, help="results.jsonl to append to")
     options = parser.parse_args()
     hardware.keep_freed_memory()
+    torch.set_num_threads(options.threads)
     for shape in options.shapes:
         for track in options.tracks:
             measure(options, shape, track)

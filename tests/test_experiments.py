@@ -21,7 +21,7 @@ from nano_llada.experiments.grid import Cell, commit, markdown_table, read_resul
 from nano_llada.run_observer import RunObserver
 from tiny import chats, make_place, read_lines, texts, write_rows
 
-STAGES = ("lookup", "ar", "ar-sft", "blocks", "blocks-sft", "diffusion", "diffusion-sft")
+STAGES = ("lookup", "ar", "ar-sft", "blocks", "blocks-sft", "grown-sft", "diffusion", "diffusion-sft")
 SCORES = ("exact_match", *SKILLS)
 KEYS = {"experiment", "variant", "seed", "commit", "hardware", "command", "metrics"}
 
@@ -104,6 +104,7 @@ def small(tmp_path, monkeypatch) -> small_world.SmallWorld:
         "pretrain_steps": 2,
         "diffusion_steps": 3,
         "sft_steps": 4,
+        "whole_steps": 5,
         "hidden_size": 32,
         "num_layers": 1,
         "items": 1,
@@ -117,10 +118,10 @@ def test_small_world_from_nothing_to_its_readme(small, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(RunObserver, "wants_stop", lambda observer: observer.config.name == "diffusion")
         assert small_world.run(small) is False
-    assert [row["variant"] for row in read_lines(folder / "results.jsonl")] == ["ar", "blocks"]
+    assert [row["variant"] for row in read_lines(folder / "results.jsonl")] == ["ar", "blocks", "grown"]
     assert small_world.run(small) is True
     rows = read_lines(folder / "results.jsonl")
-    assert [(row["variant"], row["seed"]) for row in rows] == [("ar", 0), ("blocks", 0), ("diffusion", 0)]
+    assert [(row["variant"], row["seed"]) for row in rows] == [(variant, 0) for variant in small_world.VARIANTS]
     skills = {f"{skill}_{language}" for skill in SKILLS for language in ("zh", "en")}
     totals = {"parameters", "train_tokens_all_stages", "exact_match_zh", "exact_match_en"}
     for row in rows:
@@ -129,22 +130,23 @@ def test_small_world_from_nothing_to_its_readme(small, monkeypatch):
         assert all(0 <= row["metrics"][skill] <= 1 for skill in skills)
     assert len({row["metrics"]["parameters"] for row in rows}) == 1
     last = {name: find_checkpoint(small.runs / "seed-0" / name, "last").name for name in STAGES}
-    assert [int(last[name].removeprefix("step-")) for name in STAGES] == [1, 2, 4, 3, 4, 3, 4]
+    assert [int(last[name].removeprefix("step-")) for name in STAGES] == [1, 2, 4, 3, 4, 4, 3, 5]
     info = {name: load_checkpoint(small.runs / "seed-0" / name).info for name in STAGES}
     tokens = {name: info[name]["tokens"] for name in STAGES}
     beginning = tokens["lookup"] + tokens["ar"] + tokens["ar-sft"]
     assert rows[0]["metrics"]["train_tokens_all_stages"] == beginning
-    for row, name in zip(rows[1:], ("blocks", "diffusion"), strict=True):
-        trained = beginning + tokens[name] + tokens[f"{name}-sft"]
+    chains = (("blocks", "blocks-sft"), ("blocks", "blocks-sft", "grown-sft"), ("diffusion", "diffusion-sft"))
+    for row, chain in zip(rows[1:], chains, strict=True):
+        trained = beginning + sum(tokens[name] for name in chain)
         assert row["metrics"]["train_tokens_all_stages"] == trained
-    assert [info[name].get("block_size") for name in STAGES] == [None, None, None, 4, 4, None, None]
-    steps = "--lookup-steps 1 --pretrain-steps 2 --diffusion-steps 3 --sft-steps 4"
+    assert [info[name].get("block_size") for name in STAGES] == [None, None, None, 4, 4, None, None, None]
+    steps = "--lookup-steps 1 --pretrain-steps 2 --diffusion-steps 3 --sft-steps 4 --whole-steps 5"
     assert f"{steps} --hidden-size 32 --num-layers 1 --items 1" in rows[0]["command"]
     world = small.runs / "seed-0" / "world"
     mirrored = families()[0].mirrored()[0].splitlines()[0]
     assert mirrored in "".join(row["text"] for row in read_lines(world / "pretrain-train.jsonl"))
     assert len(read_lines(world / "told-train.jsonl")) == 60
-    begins = ("lookup", "ar", "ar-sft", "blocks", "ar-sft", "diffusion")
+    begins = ("lookup", "ar", "ar-sft", "blocks", "blocks-sft", "ar-sft", "diffusion")
     for name, begin in zip(STAGES, (None, *begins), strict=True):
         config = json.loads((small.runs / "seed-0" / name / "config.json").read_text(encoding="utf-8"))
         assert config["init_from"] == (begin and (small.runs / "seed-0" / begin).as_posix())
@@ -170,9 +172,9 @@ def test_a_seed_is_added_without_measuring_the_others_again(small, monkeypatch):
         assert small_world.run(replace(small, seeds=seeds)) is True
         text = (small.docs / "small-world" / "README.md").read_text(encoding="utf-8")
         assert f"{len(seeds)} seed(s)" in text
-    assert measured == [(name, seed) for seed in (0, 3) for name in ("ar", "blocks", "diffusion")]
+    assert measured == [(name, seed) for seed in (0, 3) for name in small_world.VARIANTS]
     assert small_world.run(replace(small, items=2)) is True  # another experiment
-    assert measured[6:] == [(name, 0) for name in ("ar", "blocks", "diffusion")]
+    assert measured[8:] == [(name, 0) for name in small_world.VARIANTS]
 
 
 def test_what_a_person_has_written_is_kept_behind_what_an_experiment_writes(tmp_path):

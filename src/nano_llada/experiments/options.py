@@ -38,7 +38,7 @@ class RealData:
 
 @dataclass(frozen=True)
 class SmallWorld:
-    """Options of the experiment; the defaults take an hour to an hour and a half on two cores for each seed."""
+    """Options of the experiment; the defaults take about two and a half hours on two cores for each seed."""
 
     runs: Path = Path("runs/small-world")
     """Folder for the runs."""
@@ -53,7 +53,9 @@ class SmallWorld:
     diffusion_steps: int = 400
     """Steps of each diffusion pretraining, from the fine-tuned AR model."""
     sft_steps: int = 3000
-    """Steps of each fine-tuning run."""
+    """Steps of fine-tuning AR, in blocks, and on whole texts after blocks."""
+    whole_steps: int = 6000
+    """Steps of fine-tuning on whole texts without blocks before: by default what the way through blocks takes."""
     hidden_size: int = 160
     """Width of the models: a multiple of 32, the size of a head."""
     num_layers: int = 4

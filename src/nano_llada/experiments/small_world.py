@@ -1,4 +1,4 @@
-"""Every skill of the small world: AR, and two diffusion models that start from it, of equal size."""
+"""Every skill of the small world: AR, and diffusion models of equal size that start from it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ from nano_llada.run import complete, count_parameters
 from nano_llada.sampling import make_sampler
 
 NAME = "small-world"
-# `diffusion` sees the whole text (LLaDA 1.0), `blocks` writes one small block after the other (LLaDA 2.0)
-VARIANTS = ("ar", "blocks", "diffusion")
+# `blocks` writes one small block after the other (LLaDA 2.0), `diffusion` sees the whole text (LLaDA 1.0), and so does
+# `grown`, which begins as `blocks` where `diffusion` begins as `ar`
+VARIANTS = ("ar", "blocks", "grown", "diffusion")
 BLOCK = 4
 HEAD = 32
 TELLING = 10  # conversations that ask, for each that tells of families and for each text to look things up in
@@ -47,8 +48,8 @@ def run(options: SmallWorld) -> bool:
     command = (
         f"nano-llada experiment small-world --lookup-steps {options.lookup_steps} "
         f"--pretrain-steps {options.pretrain_steps} --diffusion-steps {options.diffusion_steps} "
-        f"--sft-steps {options.sft_steps} --hidden-size {options.hidden_size} --num-layers {options.num_layers} "
-        f"--items {options.items}{' --compile' if options.compile else ''}"
+        f"--sft-steps {options.sft_steps} --whole-steps {options.whole_steps} --hidden-size {options.hidden_size} "
+        f"--num-layers {options.num_layers} --items {options.items}{' --compile' if options.compile else ''}"
     )
     folder = options.docs / NAME
     results = run_grid(NAME, cells, folder, command)
@@ -69,7 +70,7 @@ def _config(options: SmallWorld, seed: int) -> DemoConfig:
         ar_steps=options.pretrain_steps,
         ar_sft_steps=options.sft_steps,
         diffusion_steps=options.diffusion_steps,
-        diffusion_sft_steps=options.sft_steps,
+        diffusion_sft_steps=options.whole_steps,
         answer_length=24,
         seed=seed,
         threads=options.threads,
@@ -118,11 +119,10 @@ def _runs(options: SmallWorld, config: DemoConfig, variant: str) -> list[RunConf
     ar, ar_sft, diffusion, diffusion_sft = (_telling(run) for run in stages(config))
     texts = [(config.folder / "world" / f"lookup-{split}.jsonl").as_posix() for split in ("train", "validation")]
     lookup = replace(
-        ar,
+        _for_steps(ar, options.lookup_steps),
         name="lookup",
         sample_prompts=(),
         data=replace(ar.data, data=(texts[0],), validation=(texts[1],)),
-        train=replace(ar.train, steps=options.lookup_steps),
     )
     started = [lookup, replace(ar, init_from=lookup.folder, model=ModelConfig()), ar_sft]
     if variant == "ar":
@@ -131,7 +131,15 @@ def _runs(options: SmallWorld, config: DemoConfig, variant: str) -> list[RunConf
         return [*started, diffusion, diffusion_sft]
     blocks, blocks_sft = (_in_blocks(run) for run in (diffusion, diffusion_sft))
     answers = replace(blocks_sft.data, eos_fill=0, fill_multiple=BLOCK)  # an answer ends with its last block
-    return [*started, blocks, replace(blocks_sft, init_from=blocks.folder, data=answers)]
+    blocks_sft = replace(_for_steps(blocks_sft, options.sft_steps), init_from=blocks.folder, data=answers)
+    if variant == "blocks":
+        return [*started, blocks, blocks_sft]
+    grown = replace(_for_steps(diffusion_sft, options.sft_steps), name="grown-sft", init_from=blocks_sft.folder)
+    return [*started, blocks, blocks_sft, grown]
+
+
+def _for_steps(run: RunConfig, steps: int) -> RunConfig:
+    return replace(run, train=replace(run.train, steps=steps))
 
 
 def _telling(run: RunConfig) -> RunConfig:
@@ -155,6 +163,7 @@ def measure(folder: Path, variant: str, items: int, answer_length: int) -> dict[
     decodings: dict[str, Decoding] = {
         "ar": Autoregressive(max_new_tokens=2 * answer_length),
         "blocks": Block(max_new_tokens=answer_length, block_size=BLOCK, threshold=1.0),
+        "grown": Diffusion(max_new_tokens=answer_length),
         "diffusion": Diffusion(max_new_tokens=answer_length),
     }
     decoding = decodings[variant]
@@ -193,8 +202,9 @@ def _report(results: Sequence[Result], folder: Path) -> None:
         f"{len({r.seed for r in results})} seed(s); held-out combinations (families that are asked about are told both "
         "ways, every other time with the words of the statement from its end, and told again between the answers of "
         "fine-tuning). All begin with texts to look things up in. AR has been trained on "
-        f"{trained['ar']:.1f}M tokens; both diffusion models begin as that AR model: in blocks of {BLOCK} (LLaDA 2.0) "
-        f"{trained['blocks']:.1f}M tokens in all, on whole texts (LLaDA 1.0) {trained['diffusion']:.1f}M.\n\n"
+        f"{trained['ar']:.1f}M tokens, which count for all. `blocks` begins as that AR model, in blocks of {BLOCK} "
+        f"(LLaDA 2.0), {trained['blocks']:.1f}M in all; `diffusion` begins as it too, on whole texts (LLaDA 1.0), "
+        f"{trained['diffusion']:.1f}M; `grown` begins as `blocks`, on whole texts, {trained['grown']:.1f}M.\n\n"
         f"{markdown_table(['skill', *columns], rows)}\n![exact match](skills.png)\n"
     )
     write_page(folder, text)
@@ -204,7 +214,7 @@ def _report(results: Sequence[Result], folder: Path) -> None:
 def _plot(columns: Sequence[str], rows: Sequence[Sequence[Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 9), layout="constrained")
+    figure = Figure(figsize=(8, 11), layout="constrained")
     axes = figure.subplots()
     height = 0.8 / len(columns)
     for i, label in enumerate(columns):

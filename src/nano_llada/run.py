@@ -25,9 +25,10 @@ from nano_llada.model.transformer import Transformer
 from nano_llada.objectives.policy import Policy
 from nano_llada.objectives.preference import Preference
 from nano_llada.rl.rollout import RolloutBatches
-from nano_llada.run_data import document_places, explain_broken_loss, load_data, load_rollouts
+from nano_llada.run_data import load_data, load_rollouts
+from nano_llada.run_failure import explained
 from nano_llada.run_observer import RunObserver
-from nano_llada.train.trainer import BrokenLoss, Outcome, Trainer
+from nano_llada.train.trainer import Outcome, Trainer
 
 BUNDLED_TOKENIZER = Path(__file__).parent / "assets" / "tokenizer"
 # options that a resumed run may change: nothing that is learnt depends on them
@@ -59,12 +60,8 @@ def execute(config: RunConfig, *, resume: bool = False) -> Outcome:
         )
         if changes:
             observer.log.say(f"resumed with other settings: {'; '.join(changes)}")
-        try:
+        with explained(config, trainer, tokenizer):
             outcome = trainer.run()
-        except BrokenLoss as error:
-            drawn = trainer.batches if isinstance(trainer.batches, RolloutBatches) else None
-            asked = (question.where for question in drawn.questions) if drawn is not None else None
-            raise explain_broken_loss(config, asked or document_places(config.data, tokenizer), error) from error
         observer.finish(outcome)
     return outcome
 

@@ -1,13 +1,9 @@
-"""The batches of a run: its files tokenised, what is held out, what no row has room for, and which rows broke it."""
+"""The batches of a run: its files tokenised, what is held out, and what no row has room for."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
-
 import numpy as np
 
-from nano_llada.checkpoint.files import step_folders
 from nano_llada.config import RunConfig
 from nano_llada.core.errors import UserError
 from nano_llada.core.hardware import choose_machine
@@ -16,15 +12,13 @@ from nano_llada.data.loader import Batches, hold_out
 from nano_llada.data.packing import Ints
 from nano_llada.data.pairs import PairBatches, usable_pairs
 from nano_llada.data.read import BadRows, resolve
-from nano_llada.data.rows import Where
-from nano_llada.data.store import Encoding, TokenStore, documents, open_store
+from nano_llada.data.store import Encoding, TokenStore, open_store
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives.policy import Policy
 from nano_llada.rl.question import read_questions
 from nano_llada.rl.reward import VERIFIER, load_reward
 from nano_llada.rl.rollout import RolloutBatches
-from nano_llada.train.trainer import BrokenLoss
 
 
 def load_data(config: RunConfig, tokenizer: Tokenizer) -> tuple[Batches, Batches | None]:
@@ -114,35 +108,3 @@ def open_token_store(config: RunConfig, sources: tuple[str, ...], tokenizer: Tok
     if store.meta["skipped"]:
         print(f"skipped rows in {', '.join(sources)}: {store.meta['skipped']}")
     return store
-
-
-def explain_broken_loss(config: RunConfig, known: Iterable[Where], error: BrokenLoss) -> UserError:
-    """What a user needs to know: which of the `known` places of all documents the loss was of, and how to go on.
-
-    Documents whose files cannot be read any more are named by their number.
-    """
-    rows = error.documents[:8]
-    wanted = {number for row in rows for number in row}
-    places: dict[int, Where] = {}
-    with contextlib.suppress(UserError):
-        numbered = zip(range(max(wanted) + 1), known, strict=False)
-        places = {number: where for number, where in numbered if number in wanted}
-    named = [dict.fromkeys(str(places.get(number, f"document {number}")) for number in row) for row in rows]
-    shown = "; ".join(f"row {i}: {', '.join(names)}" for i, names in enumerate(named))
-    saved = step_folders(config.folder)
-    start = f"--init-from {saved[-1]} and a lower --learning-rate, as another --name" if saved else ""
-    return UserError(
-        f"{error}; documents of that batch: {shown}{' ...' if len(error.documents) > len(rows) else ''}. "
-        f"Resuming would repeat the step: start again with {start or 'a lower --learning-rate'}"
-    )
-
-
-def document_places(data: DataConfig, tokenizer: Tokenizer) -> Iterator[Where]:
-    """The place of each training document, in the order of the token store, which does not keep them.
-
-    Raises:
-        UserError: for files that are gone or damaged.
-    """
-    encoding = Encoding(data.format, data.text_field, data.turns)
-    for document in documents(resolve(data.data), tokenizer, encoding, BadRows("skip")):
-        yield document.where

@@ -1,0 +1,90 @@
+"""What stopped a run, in words that say what to do: a loss that is no number, too little memory, no compiler."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from nano_llada.checkpoint.files import step_folders
+from nano_llada.config import RunConfig
+from nano_llada.core.errors import UserError
+from nano_llada.data.config import DataConfig
+from nano_llada.data.read import BadRows, resolve
+from nano_llada.data.rows import Where
+from nano_llada.data.store import Encoding, documents
+from nano_llada.data.tokenizer import Tokenizer
+from nano_llada.rl.rollout import RolloutBatches
+from nano_llada.train.trainer import BrokenLoss, Trainer
+
+COMPILER = ("torch._inductor", "torch._dynamo")  # whose errors are those of torch.compile
+
+
+@contextlib.contextmanager
+def explained(config: RunConfig, trainer: Trainer, tokenizer: Tokenizer) -> Iterator[None]:
+    """Training happens inside; what stops it becomes a UserError, if there is something that a user can do."""
+    try:
+        yield
+    except BrokenLoss as error:
+        drawn = trainer.batches if isinstance(trainer.batches, RolloutBatches) else None
+        asked = (question.where for question in drawn.questions) if drawn is not None else None
+        raise explain_broken_loss(config, asked or document_places(config.data, tokenizer), error) from error
+    except RuntimeError as error:
+        text, step = str(error), trainer.step + 1
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+            raise UserError(_explain_memory(config, step, _gist(text))) from error
+        if type(error).__module__.startswith(COMPILER):
+            lacks = "Triton" if trainer.machine.device.type == "cuda" else "a C++ compiler and Python's headers"
+            way = f"leave --compile out, or install {lacks}"
+            raise UserError(f"torch.compile does not work here ({_gist(text)}): {way}") from error
+        raise
+
+
+def _explain_memory(config: RunConfig, step: int, gist: str) -> str:
+    rows = config.train.micro_batch_size or config.train.batch_size
+    ways = [f"--micro-batch-size {rows // 2} (as many rows a step, fewer at once)"] if rows > 1 else []
+    ways += [] if config.train.gradient_checkpointing else ["--gradient-checkpointing"]
+    ways += ["a shorter --sequence-length", "a smaller model"]
+    saved = step_folders(config.folder)
+    kept = f". Saved until then: {saved[-1]}; --resume can add --gradient-checkpointing alone" if saved else ""
+    return f"step {step} needs more memory than there is ({gist}): try {', '.join(ways)}{kept}"
+
+
+def _gist(text: str) -> str:
+    """The first line, and the first one that names an error if that is another."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    named = [line for line in lines[1:] if "error:" in line]
+    return "; ".join([*lines[:1], *named[:1]])
+
+
+def explain_broken_loss(config: RunConfig, known: Iterable[Where], error: BrokenLoss) -> UserError:
+    """What a user needs to know: which of the `known` places of all documents the loss was of, and how to go on.
+
+    Documents whose files cannot be read any more are named by their number.
+    """
+    rows = error.documents[:8]
+    wanted = {number for row in rows for number in row}
+    places: dict[int, Where] = {}
+    with contextlib.suppress(UserError):
+        numbered = zip(range(max(wanted) + 1), known, strict=False)
+        places = {number: where for number, where in numbered if number in wanted}
+    named = [dict.fromkeys(str(places.get(number, f"document {number}")) for number in row) for row in rows]
+    shown = "; ".join(f"row {i}: {', '.join(names)}" for i, names in enumerate(named))
+    saved = step_folders(config.folder)
+    start = f"--init-from {saved[-1]} and a lower --learning-rate, as another --name" if saved else ""
+    return UserError(
+        f"{error}; documents of that batch: {shown}{' ...' if len(error.documents) > len(rows) else ''}. "
+        f"Resuming would repeat the step: start again with {start or 'a lower --learning-rate'}"
+    )
+
+
+def document_places(data: DataConfig, tokenizer: Tokenizer) -> Iterator[Where]:
+    """The place of each training document, in the order of the token store, which does not keep them.
+
+    Raises:
+        UserError: for files that are gone or damaged.
+    """
+    encoding = Encoding(data.format, data.text_field, data.turns)
+    for document in documents(resolve(data.data), tokenizer, encoding, BadRows("skip")):
+        yield document.where

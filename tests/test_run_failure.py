@@ -1,0 +1,116 @@
+"""A run that cannot go on for want of memory or of a compiler says so, and what to do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from nano_llada.core.errors import UserError
+from nano_llada.run import execute
+from nano_llada.train.trainer import Trainer
+from tiny import Place, make_place, tiny_arguments, tiny_run
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Place:
+    return make_place(tmp_path_factory.mktemp("failure"))
+
+
+def too_much() -> None:
+    torch.empty(2**55, dtype=torch.float32)
+
+
+def no_device_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nSee the documentation.")
+
+
+def fail_in_step(monkeypatch, number: int, work) -> None:
+    step = Trainer._train_step
+
+    def failing(trainer):
+        if trainer.step + 1 == number:
+            work()
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "_train_step", failing)
+
+
+@pytest.mark.parametrize(
+    ("work", "gist"), [(too_much, "can't allocate memory"), (no_device_memory, "(CUDA out of memory. Tried to")]
+)
+def test_too_little_memory(place, monkeypatch, work, gist):
+    fail_in_step(monkeypatch, 3, work)
+    options = {"name": f"memory-{work.__name__}", "steps": 4, "save_every": 2, "batch_size": 8}
+    with pytest.raises(UserError) as caught:
+        execute(tiny_run(place, **options))
+    said = str(caught.value)
+    assert said.startswith("step 3 needs more memory than there is (")
+    assert gist in said
+    assert "try --micro-batch-size 4 (as many rows a step, fewer at once), --gradient-checkpointing, a shorter" in said
+    assert "step-000002; --resume can add --gradient-checkpointing alone" in said
+    assert "See the documentation" not in said
+    monkeypatch.undo()
+    assert execute(tiny_run(place, **options, gradient_checkpointing=True), resume=True) == "finished"
+
+
+def test_only_what_would_help_is_advised(place, monkeypatch):
+    fail_in_step(monkeypatch, 1, no_device_memory)
+    config = tiny_run(place, name="one", steps=2, batch_size=8, micro_batch_size=1, gradient_checkpointing=True)
+    with pytest.raises(UserError, match=r"\): try a shorter --sequence-length, a smaller model$"):
+        execute(config)
+
+
+def test_an_error_of_ours_stays_what_it_is(place, monkeypatch):
+    def broken() -> None:
+        torch.ones(2) @ torch.ones(3)
+
+    fail_in_step(monkeypatch, 1, broken)
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        execute(tiny_run(place, name="ours", steps=2))
+
+
+# knows its version and cannot compile, like a compiler on a machine without Python's headers
+HEADLESS = """#!/bin/sh
+[ "$1" = --version ] && echo "g++ (GCC) 12.2.0" && exit
+echo "x.cpp:1: fatal error: Python.h: No such file or directory" >&2
+exit 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("compiler", "gist"),
+    [
+        ("no-such-compiler", "InvalidCxxCompiler: No working C++ compiler found"),
+        pytest.param(
+            HEADLESS,
+            "fatal error: Python.h: No such file or directory",
+            marks=pytest.mark.skipif(os.name != "posix", reason="a shell script plays the compiler"),
+        ),
+    ],
+    ids=["no compiler", "no headers"],
+)
+def test_without_a_compiler(place, tmp_path, compiler, gist):
+    if compiler is HEADLESS:
+        path = tmp_path / "g++"
+        path.write_text(compiler, encoding="utf-8")
+        path.chmod(0o755)
+        compiler = str(path)
+    words = tiny_arguments(place, name=f"without-{tmp_path.name}", steps=2, compile=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "nano_llada.cli.main", *words],
+        env=os.environ | {"CXX": compiler, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: torch.compile does not work here (")
+    assert gist in last
+    assert last.endswith("leave --compile out, or install a C++ compiler and Python's headers")

@@ -31,8 +31,11 @@ from nano_llada.run_observer import RunObserver
 from nano_llada.train.trainer import Outcome, Trainer
 
 BUNDLED_TOKENIZER = Path(__file__).parent / "assets" / "tokenizer"
-# options that a resumed run may change: nothing that is learnt depends on them
-_FREE = "threads device compile gradient_checkpointing log_every sample_every tracker save_every keep_last keep_best"
+# options that a resumed run may change: what is learnt depends on them by no more than rounding and dropout's noise
+_FREE = (
+    "threads device compile gradient_checkpointing micro_batch_size "
+    "log_every sample_every tracker save_every keep_last keep_best"
+)
 MAY_CHANGE = frozenset(("runs", "sample_prompts", "data.cache", *(f"train.{name}" for name in _FREE.split())))
 
 

@@ -45,10 +45,11 @@ def _explain_memory(config: RunConfig, step: int, gist: str) -> str:
     rows = config.train.micro_batch_size or config.train.batch_size
     ways = [f"--micro-batch-size {rows // 2} (as many rows a step, fewer at once)"] if rows > 1 else []
     ways += [] if config.train.gradient_checkpointing else ["--gradient-checkpointing"]
-    ways += ["a shorter --sequence-length", "a smaller model"]
     saved = step_folders(config.folder)
-    kept = f". Saved until then: {saved[-1]}; --resume can add --gradient-checkpointing alone" if saved else ""
-    return f"step {step} needs more memory than there is ({gist}): try {', '.join(ways)}{kept}"
+    go_on = f" with --resume, which goes on after {saved[-1]}" if saved and ways else ""
+    ways = [" or ".join(ways) + go_on] if ways else []
+    advice = ", or ".join([*ways, "a shorter --sequence-length or a smaller model"])
+    return f"step {step} needs more memory than there is ({gist}): try {advice}"
 
 
 def _gist(text: str) -> str:

@@ -43,6 +43,10 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
+        if self.name in ("", ".", "..") or any(mark in self.name for mark in "/\\\0"):
+            raise ValueError(
+                f"name {self.name!r} is no name of a folder inside {self.runs}; --runs says where runs are"
+            )
         pairs = self.data.format == "preference"
         for form, objective in (("preference", Preference), ("prompts", Policy)):
             if isinstance(self.objective, objective) != (self.data.format == form):

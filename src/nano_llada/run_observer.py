@@ -16,7 +16,7 @@ from nano_llada.config import RunConfig
 from nano_llada.core import hardware
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.model.transformer import Transformer
-from nano_llada.sampling import sample_texts
+from nano_llada.sampling import encode_sample_prompts, sample_texts
 from nano_llada.train.log import RunLog, open_tracker, read_metrics
 from nano_llada.train.plots import plot_losses
 from nano_llada.train.trainer import Outcome, StepReport, Trainer
@@ -41,6 +41,7 @@ class RunObserver:
         self, config: RunConfig, tokenizer: Tokenizer, model: Transformer, steps: int, machine: hardware.Machine
     ) -> None:
         self.config, self.tokenizer, self.model, self.machine = config, tokenizer, model, machine
+        encode_sample_prompts(tokenizer, config, model.config.max_length)  # refused now, not after hours
         self.checkpoints = RunCheckpoints(config.folder, config.train.keep_last, config.train.keep_best)
         self.log = RunLog(config.folder, steps, open_tracker(config.train.tracker, config.folder))
         self._peak_rate = hardware.matmul_rate(machine)

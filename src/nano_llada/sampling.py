@@ -58,6 +58,8 @@ def stop_at(tokenizer: Tokenizer, texts: Sequence[str]) -> StopTest | None:
     """A test that ends a request as soon as one of `texts` stands in what it wrote from the start without a gap."""
     if not texts:
         return None
+    if "" in texts:
+        raise UserError("a stop text is empty: every text holds it from the start, so nothing would be written")
 
     def test(number: int, tokens: Sequence[int | None]) -> bool:
         solid: list[int] = []
@@ -77,12 +79,25 @@ def cut_at(text: str, stops: Sequence[str]) -> str:
     return text[: min(places)] if places else text
 
 
-def sample_texts(model: Transformer, tokenizer: Tokenizer, config: RunConfig) -> list[str]:
-    """Greedy continuations (or answers) of a run's sample prompts."""
+def encode_sample_prompts(tokenizer: Tokenizer, config: RunConfig, context: int) -> list[list[int]]:
+    """A run's sample prompts as tokens.
+
+    Raises:
+        UserError: for one that leaves no room in a model's `context`, best before training than in the midst of it.
+    """
     if config.data.format != "text":
         prompts = [encode_prompt(tokenizer, [Message("user", text)]) for text in config.sample_prompts]
     else:
         prompts = [encode_start(tokenizer, text) for text in config.sample_prompts]
+    for number, prompt in enumerate(prompts, 1):
+        if len(prompt) >= context:
+            raise UserError(f"sample prompt {number} has {len(prompt)} tokens, the model's context is {context}")
+    return prompts
+
+
+def sample_texts(model: Transformer, tokenizer: Tokenizer, config: RunConfig) -> list[str]:
+    """Greedy continuations (or answers) of a run's sample prompts."""
+    prompts = encode_sample_prompts(tokenizer, config, model.config.max_length)
     room = max(1, min(64, model.config.max_length - max(map(len, prompts))))
     sampler = make_sampler(model, tokenizer.vocab, default_decoding(config.track, room, config.block_size))
     requests = [Request(tuple(prompt), seed=i) for i, prompt in enumerate(prompts)]
@@ -143,7 +158,13 @@ class Writer:
     ) -> Iterator[WrittenText]:
         """Texts in the order of the prompts, `samples` of each; batching changes none of them."""
         tokenizer, sampler = self.checkpoint.tokenizer, self._sampler(decoding)
-        jobs = [(prompt, Request(self.encode(prompt, chat=chat), seed=i)) for prompt in prompts for i in range(samples)]
+        encoded = [self.encode(prompt, chat=chat) for prompt in prompts]
+        context = self.checkpoint.model.config.max_length
+        for number, tokens in enumerate(encoded, 1):
+            if len(tokens) >= context and len(prompts) > 1:  # before anything is written; one alone needs no number
+                raise UserError(f"prompt {number} has {len(tokens)} tokens, the model's context is {context}")
+        pairs = zip(prompts, encoded, strict=True)
+        jobs = [(prompt, Request(tokens, seed=i)) for prompt, tokens in pairs for i in range(samples)]
         for first in range(0, len(jobs), batch_size):
             some = jobs[first : first + batch_size]
             steps = sampler.stream([request for _, request in some], stop_at(tokenizer, stop))

@@ -84,10 +84,19 @@ class RunCheckpoints:
         """Load the newest checkpoint's weights into the model; gives the rest of the training state.
 
         Raises:
-            UserError: if there is none, or it has no training state.
+            UserError: if there is none, it has no training state, or it is damaged.
         """
         self._sweep("writing")  # by a run that was killed
         folder = find_checkpoint(self.run, "last")
+        try:
+            return self._load(folder, model)
+        except UserError as error:
+            earlier = [path.name for path in step_folders(self.run) if path != folder]
+            if not earlier:
+                raise
+            raise UserError(f"{error}; without {folder} --resume goes on from {earlier[-1]}") from error
+
+    def _load(self, folder: Path, model: Transformer) -> State:
         read_shape(folder)
         if not (folder / PROGRESS).is_file():
             raise UserError(f"{folder} holds a model but no training state; start a new run with --init-from")

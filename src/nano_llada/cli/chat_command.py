@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nano_llada.cli.options import DecodingOptions, checkpoint_decoding, parse
+from nano_llada.cli.stdin import line_reader
+from nano_llada.core.errors import UserError
 
 if TYPE_CHECKING:
     from nano_llada.data.rows import Message
@@ -47,21 +50,25 @@ def main(arguments: Sequence[str]) -> int:
     decoding = checkpoint_decoding(writer.checkpoint, options.decoding, default_length=64)
     start = [Message("system", options.system)] if options.system else []
     console, messages = Console(), list(start)
+    line = line_reader(lambda: console.input("[bold]> [/]") if console.is_terminal else input())
     while True:
         try:
-            question = console.input("[bold]> [/]") if console.is_terminal else input()
+            question = line()
+            if not question.strip():
+                continue
+            asked = [*(messages if options.history else start), Message("user", question)]
+            asked = fitting(writer, asked, len(start), decoding.max_new_tokens)
+            steps = writer.stream(asked, decoding, chat=True)
+            if console.is_terminal:
+                steps = watch(steps, tokenizer, console)
+            (done,) = collect(steps, 1, tokenizer.vocab.ends)
         except EOFError:
             return 0
-        if not question.strip():
+        except UserError as error:  # of this message; the conversation goes on without it
+            print(f"error: {error}", file=sys.stderr)
             continue
-        messages = [*(messages if options.history else start), Message("user", question)]
-        messages = fitting(writer, messages, len(start), decoding.max_new_tokens)
-        steps = writer.stream(messages, decoding, chat=True)
-        if console.is_terminal:
-            steps = watch(steps, tokenizer, console)
-        (done,) = collect(steps, 1, tokenizer.vocab.ends)
         answer = tokenizer.decode(done.tokens, specials=False)
-        messages = [*messages, Message("assistant", answer)]
+        messages = [*asked, Message("assistant", answer)]
         console.print(answer, highlight=False, markup=False, soft_wrap=True)
         if console.is_terminal:
             rate = len(done.tokens) / max(done.seconds, 1e-9)
@@ -69,8 +76,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def fitting(writer: Writer, messages: list[Message], kept: int, room: int) -> list[Message]:
-    """The conversation without its oldest turns (the first `kept` messages stay), so that an answer still fits."""
+    """The conversation without its oldest turns (the first `kept` messages stay), so that an answer still fits.
+
+    An answer may ask for the whole context; what is forgotten for it leaves it half.
+    """
     context = writer.checkpoint.model.config.max_length
+    room = min(room, context // 2)
     while len(messages) > kept + 1 and len(writer.encode(messages, chat=True)) + room > context:
         messages = messages[:kept] + messages[kept + 2 :]
     return messages

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from nano_llada.cli.options import choose_word, parse
+from nano_llada.core.errors import UserError
 from nano_llada.data.config import default_cache
 
 WORDS = {
@@ -72,6 +73,8 @@ def main(arguments: Sequence[str]) -> int:
         from nano_llada.data.world import SKILLS
         from nano_llada.data.world.files import write_lookups, write_preferences, write_tellings, write_world
 
+        if there := sorted(options.out.glob("*-train.jsonl")):
+            raise UserError(f"{options.out} holds a world already ({there[0].name}): delete it, or give another --out")
         paths = write_world(
             options.out,
             documents_count=options.documents,

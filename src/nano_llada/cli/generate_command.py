@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from nano_llada.cli.options import DecodingOptions, checkpoint_decoding, parse
+from nano_llada.cli.stdin import all_lines
 from nano_llada.core.errors import UserError
 
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     if options.batch_size < 1 or options.samples < 1:
         raise UserError("batch_size and samples must be at least 1")
-    prompts = options.prompt or tuple(line.rstrip("\n") for line in sys.stdin if line.strip())
+    prompts = options.prompt or all_lines()
     if not prompts:
         raise UserError("no prompt: give one with --prompt, or lines on standard input")
     from rich.console import Console
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     decoding = checkpoint_decoding(writer.checkpoint, options.decoding)
     chat = options.mode == "chat" or (options.mode == "auto" and answers_chats(writer.checkpoint))
     if options.show_steps:
-        console = Console()
+        console = Console(stderr=options.json_lines)  # what is read by a program stays free of pictures
         steps = writer.stream(prompts[0], decoding, chat=chat, stop=options.stop)
         for _ in watch(steps, writer.checkpoint.tokenizer, console):
             pass

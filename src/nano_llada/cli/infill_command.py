@@ -36,8 +36,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     if any(length < 1 for length in options.length):
         raise UserError(f"a gap needs at least 1 token, got {min(options.length)}")
-    if options.decoding.max_new_tokens is not None:
-        raise UserError("max_new_tokens has no effect here: --length says how long a gap is")
+    for name in ("max_new_tokens", "min_new_tokens"):
+        if getattr(options.decoding, name) is not None:
+            raise UserError(f"{name} has no effect here: --length says how long a gap is")
     from nano_llada.core.hardware import choose_machine
     from nano_llada.sampling import Writer
 

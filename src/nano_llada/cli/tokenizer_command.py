@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +10,7 @@ from typing import Literal
 from nano_llada.cli.options import choose_word, parse
 from nano_llada.core.errors import UserError
 
+DEFAULT_SIZE = 6400
 WORDS = {"train": "train a tokenizer on files", "show": "print a tokenizer's specials, and how it cuts a text"}
 
 
@@ -23,8 +24,8 @@ class Train:
     """Folder for tokenizer.json."""
     kind: Literal["bpe", "characters"] = "bpe"
     """Byte-level BPE, or a token for each character."""
-    vocab_size: int = 6400
-    """BPE: entries, special tokens included."""
+    vocab_size: int | None = None
+    """BPE: entries, special tokens included; default: 6400."""
     chinese_words: Path | None = None
     """BPE: file with one word a line; Chinese text is cut into these words and single characters, which helps very
     small models."""
@@ -53,12 +54,16 @@ def main(arguments: Sequence[str]) -> int:
 
     if word == "train":
         options = parse(Train, rest, command="tokenizer train", about="Train a tokenizer on files.")
-        bad = BadRows(options.on_bad_row)
-        texts = read_texts(options.data, options.text_field, bad)
+        _check(options)
+        bad, texts = BadRows(options.on_bad_row), _Counted()
+        found = texts.of(read_texts(options.data, options.text_field, bad))
         if options.kind == "bpe":
-            tokenizer = train_bpe(texts, options.vocab_size, chinese_words=_words(options.chinese_words))
+            size = DEFAULT_SIZE if options.vocab_size is None else options.vocab_size
+            tokenizer = train_bpe(found, size, chinese_words=_words(options.chinese_words))
         else:
-            tokenizer = train_characters(texts)
+            tokenizer = train_characters(found)
+        if not texts.count:
+            raise UserError(f"no text in {', '.join(options.data)}" + (f": {bad.summary()}" if bad.count else ""))
         try:
             tokenizer.save(options.out)
         except OSError as error:
@@ -72,12 +77,35 @@ def main(arguments: Sequence[str]) -> int:
     print(f"tokens    {tokenizer.vocab.size}\nhash      {tokenizer.hash}")
     for name in ("eos", "turn_start", "turn_end", "mask"):
         index = getattr(tokenizer.vocab, name)
-        print(f"{name:<10}{index} {tokenizer.token(index)}")
+        print(f"{name:<11}{index} {tokenizer.token(index)}")
     ids = tokenizer.encode(shown.text)
     size = len(shown.text.encode())
     print(f"{len(ids)} tokens for {size} bytes ({size / max(len(ids), 1):.2f} bytes a token)")
     print(" | ".join(tokenizer.token(index) for index in ids))
     return 0
+
+
+class _Counted:
+    """How many texts went by."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def of(self, texts: Iterable[str]) -> Iterator[str]:
+        for text in texts:
+            self.count += 1
+            yield text
+
+
+def _check(options: Train) -> None:
+    for name in ("vocab_size", "chinese_words"):
+        if options.kind == "characters" and getattr(options, name) is not None:
+            raise UserError(f"{name} has no effect with kind 'characters': every character becomes a token")
+    if (options.out / "tokenizer.json").exists():
+        raise UserError(
+            f"{options.out} holds a tokenizer already, which models may have been trained with: "
+            "delete it, or give another --out"
+        )
 
 
 def _words(path: Path | None) -> list[str] | None:

@@ -30,7 +30,7 @@ def refuse_shape_options(arguments: Sequence[str]) -> None:
     Raises:
         UserError: naming the option.
     """
-    given = {argument.split("=")[0] for argument in arguments}
+    given = {argument.split("=")[0].replace("_", "-") for argument in arguments}
     fixed = {f"--{name.replace('_', '-')}" for name in vars(ModelConfig())}
     fixed -= {f"--{name.replace('_', '-')}" for name in FREE_FIELDS}
     if "--vocab-size" in given:
@@ -64,7 +64,10 @@ def train(stage: str, arguments: Sequence[str]) -> int:
         default = replace(default, model=shape_of(config.init_from))
         config = parse(RunConfig, rest, command=command, about=about, default=default)
     if config.stage != stage or config.track != track:
-        raise UserError(f"the config file describes a run of `{config.stage} {config.track}`, not `{stage} {track}`")
+        raise UserError(
+            f"what is asked for (format {config.data.format!r}) is a run of `{config.stage} {config.track}`, "
+            f"not `{stage} {track}`"
+        )
     if stage != "pretrain" and config.init_from is None:
         kind = "pretrained" if stage == "sft" else "fine-tuned"
         raise UserError(f"{stage} starts from a {kind} model: give it with --init-from")

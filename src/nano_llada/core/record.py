@@ -108,7 +108,7 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
 def read_config(path: Path) -> dict[str, Any]:
     """A JSON or TOML file as plain values. Raises UserError with the place of a syntax error."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors write a mark in front
     except OSError as error:
         raise UserError(f"cannot read the config file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

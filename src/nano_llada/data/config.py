@@ -70,6 +70,8 @@ class DataConfig:
         self._check_format()
 
     def _check_format(self) -> None:
+        if self.format == "text" and self.turns != "all":
+            raise ValueError(f"turns {self.turns!r} is about conversations; it has no effect with format 'text'")
         if self.format == "prompts" and (self.packing or self.eos_fill or self.validation or self.turns != "all"):
             raise ValueError("format 'prompts' draws its answers: turn packing off, leave eos_fill, turns, validation")
         if self.format == "preference" and self.packing:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from nano_llada.data.rows import Message, Where, find_special, to_messages, to_p
 from nano_llada.data.tokenizer import MASK, Tokenizer
 
 VERSION = 3  # raised when the same input gives other files
+BUILDING = ".building-"  # begins the names of folders that are being filled
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,11 @@ class Document:
 
 
 class TokenStore:
-    """Random access to documents of any total size."""
+    """Random access to documents of any total size.
+
+    Raises:
+        OSError, ValueError, KeyError, EOFError: for a folder whose files are missing, damaged or cut off.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -55,6 +62,8 @@ class TokenStore:
         self.first_scored: npt.NDArray[np.int64] = np.load(folder / "first_scored.npy", mmap_mode="r")
         self._tokens = np.memmap(folder / "tokens.bin", dtype=str(self.meta["dtype"]), mode="r")
         self._scored = np.memmap(folder / "scored.bin", dtype=np.bool_, mode="r")
+        if not self.starts[-1] == self.meta["tokens"] == len(self._tokens) == len(self._scored):
+            raise ValueError(f"{folder} holds {len(self._tokens)} tokens of {self.meta['tokens']}")
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -78,10 +87,10 @@ def open_store(
     bad_rows: BadRows,
     progress: Callable[[int], None] = lambda documents: None,
 ) -> TokenStore:
-    """The store of these sources, built if it is not there yet.
+    """The store of these sources, built if it is not there yet, or again if it is damaged.
 
     Raises:
-        UserError: for a bad row under the policy `stop`, for no documents at all, or an unwritable cache.
+        UserError: for a bad row under the policy `stop`, for no documents at all, or a cache that cannot be written.
     """
     key = {
         "version": VERSION,
@@ -95,6 +104,14 @@ def open_store(
     folder = cache / name
     if not (folder / "meta.json").is_file():
         _build(folder, key, sources, tokenizer, encoding, bad_rows, progress)
+    try:
+        return TokenStore(folder)
+    except (OSError, ValueError, KeyError, EOFError) as error:  # by a full disk, or whoever else writes there
+        try:
+            shutil.rmtree(folder)
+        except OSError:
+            raise UserError(f"the data cache {folder} is damaged ({error}); delete it") from error
+    _build(folder, key, sources, tokenizer, encoding, bad_rows, progress)
     return TokenStore(folder)
 
 
@@ -162,6 +179,15 @@ def _refuse_mask(text: str) -> None:
         raise ValueError(f"the text contains the literal mask token {MASK}")
 
 
+def _sweep(cache: Path) -> None:
+    """Delete what builds that were killed have left: nothing has been written there for a day."""
+    for leftover in cache.glob(f"{BUILDING}*"):
+        with contextlib.suppress(OSError):  # another run may sweep, too
+            newest = max(path.stat().st_mtime for path in (leftover, *leftover.iterdir()))
+            if time.time() - newest > 24 * 3600:
+                shutil.rmtree(leftover)
+
+
 def _build(
     folder: Path,
     key: dict[str, object],
@@ -174,7 +200,8 @@ def _build(
     dtype = "uint16" if tokenizer.vocab.size <= 1 << 16 else "uint32"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+        _sweep(folder.parent)
+        temporary = Path(tempfile.mkdtemp(prefix=BUILDING, dir=folder.parent))
     except OSError as error:
         raise UserError(
             f"cannot write the data cache {folder.parent}: {error.strerror}; choose another with --cache"

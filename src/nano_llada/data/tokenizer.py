@@ -85,8 +85,11 @@ class Tokenizer:
         (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text."""
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        """Ids of plain text. Raises UserError for what came from bytes that are not UTF-8."""
+        try:
+            ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        except TypeError as error:  # of lone surrogates, which stand for such bytes
+            raise UserError(f"not valid UTF-8: {text[:60]!r}") from error
         return ids
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:

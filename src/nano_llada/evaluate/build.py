@@ -22,6 +22,15 @@ from nano_llada.evaluate.suites.likelihood import Likelihood
 from nano_llada.evaluate.suites.quality import Quality
 from nano_llada.evaluate.suites.speed import Speed
 
+PASSAGES = ("likelihood", "calibration", "quality", "infilling")
+READ_BY: Mapping[str, tuple[str, ...]] = {  # which suites look at an option
+    "text": (*PASSAGES, "speed"),
+    "window": ("likelihood", "calibration"),
+    "judge": ("quality",),
+    "choices": ("choices",),
+    "skills": ("generation", "speed"),
+    "questions": ("generation", "speed"),
+}
 TIMED = 64  # questions of each language that speed is measured on, at most
 
 
@@ -57,8 +66,15 @@ def make_suites(options: SuiteOptions, context: int, device: torch.device | str 
             _passages(options, "calibration"), window, seed=options.noise_seed, batch_size=options.batch_size
         ),
     }
+    chosen = options.suites or default_suites(options)
+    for option, readers in READ_BY.items():
+        if getattr(options, option) and not set(readers) & set(chosen):
+            raise UserError(
+                f"--{option} is for {', '.join(readers)}, measured is {', '.join(chosen)}: leave it out, or "
+                "name one that reads it in --suites"
+            )
     try:
-        return [makers[name]() for name in options.suites or default_suites(options)]
+        return [makers[name]() for name in chosen]
     except ValueError as error:
         raise UserError(str(error)) from error
 

@@ -21,7 +21,7 @@ def wilson(right: float, count: float) -> tuple[float, float]:
     z = 1.959964
     middle = (right + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(right * (1 - right) / count + z * z / (4 * count * count))
-    return (middle - half, middle + half)
+    return (max(0.0, middle - half), min(1.0, middle + half))  # rounding may leave the unit interval
 
 
 def bootstrap(statistic: Statistic, strata: Sequence[NDArray[np.intp]], seed: int = 0) -> tuple[float, float]:

@@ -82,7 +82,8 @@ class TrainConfig:
     """Where metrics go besides metrics.jsonl."""
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "batch_size", "micro_batch_size", "steps", "log_every")
+        at_least(self, 1, "batch_size", "micro_batch_size", "steps", "threads", "eval_rows", "log_every")
+        at_least(self, 0, "eval_every", "save_every", "sample_every")
         at_least(
             self, 0, "clip_norm", "warmup_steps", "weight_decay", "patience", "min_delta", "keep_best", "merge_best"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,9 @@ def plot_losses(metrics: Sequence[Mapping[str, float]], path: Path, title: str) 
         right.tick_params(colors="0.5")
     if sizes := [(m["step"], m["block_size"]) for m in metrics if "block_size" in m]:
         _mark_blocks(axes, sizes)
-    figure.savefig(path, dpi=110)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a run may have a Chinese name
+        figure.savefig(path, dpi=110)
 
 
 def _mark_blocks(axes: Any, sizes: Sequence[tuple[float, float]]) -> None:

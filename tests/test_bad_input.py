@@ -219,7 +219,7 @@ VALUES: dict[str, tuple[Case, str]] = {
     ),
     "a config file of another kind of run": (
         lambda s: ["pretrain", "ar", "--config", str(s.done.runs / "diffusion" / "config.json")],
-        "the config file describes a run of `pretrain diffusion`, not `pretrain ar`",
+        "these options describe a run of `pretrain diffusion`, not `pretrain ar`",
     ),
     "--config without a file": (lambda s: [*s.run(), "--config"], "--config needs a value"),
 }

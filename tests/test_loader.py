@@ -293,7 +293,7 @@ def test_data_larger_than_the_memory(make, tmp_path):
     np.save(tmp_path / "text_bytes.npy", np.ones(count, dtype=np.int64))
     np.save(tmp_path / "scored_counts.npy", np.full(count, size))
     np.save(tmp_path / "first_scored.npy", np.zeros(count, dtype=np.int64))
-    (tmp_path / "meta.json").write_text(json.dumps({"dtype": "uint16"}), encoding="utf-8")
+    (tmp_path / "meta.json").write_text(json.dumps({"dtype": "uint16", "tokens": count * size}), encoding="utf-8")
     store = TokenStore(tmp_path)
     batches = make(store, sequence_length=256)
     assert batches.rows_per_epoch == count * size // 256

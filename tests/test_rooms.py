@@ -46,6 +46,7 @@ ON_TOP = {
     "experiments",
     "run.py",
     "run_data.py",
+    "run_failure.py",
     "run_observer.py",
     "recipe.py",
     "demo.py",

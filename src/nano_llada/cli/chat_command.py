@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nano_llada.cli.options import DecodingOptions, checkpoint_decoding, parse
-from nano_llada.cli.stdin import line_reader
+from nano_llada.cli.stdin import StandardInput
 from nano_llada.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,10 +50,10 @@ def main(arguments: Sequence[str]) -> int:
     decoding = checkpoint_decoding(writer.checkpoint, options.decoding, default_length=64)
     start = [Message("system", options.system)] if options.system else []
     console, messages = Console(), list(start)
-    line = line_reader(lambda: console.input("[bold]> [/]") if console.is_terminal else input())
+    typed = StandardInput(lambda: console.input("[bold]> [/]") if console.is_terminal else input())
     while True:
         try:
-            question = line()
+            question = typed.line()
             if not question.strip():
                 continue
             asked = [*(messages if options.history else start), Message("user", question)]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from nano_llada.cli import stdin
 from nano_llada.cli.options import DecodingOptions, checkpoint_decoding, parse
-from nano_llada.cli.stdin import all_lines
 from nano_llada.core.errors import UserError
 
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     if options.batch_size < 1 or options.samples < 1:
         raise UserError("batch_size and samples must be at least 1")
-    prompts = options.prompt or all_lines()
+    prompts = options.prompt or tuple(stdin.prompts())
     if not prompts:
         raise UserError("no prompt: give one with --prompt, or lines on standard input")
     from rich.console import Console

@@ -4,39 +4,41 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from nano_llada.core.errors import UserError
 
 
-def line_reader(read: Callable[[], str]) -> Callable[[], str]:
-    """A function that gives the next line of standard input, by `read`, which gets one with or without its end.
+class StandardInput:
+    """Lines of standard input, one after the other, as `read` gives them: with their ends, or without."""
 
-    A byte-order mark before the first line is left out. Raises UserError, with the number of the line, for bytes that
-    are no text; the next call goes on behind them.
-    """
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # so that it is known which line they stand in
-    number = 0
+    def __init__(self, read: Callable[[], str]) -> None:
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="surrogateescape")  # so that it is known which line bad bytes stand in
+        self._read = read
+        self._number = 0
 
-    def line() -> str:
-        nonlocal number
-        text = read()
-        number += 1
-        if number == 1:
+    def line(self) -> str:
+        """The next one, without the byte-order mark that some programs write before the first.
+
+        Raises:
+            UserError: with the number of the line, for bytes that are no text; the next call goes on behind them.
+        """
+        text = self._read()
+        self._number += 1
+        if self._number == 1:
             text = text.removeprefix("\ufeff")
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise UserError(f"line {number} of standard input is not valid {sys.stdin.encoding or 'UTF-8'}") from error
+            encoding = sys.stdin.encoding or "UTF-8"
+            raise UserError(f"line {self._number} of standard input is not valid {encoding}") from error
         return text
 
-    return line
 
-
-def all_lines() -> tuple[str, ...]:
-    """The lines of standard input that are not blank. Raises UserError as `line_reader` does."""
-    line, lines = line_reader(sys.stdin.readline), []
-    while text := line():
-        lines.append(text.rstrip("\n"))
-    return tuple(text for text in lines if text.strip())
+def prompts() -> Iterator[str]:
+    """The lines that are not blank. Raises UserError as `StandardInput.line` does."""
+    lines = StandardInput(lambda: sys.stdin.readline())
+    while text := lines.line():
+        if text.strip():
+            yield text.rstrip("\n")

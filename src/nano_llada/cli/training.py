@@ -64,10 +64,7 @@ def train(stage: str, arguments: Sequence[str]) -> int:
         default = replace(default, model=shape_of(config.init_from))
         config = parse(RunConfig, rest, command=command, about=about, default=default)
     if config.stage != stage or config.track != track:
-        raise UserError(
-            f"what is asked for (format {config.data.format!r}) is a run of `{config.stage} {config.track}`, "
-            f"not `{stage} {track}`"
-        )
+        raise UserError(f"these options describe a run of `{config.stage} {config.track}`, not `{stage} {track}`")
     if stage != "pretrain" and config.init_from is None:
         kind = "pretrained" if stage == "sft" else "fine-tuned"
         raise UserError(f"{stage} starts from a {kind} model: give it with --init-from")

@@ -67,16 +67,17 @@ def make_suites(options: SuiteOptions, context: int, device: torch.device | str 
         ),
     }
     chosen = options.suites or default_suites(options)
+    try:
+        suites = [makers[name]() for name in chosen]
+    except ValueError as error:
+        raise UserError(str(error)) from error
     for option, readers in READ_BY.items():
         if getattr(options, option) and not set(readers) & set(chosen):
             raise UserError(
-                f"--{option} is for {', '.join(readers)}, measured is {', '.join(chosen)}: leave it out, or "
-                "name one that reads it in --suites"
+                f"--{option} is for {', '.join(readers)}, measured is {', '.join(chosen)}: leave it out, or name one "
+                "that reads it in --suites"
             )
-    try:
-        return [makers[name]() for name in chosen]
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    return suites
 
 
 def default_suites(options: SuiteOptions) -> list[str]:

@@ -115,7 +115,9 @@ class Infilling:
         tokenizer = subject.checkpoint.tokenizer
         requests = [_request(cut, subject.decoding, tokenizer.vocab, self.seed) for cut in cuts]
         # what does not know of gaps is kept from ending by the least number of tokens
-        writer = replace(subject, decoding=replace(subject.decoding, min_new_tokens=span)).sampler()
+        most = max(span, subject.decoding.max_new_tokens)  # each request says itself how many it wants
+        decoding = replace(subject.decoding, min_new_tokens=span, max_new_tokens=most)
+        writer = replace(subject, decoding=decoding).sampler()
         for number, completion in complete(writer, requests, self.batch_size):
             cut, sees = cuts[number], "both" if requests[number].fill else "left"
             right = sum(a == b for a, b in zip(completion.tokens, cut.span, strict=False))

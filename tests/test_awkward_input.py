@@ -20,10 +20,9 @@ from nano_llada.data.rows import Message
 from nano_llada.data.store import Encoding, open_store
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.evaluate.statistics import wilson
-from nano_llada.run import execute
 from nano_llada.sampling import Writer
 from nano_llada.train.plots import plot_losses
-from tiny import Place, family, make_place, run_cli, tiny_arguments, tiny_run, write_rows
+from tiny import Place, family, make_place, run_cli, tiny_arguments, write_rows
 
 LONG = "Tom has a red ball. " * 60  # more than the tiny models' context
 
@@ -36,7 +35,8 @@ def done(tmp_path_factory) -> Place:
 def refused(capsys, *words: object) -> str:
     capsys.readouterr()
     assert run_cli(words) == 2
-    told = capsys.readouterr().err
+    out, told = capsys.readouterr()
+    assert out == ""
     assert "Traceback" not in told
     return " ".join(told.replace("│", " ").split())  # a config's errors come in a frame
 
@@ -76,14 +76,14 @@ def test_an_argument_that_is_no_text(done, tmp_path, capsys, words):
 def test_a_chat_goes_on_after_a_message_that_it_cannot_take(done):
     lines = b"What has Tom?\n" + LONG.encode() + b"\n\xff\xfe\nWhat has Amy?\n"
     told = piped("chat", done.runs / "ar-sft", "--max-new-tokens", 3, data=lines)
-    assert told.returncode == 0
+    assert told.returncode == 2  # not every message was answered
     assert told.stdout.count(b"\n") == 2
     first, second = told.stderr.decode().splitlines()
     assert first.startswith("error: the prompt has ")
     assert second == "error: line 3 of standard input is not valid utf-8"
 
 
-@pytest.mark.parametrize("room", [64, 480, 512, 5000])
+@pytest.mark.parametrize("room", [250, 256, 5000])
 def test_a_long_answer_does_not_cost_the_whole_conversation(done, room):
     writer = Writer.load(done.runs / "ar-sft")
     turns = [Message("user", "a"), Message("assistant", "b"), Message("user", "c")]
@@ -93,7 +93,6 @@ def test_a_long_answer_does_not_cost_the_whole_conversation(done, room):
 def test_which_of_several_prompts_is_too_long(done, capsys):
     told = refused(capsys, "generate", done.runs / "ar", "--prompt", "Tom", LONG)
     assert told.startswith("error: prompt 2 has ")
-    assert "Tom" not in capsys.readouterr().out
 
 
 def test_a_stop_text_that_every_text_holds(done, capsys):
@@ -105,7 +104,7 @@ def test_json_lines_stay_json_when_steps_are_shown(done, capsys):
     assert run_cli([*words, "--show-steps"]) == 0
     shown = capsys.readouterr()
     assert [json.loads(line)["prompt"] for line in shown.out.splitlines()] == ["Tom"]
-    assert "1" in shown.err
+    assert [line.split()[0] for line in shown.err.splitlines()[:2]] == ["1", "2"]
 
 
 def test_a_sample_prompt_is_refused_before_training_not_in_the_midst_of_it(tmp_path, capsys):
@@ -132,11 +131,21 @@ def damage_meta(folder):
     (folder / "meta.json").write_text("{", encoding="utf-8")
 
 
+def damage_meta_type(folder):
+    (folder / "meta.json").write_text("null", encoding="utf-8")
+
+
+def damage_side(folder):
+    np.save(folder / "text_bytes.npy", np.ones(1, dtype=np.int64))
+
+
 def damage_missing(folder):
     (folder / "scored.bin").unlink()
 
 
-@pytest.mark.parametrize("damage", [damage_tail, damage_index, damage_meta, damage_missing])
+@pytest.mark.parametrize(
+    "damage", [damage_tail, damage_index, damage_meta, damage_meta_type, damage_side, damage_missing]
+)
 def test_a_damaged_cache_is_built_again(tmp_path, damage):
     place = make_place(tmp_path)
     tokenizer, sources = Tokenizer.load(place.tokenizer), resolve([str(place.text)])
@@ -152,6 +161,27 @@ def test_a_damaged_cache_is_built_again(tmp_path, damage):
     tokens, scored = again.slice(0, int(again.starts[-1]))
     assert np.array_equal(tokens, whole)
     assert np.array_equal(scored, flags)
+
+
+def test_a_cache_that_cannot_be_read_just_now_is_kept(tmp_path, monkeypatch):
+    place = make_place(tmp_path)
+    tokenizer, sources = Tokenizer.load(place.tokenizer), resolve([str(place.text)])
+
+    def stored():
+        return open_store(sources, tokenizer, Encoding("text"), cache=place.cache, bad_rows=BadRows("stop"))
+
+    folder = stored().folder
+    before = (folder / "meta.json").stat().st_mtime_ns
+
+    def busy(*_, **__):
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("numpy.memmap", busy)
+        with pytest.raises(UserError, match=r"cannot read the data cache .*: Too many open files"):
+            stored()
+    assert (folder / "meta.json").stat().st_mtime_ns == before
+    stored()
 
 
 def test_what_killed_builds_left_in_the_cache_goes_after_a_day(tmp_path):
@@ -173,7 +203,7 @@ def test_a_world_is_not_written_over_another(tmp_path, capsys):
     words = ("data", "world", "--out", tmp_path / "world", "--documents", 20, "--chats", 20)
     assert run_cli(words) == 0
     before = (tmp_path / "world" / "pretrain-train.jsonl").read_bytes()
-    assert "holds a world already" in refused(capsys, *words[:5], 0, "--chats", 5)
+    assert "already; give another --out" in refused(capsys, *words[:5], 0, "--chats", 5)
     assert (tmp_path / "world" / "pretrain-train.jsonl").read_bytes() == before
 
 
@@ -280,12 +310,6 @@ def test_a_share_and_its_interval_stay_between_none_and_all():
     for count in range(1, 60):
         assert f"{wilson(0.0, count)[0]:.1%}" == "0.0%"  # never -0.0%
         assert wilson(1.0, count)[1] <= 1.0
-
-
-def test_names_of_folders_are_names(tmp_path):
-    place = make_place(tmp_path)
-    with pytest.raises((UserError, ValueError), match="is no name of a folder"):
-        execute(tiny_run(place, name=str(tmp_path / "elsewhere")))
 
 
 def test_lines_are_read_from_what_stands_in_for_standard_input(done, capsys, monkeypatch):

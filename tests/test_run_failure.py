@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from torch._dynamo.exc import TorchRuntimeError
 
+from nano_llada.config import default_run
 from nano_llada.core.errors import UserError
 from nano_llada.run import execute
+from nano_llada.run_failure import _explain_memory
+from nano_llada.train.config import TrainConfig
 from nano_llada.train.trainer import Trainer
 from tiny import Place, make_place, tiny_arguments, tiny_run
 
@@ -39,8 +45,22 @@ def fail_in_step(monkeypatch, number: int, work) -> None:
     monkeypatch.setattr(Trainer, "_train_step", failing)
 
 
+def too_large_for_numpy() -> None:
+    np.empty(2**55)
+
+
+def windows() -> None:
+    raise RuntimeError("[enforce fail at alloc_cpu.cpp:115] data. DefaultCPUAllocator: not enough memory: 9 bytes.")
+
+
 @pytest.mark.parametrize(
-    ("work", "gist"), [(too_much, "can't allocate memory"), (no_device_memory, "(CUDA out of memory. Tried to")]
+    ("work", "gist"),
+    [
+        (too_much, "can't allocate memory"),
+        (no_device_memory, "(CUDA out of memory. Tried to"),
+        (too_large_for_numpy, "Unable to allocate"),
+        (windows, "not enough memory"),
+    ],
 )
 def test_too_little_memory(place, monkeypatch, work, gist):
     fail_in_step(monkeypatch, 3, work)
@@ -69,9 +89,33 @@ def test_an_error_of_ours_stays_what_it_is(place, monkeypatch):
     def broken() -> None:
         torch.ones(2) @ torch.ones(3)
 
-    fail_in_step(monkeypatch, 1, broken)
-    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
-        execute(tiny_run(place, name="ours", steps=2))
+    def broken_when_compiled() -> None:
+        torch.compile(broken, fullgraph=True)()
+
+    for work, kind in ((broken, RuntimeError), (broken_when_compiled, TorchRuntimeError)):
+        with monkeypatch.context() as patch:
+            fail_in_step(patch, 1, work)
+            with pytest.raises(kind) as caught:
+                execute(tiny_run(place, name=work.__name__, steps=2))
+        assert caught.type is kind
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "advised"), [(8, None, "4"), (8, 64, "4"), (2, 2, "1"), (1, None, None), (3, None, "1")]
+)
+def test_rows_at_once_that_are_advised(place, batch, micro, advised):
+    config = tiny_run(place, name="never", batch_size=batch, micro_batch_size=micro)
+    told = _explain_memory(config, 1, "full")
+    assert (f"--micro-batch-size {advised} (" in told) == (advised is not None)
+    assert ("--micro-batch-size" in told) == (advised is not None)
+
+
+@pytest.mark.parametrize(("batch", "micro", "advised"), [(6, None, "2"), (8, None, "4"), (16, 2, None)])
+def test_pairs_stay_together(place, batch, micro, advised):
+    train = TrainConfig(batch_size=batch, micro_batch_size=micro)
+    told = _explain_memory(replace(default_run("dpo", "ar"), train=train), 1, "full")
+    assert (f"--micro-batch-size {advised} (" in told) == (advised is not None)
+    assert ("--micro-batch-size" in told) == (advised is not None)
 
 
 # knows its version and cannot compile, like a compiler on a machine without Python's headers

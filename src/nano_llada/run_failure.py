@@ -18,7 +18,9 @@ from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.rl.rollout import RolloutBatches
 from nano_llada.train.trainer import BrokenLoss, Trainer
 
-COMPILER = ("torch._inductor", "torch._dynamo")  # whose errors are those of torch.compile
+ALLOCATOR = "DefaultCPUAllocator"  # begins PyTorch's complaint, on every system
+COMPILER = "a C++ compiler and Python's headers"
+MISSING = {"InvalidCxxCompiler": COMPILER, "CppCompileError": COMPILER, "TritonMissing": "Triton"}
 
 
 @contextlib.contextmanager
@@ -30,20 +32,23 @@ def explained(config: RunConfig, trainer: Trainer, tokenizer: Tokenizer) -> Iter
         drawn = trainer.batches if isinstance(trainer.batches, RolloutBatches) else None
         asked = (question.where for question in drawn.questions) if drawn is not None else None
         raise explain_broken_loss(config, asked or document_places(config.data, tokenizer), error) from error
-    except RuntimeError as error:
-        text, step = str(error), trainer.step + 1
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
-            raise UserError(_explain_memory(config, step, _gist(text))) from error
-        if type(error).__module__.startswith(COMPILER):
-            lacks = "Triton" if trainer.machine.device.type == "cuda" else "a C++ compiler and Python's headers"
-            way = f"leave --compile out, or install {lacks}"
-            raise UserError(f"torch.compile does not work here ({_gist(text)}): {way}") from error
-        raise
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or ALLOCATOR in text:
+            raise UserError(_explain_memory(config, trainer.step + 1, _gist(text))) from error
+        cause = getattr(error, "inner_exception", error)  # torch.compile wraps what its back end says
+        if (lacks := MISSING.get(type(cause).__name__)) is None:
+            raise
+        way = f"leave --compile out, or install {lacks}"
+        raise UserError(f"torch.compile does not work here ({_gist(text)}): {way}") from error
 
 
 def _explain_memory(config: RunConfig, step: int, gist: str) -> str:
-    rows = config.train.micro_batch_size or config.train.batch_size
-    ways = [f"--micro-batch-size {rows // 2} (as many rows a step, fewer at once)"] if rows > 1 else []
+    rows, least = min(config.train.micro_batch_size or config.train.batch_size, config.train.batch_size), 1
+    if config.data.format == "preference":
+        least = 2  # a pair of answers stays together
+    half = max(least, rows // 2 // least * least)
+    ways = [f"--micro-batch-size {half} (as many rows a step, fewer at once)"] if half < rows else []
     ways += [] if config.train.gradient_checkpointing else ["--gradient-checkpointing"]
     saved = step_folders(config.folder)
     go_on = f" with --resume, which goes on after {saved[-1]}" if saved and ways else ""

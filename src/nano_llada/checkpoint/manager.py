@@ -88,22 +88,20 @@ class RunCheckpoints:
         """
         self._sweep("writing")  # by a run that was killed
         folder = find_checkpoint(self.run, "last")
+        read_shape(folder)
+        if not (folder / PROGRESS).is_file():
+            raise UserError(f"{folder} holds a model but no training state; start a new run with --init-from")
         try:
-            return self._load(folder, model)
+            load_weights(model, folder / "model.safetensors")
+            plain = read_json(folder / PROGRESS, "validation_losses", "step")
+            tensors = read_tensors(folder / TRAINING)
         except UserError as error:
             earlier = [path.name for path in step_folders(self.run) if path != folder]
             if not earlier:
                 raise
             raise UserError(f"{error}; without {folder} --resume goes on from {earlier[-1]}") from error
-
-    def _load(self, folder: Path, model: Transformer) -> State:
-        read_shape(folder)
-        if not (folder / PROGRESS).is_file():
-            raise UserError(f"{folder} holds a model but no training state; start a new run with --init-from")
-        load_weights(model, folder / "model.safetensors")
-        plain = read_json(folder / PROGRESS, "validation_losses", "step")
         self.losses = dict(plain.pop("validation_losses"))
-        return read_tensors(folder / TRAINING), plain
+        return tensors, plain
 
 
 def _remove(folder: Path) -> bool:

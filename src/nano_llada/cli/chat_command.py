@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     tokenizer = writer.checkpoint.tokenizer
     decoding = checkpoint_decoding(writer.checkpoint, options.decoding, default_length=64)
     start = [Message("system", options.system)] if options.system else []
-    console, messages = Console(), list(start)
+    console, messages, status = Console(), list(start), 0
     typed = StandardInput(lambda: console.input("[bold]> [/]") if console.is_terminal else input())
     while True:
         try:
@@ -63,9 +63,10 @@ def main(arguments: Sequence[str]) -> int:
                 steps = watch(steps, tokenizer, console)
             (done,) = collect(steps, 1, tokenizer.vocab.ends)
         except EOFError:
-            return 0
+            return 0 if console.is_terminal else status
         except UserError as error:  # of this message; the conversation goes on without it
             print(f"error: {error}", file=sys.stderr)
+            status = 2
             continue
         answer = tokenizer.decode(done.tokens, specials=False)
         messages = [*asked, Message("assistant", answer)]

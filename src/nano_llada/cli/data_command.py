@@ -73,8 +73,10 @@ def main(arguments: Sequence[str]) -> int:
         from nano_llada.data.world import SKILLS
         from nano_llada.data.world.files import write_lookups, write_preferences, write_tellings, write_world
 
-        if there := sorted(options.out.glob("*-train.jsonl")):
-            raise UserError(f"{options.out} holds a world already ({there[0].name}): delete it, or give another --out")
+        if any((options.out / name).exists() for name in ("pretrain-train.jsonl", "chat-train.jsonl")):
+            raise UserError(
+                f"{options.out} holds a pretrain-train.jsonl or chat-train.jsonl already; give another --out"
+            )
         paths = write_world(
             options.out,
             documents_count=options.documents,

@@ -24,6 +24,7 @@ from nano_llada.data.rows import Message, Where, find_special, to_messages, to_p
 from nano_llada.data.tokenizer import MASK, Tokenizer
 
 VERSION = 3  # raised when the same input gives other files
+DAMAGE = (FileNotFoundError, ValueError, LookupError, TypeError, EOFError)
 BUILDING = ".building-"  # begins the names of folders that are being filled
 
 
@@ -47,11 +48,7 @@ class Document:
 
 
 class TokenStore:
-    """Random access to documents of any total size.
-
-    Raises:
-        OSError, ValueError, KeyError, EOFError: for a folder whose files are missing, damaged or cut off.
-    """
+    """Random access to documents of any total size. Raises one of DAMAGE for files missing, broken or cut off."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -63,7 +60,9 @@ class TokenStore:
         self._tokens = np.memmap(folder / "tokens.bin", dtype=str(self.meta["dtype"]), mode="r")
         self._scored = np.memmap(folder / "scored.bin", dtype=np.bool_, mode="r")
         if not self.starts[-1] == self.meta["tokens"] == len(self._tokens) == len(self._scored):
-            raise ValueError(f"{folder} holds {len(self._tokens)} tokens of {self.meta['tokens']}")
+            raise ValueError(f"it holds {len(self._tokens)} tokens of {self.meta['tokens']}")
+        if not len(self) == len(self.text_bytes) == len(self.scored_counts) == len(self.first_scored):
+            raise ValueError("its indices differ in length")
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -106,11 +105,13 @@ def open_store(
         _build(folder, key, sources, tokenizer, encoding, bad_rows, progress)
     try:
         return TokenStore(folder)
-    except (OSError, ValueError, KeyError, EOFError) as error:  # by a full disk, or whoever else writes there
+    except DAMAGE as error:  # by a full disk, or whoever else writes there
         try:
             shutil.rmtree(folder)
         except OSError:
             raise UserError(f"the data cache {folder} is damaged ({error}); delete it") from error
+    except OSError as error:  # of this moment: the files may be whole
+        raise UserError(f"cannot read the data cache {folder}: {error.strerror}") from error
     _build(folder, key, sources, tokenizer, encoding, bad_rows, progress)
     return TokenStore(folder)
 

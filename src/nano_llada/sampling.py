@@ -89,10 +89,14 @@ def encode_sample_prompts(tokenizer: Tokenizer, config: RunConfig, context: int)
         prompts = [encode_prompt(tokenizer, [Message("user", text)]) for text in config.sample_prompts]
     else:
         prompts = [encode_start(tokenizer, text) for text in config.sample_prompts]
+    _refuse_long("sample prompt", prompts, context)
+    return prompts
+
+
+def _refuse_long(what: str, prompts: Sequence[Sequence[int]], context: int) -> None:
     for number, prompt in enumerate(prompts, 1):
         if len(prompt) >= context:
-            raise UserError(f"sample prompt {number} has {len(prompt)} tokens, the model's context is {context}")
-    return prompts
+            raise UserError(f"{what} {number} has {len(prompt)} tokens, the model's context is {context}")
 
 
 def sample_texts(model: Transformer, tokenizer: Tokenizer, config: RunConfig) -> list[str]:
@@ -159,10 +163,8 @@ class Writer:
         """Texts in the order of the prompts, `samples` of each; batching changes none of them."""
         tokenizer, sampler = self.checkpoint.tokenizer, self._sampler(decoding)
         encoded = [self.encode(prompt, chat=chat) for prompt in prompts]
-        context = self.checkpoint.model.config.max_length
-        for number, tokens in enumerate(encoded, 1):
-            if len(tokens) >= context and len(prompts) > 1:  # before anything is written; one alone needs no number
-                raise UserError(f"prompt {number} has {len(tokens)} tokens, the model's context is {context}")
+        if len(prompts) > 1:  # before anything is written; one alone needs no number, and the sampler refuses it
+            _refuse_long("prompt", encoded, self.checkpoint.model.config.max_length)
         pairs = zip(prompts, encoded, strict=True)
         jobs = [(prompt, Request(tokens, seed=i)) for prompt, tokens in pairs for i in range(samples)]
         for first in range(0, len(jobs), batch_size):

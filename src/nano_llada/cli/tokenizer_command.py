@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -55,15 +56,16 @@ def main(arguments: Sequence[str]) -> int:
     if word == "train":
         options = parse(Train, rest, command="tokenizer train", about="Train a tokenizer on files.")
         _check(options)
-        bad, texts = BadRows(options.on_bad_row), _Counted()
-        found = texts.of(read_texts(options.data, options.text_field, bad))
+        bad = BadRows(options.on_bad_row)
+        texts = read_texts(options.data, options.text_field, bad)
+        if (first := next(texts, None)) is None:
+            raise UserError(f"no text in {', '.join(options.data)}" + (f": {bad.summary()}" if bad.count else ""))
+        texts = chain([first], texts)
         if options.kind == "bpe":
             size = DEFAULT_SIZE if options.vocab_size is None else options.vocab_size
-            tokenizer = train_bpe(found, size, chinese_words=_words(options.chinese_words))
+            tokenizer = train_bpe(texts, size, chinese_words=_words(options.chinese_words))
         else:
-            tokenizer = train_characters(found)
-        if not texts.count:
-            raise UserError(f"no text in {', '.join(options.data)}" + (f": {bad.summary()}" if bad.count else ""))
+            tokenizer = train_characters(texts)
         try:
             tokenizer.save(options.out)
         except OSError as error:
@@ -83,18 +85,6 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{len(ids)} tokens for {size} bytes ({size / max(len(ids), 1):.2f} bytes a token)")
     print(" | ".join(tokenizer.token(index) for index in ids))
     return 0
-
-
-class _Counted:
-    """How many texts went by."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def of(self, texts: Iterable[str]) -> Iterator[str]:
-        for text in texts:
-            self.count += 1
-            yield text
 
 
 def _check(options: Train) -> None:

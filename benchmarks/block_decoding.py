@@ -20,14 +20,14 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import Timing, record
-from nano_llada.core import hardware
-from nano_llada.core.types import Vocabulary
+from nano_llada.config.decoding import Autoregressive, Block, Diffusion
+from nano_llada.config.model import ModelConfig
+from nano_llada.core import device as hardware
+from nano_llada.core.batch import Vocabulary
 from nano_llada.decode.autoregressive import AutoregressiveSampler
 from nano_llada.decode.block import BlockSampler
-from nano_llada.decode.config import Autoregressive, Block, Diffusion
 from nano_llada.decode.diffusion import DiffusionSampler
 from nano_llada.decode.types import Completion, Request, Sampler, collect
-from nano_llada.model.config import ModelConfig
 from nano_llada.model.transformer import Transformer
 
 

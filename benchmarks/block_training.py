@@ -20,16 +20,12 @@ import torch
 
 from benchmarks.measure import by_turns, record
 from benchmarks.training import SHAPES as LARGE
-from nano_llada.core import hardware
-from nano_llada.core.schedule import BlockSizeSchedule
-from nano_llada.core.types import Objective, TokenBatch, Vocabulary
-from nano_llada.diffusion.corruption import Masking
-from nano_llada.diffusion.editing import TokenEditing
-from nano_llada.model.config import ModelConfig
+from nano_llada.config.model import ModelConfig
+from nano_llada.config.objectives import BlockSizeSchedule, Denoising, Masking, NextToken, TokenEditing
+from nano_llada.config.train import TrainConfig
+from nano_llada.core import device as hardware
+from nano_llada.core.batch import Objective, TokenBatch, Vocabulary
 from nano_llada.model.transformer import Transformer
-from nano_llada.objectives.denoising import Denoising
-from nano_llada.objectives.next_token import NextToken
-from nano_llada.train.config import TrainConfig
 from nano_llada.train.trainer import StepReport, Trainer
 
 SHAPES = LARGE | {"tiny": (32, 1, 2, 96, 2)}  # hidden, layers, heads, length, rows; tiny: to see that it runs

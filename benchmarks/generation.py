@@ -15,13 +15,13 @@ import torch
 
 from benchmarks import reference
 from benchmarks.measure import by_turns, record
-from nano_llada.core import hardware
-from nano_llada.core.types import Vocabulary
+from nano_llada.config.decoding import Autoregressive, Diffusion
+from nano_llada.config.model import ModelConfig
+from nano_llada.core import device as hardware
+from nano_llada.core.batch import Vocabulary
 from nano_llada.decode.autoregressive import AutoregressiveSampler
-from nano_llada.decode.config import Autoregressive, Diffusion
 from nano_llada.decode.diffusion import DiffusionSampler
 from nano_llada.decode.types import Request, collect
-from nano_llada.model.config import ModelConfig
 from nano_llada.model.transformer import Transformer
 
 NEW, PROMPT = 128, tuple(range(100, 132))

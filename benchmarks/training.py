@@ -18,18 +18,17 @@ import torch
 
 from benchmarks import reference
 from benchmarks.measure import by_turns, record, spread
-from nano_llada.core import hardware
-from nano_llada.core.types import Objective, StepContext, TokenBatch, Vocabulary
-from nano_llada.data.config import DataConfig
+from nano_llada.config.data import DataConfig
+from nano_llada.config.model import ModelConfig
+from nano_llada.config.objectives import Denoising, NextToken
+from nano_llada.config.train import TrainConfig
+from nano_llada.core import device as hardware
+from nano_llada.core.batch import Objective, StepContext, TokenBatch, Vocabulary
 from nano_llada.data.loader import Batches
 from nano_llada.data.read import BadRows, resolve
 from nano_llada.data.store import Encoding, open_store
 from nano_llada.data.tokenizer import Tokenizer
-from nano_llada.model.config import ModelConfig
 from nano_llada.model.transformer import Transformer
-from nano_llada.objectives.denoising import Denoising
-from nano_llada.objectives.next_token import NextToken
-from nano_llada.train.config import TrainConfig
 from nano_llada.train.optim import Optimizer
 
 SHAPES = {"30M": (512, 8, 8, 256, 8), "small": (128, 4, 4, 128, 32)}  # hidden, layers, heads, length, rows
@@ -48,7 +47,7 @@ class Ours:
         if compiled:
             self.model.compile_blocks()  # as the option `compile` of training does
         self.optimizer = Optimizer(self.model, TrainConfig())
-        self.objective, self.batches, self.vocab = OBJECTIVES[track], batches, vocab
+        self.objective, self.batches, self.vocab = make_objective(OBJECTIVES[track]), batches, vocab
         self.length, self.rows, self.step = length, rows, 0
         self.flops = 0.0
 

@@ -9,9 +9,10 @@ import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
+from nano_llada.config.objectives import BlockSizeSchedule
 from nano_llada.core.pattern import AttentionPattern
-from nano_llada.core.schedule import BlockSizeSchedule, learning_rate_scale
-from nano_llada.diffusion.noise import elbo_weight, mask_rate
+from nano_llada.diffusion.noise import make_noise
+from nano_llada.train.schedule import learning_rate_scale
 
 CASES = (
     ("block_causal: how a block model writes", "block_causal", (8,), 4),
@@ -62,8 +63,8 @@ def noise(path: Path) -> None:
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name in ("linear", "cosine"):
-        left.plot(t, mask_rate(name, t), label=name)  # type: ignore[arg-type]
-        right.plot(t, elbo_weight(name, t), label=name)  # type: ignore[arg-type]
+        left.plot(t, make_noise(name).rate(t), label=name)  # type: ignore[arg-type]
+        right.plot(t, make_noise(name).weight(t), label=name)  # type: ignore[arg-type]
     left.set(xlabel="t", ylabel="share of tokens hidden", title="1 - alpha(t)")
     right.set(xlabel="t", ylabel="weight of a hidden token", title="-alpha'(t) / (1 - alpha(t))", yscale="log")
     for axes in (left, right):

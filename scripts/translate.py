@@ -166,10 +166,10 @@ def run_folder(path: str) -> str:
 
 def trained_block_size(path: str) -> int | None:
     """Tokens in a block of the model that an old path means; None: it knows whole rows, or there is none to look at."""
-    from nano_llada.checkpoint.files import find_checkpoint, read_shape
+    from nano_llada.checkpoint.files import find_checkpoint, read_description
 
     try:
-        size: int | None = read_shape(find_checkpoint(Path(run_folder(path))))["info"].get("block_size")
+        size: int | None = read_description(find_checkpoint(Path(run_folder(path)))).card.block_size
     except UserError:
         return None  # the command will say what is wrong
     return size

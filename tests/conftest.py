@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nano_llada.config.model import ModelConfig
+from nano_llada.core.batch import StepContext, TokenBatch, Vocabulary
 from nano_llada.core.pattern import AttentionPattern
-from nano_llada.core.types import StepContext, TokenBatch, Vocabulary
 from nano_llada.model.cache import KVCache
-from nano_llada.model.config import ModelConfig
 from nano_llada.model.transformer import Transformer
 
 

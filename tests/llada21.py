@@ -6,13 +6,13 @@ import functools
 from pathlib import Path
 
 import pytest
+from experiments import editing, llada2_ablation
+from experiments.llada2_ablation import SKILLS
+from experiments.options import Llada2Ablation
 
-from nano_llada.data.config import DataConfig
-from nano_llada.data.world.files import write_world
-from nano_llada.experiments import editing, llada2_ablation
-from nano_llada.experiments.llada2_ablation import SKILLS
-from nano_llada.experiments.options import Llada2Ablation
-from nano_llada.model.config import ModelConfig
+from nano_llada.config.data import DataConfig
+from nano_llada.config.model import ModelConfig
+from nano_llada.world.files import write_world
 from tiny import SHAPE
 
 STEPS = {"ar_steps": 1, "ar_sft_steps": 1, "pretrain_steps": 1, "sft_steps": 2}
@@ -28,7 +28,7 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def tiny_models(root, monkeypatch):
-    monkeypatch.setattr("nano_llada.core.hardware.matmul_rate", lambda machine: 1e11)
+    monkeypatch.setattr("nano_llada.core.device.matmul_rate", lambda machine: 1e11)
     monkeypatch.setattr(llada2_ablation, "ModelConfig", lambda **_: ModelConfig(**SHAPE))
     monkeypatch.setattr(llada2_ablation, "DataConfig", functools.partial(DataConfig, cache=root / "cache"))
     monkeypatch.setattr(editing, "Llada2Ablation", functools.partial(Llada2Ablation, **STEPS))

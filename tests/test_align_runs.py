@@ -12,16 +12,16 @@ import torch
 from safetensors.torch import load_file
 
 from align import KINDS, Scene, make_scene, sums
+from built import act
 from nano_llada.checkpoint.files import load_checkpoint
-from nano_llada.config import RunConfig
+from nano_llada.config.objectives import BoundScore, ExactScore, Policy, Preference
+from nano_llada.config.record import from_plain
+from nano_llada.config.run import RunConfig
+from nano_llada.core.batch import StepContext
 from nano_llada.core.errors import UserError
-from nano_llada.core.record import from_plain
-from nano_llada.core.types import StepContext
-from nano_llada.objectives.policy import Policy
-from nano_llada.objectives.preference import BoundScore, ExactScore, Preference
-from nano_llada.run import execute
-from nano_llada.run_data import load_data
-from nano_llada.run_observer import RunObserver
+from nano_llada.session.data import load_data
+from nano_llada.session.observer import RunObserver
+from nano_llada.session.run import execute
 from nano_llada.train.log import read_metrics
 from nano_llada.train.plots import plot_losses
 from tiny import losses, read_lines, run_cli, tiny_run
@@ -34,8 +34,8 @@ each_dpo = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.start
 @pytest.fixture
 def scene(tmp_path, tmp_path_factory, monkeypatch) -> Scene:
     # these two take longer than the runs
-    monkeypatch.setattr("nano_llada.core.hardware.matmul_rate", lambda machine: 1e11)
-    monkeypatch.setattr("nano_llada.run_observer.plot_losses", lambda *_: None)
+    monkeypatch.setattr("nano_llada.core.device.matmul_rate", lambda machine: 1e11)
+    monkeypatch.setattr("nano_llada.session.observer.plot_losses", lambda *_: None)
     return make_scene(tmp_path_factory.getbasetemp(), tmp_path)
 
 
@@ -61,14 +61,14 @@ def test_a_run_from_the_command_line_leaves_a_model_that_answers(scene, capsys, 
     run = scene.train(kind, sample_prompts=("What has Tom?",))
     assert f"x: {stage} {track}, " in capsys.readouterr().out
     config = config_of(run)
-    assert (config.stage, config.track, config.block_size) == (stage, track, options.get("block_size"))
+    assert (config.stage, config.track, config.objective.block_size) == (stage, track, options.get("block_size"))
     assert isinstance(config.objective, Policy if stage == "rl" else Preference)
     assert isinstance(config.objective.score, ExactScore if track == "ar" else BoundScore)
     checkpoint = load_checkpoint(run)
-    assert (checkpoint.track, checkpoint.info["stage"], checkpoint.info["step"]) == (track, stage, 3)
+    assert (checkpoint.card.track, checkpoint.card.stage, checkpoint.card.step) == (track, stage, 3)
     if track == "diffusion":
-        assert checkpoint.info["block_size"] == options.get("block_size")
-        assert checkpoint.info["answer_length"] == (8 if stage == "rl" else 16)
+        assert checkpoint.card.block_size == options.get("block_size")
+        assert checkpoint.card.answer_length == (8 if stage == "rl" else 16)
     assert not same(weights(run, 3), weights(scene.done.runs / f"{track}-sft", 3))
     assert [row["prompt"] for row in read_lines(run / "samples.jsonl")] == ["What has Tom?"]
     assert run_cli(["generate", "--checkpoint", run, "--prompt", "What has Tom?", "--max-new-tokens", 4]) == 0
@@ -167,7 +167,9 @@ def test_preferences_are_learnt(scene, kind):
     batch = load_data(config, start.tokenizer)[0].batch(0)
     ctx = StepContext(start.tokenizer.vocab, 0, 0, 1, len(batch.tokens))
     with torch.no_grad():
-        after, before = (config.objective.score(m, batch, ctx, 7)[0] for m in (load_checkpoint(run).model, start.model))
+        after, before = (
+            act(config.objective).score(m, batch, ctx, 7)[0] for m in (load_checkpoint(run).model, start.model)
+        )
     assert ((after - before)[0::2] > (after - before)[1::2]).all()  # the chosen answer against the rejected one
 
 

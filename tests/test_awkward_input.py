@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from nano_llada.cli.chat_command import fitting
+from nano_llada.config.record import read_config
 from nano_llada.core.errors import UserError
-from nano_llada.core.record import read_config
 from nano_llada.data.read import BadRows, resolve
 from nano_llada.data.rows import Message
 from nano_llada.data.store import Encoding, open_store
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.evaluate.statistics import wilson
-from nano_llada.sampling import Writer
+from nano_llada.language_model import Writer
 from nano_llada.train.plots import plot_losses
 from tiny import Place, family, make_place, run_cli, tiny_arguments, write_rows
 

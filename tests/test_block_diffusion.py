@@ -9,16 +9,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from built import act
+from nano_llada.config.decoding import Block, Diffusion
+from nano_llada.config.objectives import BlockSizeSchedule, Denoising, Masking
+from nano_llada.core.batch import TokenBatch
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
-from nano_llada.core.schedule import BlockSizeSchedule
-from nano_llada.core.types import TokenBatch
 from nano_llada.decode.block import BlockSampler
-from nano_llada.decode.config import Block, Diffusion
 from nano_llada.decode.diffusion import DiffusionSampler
 from nano_llada.decode.types import Request, collect
-from nano_llada.diffusion.corruption import Masking, groups_of
-from nano_llada.objectives.denoising import Denoising, noisy_features
+from nano_llada.diffusion.masking import groups_of
+from nano_llada.objectives.denoising import noisy_features
 from nano_llada.objectives.likelihood import bound_nll
 
 CPU = torch.device("cpu")
@@ -111,7 +112,7 @@ def test_all_blocks_at_once_equal_one_block_after_another(
 ):
     model = make_model(seed=seed % 3, num_kv_heads=kv_heads)
     batch = make_batch(documents, width=30, scored=0.8)
-    noisy = Masking().corrupt(batch, context(len(documents), step=seed), size)
+    noisy = act(Masking()).corrupt(batch, context(len(documents), step=seed), size)
     with torch.no_grad():
         features, computed = noisy_features(model, noisy.tokens, batch, noisy.masked, size)
         expected = blockwise(model, noisy.tokens, batch, noisy.masked, size)
@@ -122,18 +123,18 @@ def test_all_blocks_at_once_equal_one_block_after_another(
 
 def test_a_block_as_long_as_the_row_is_llada_1(model, make_batch, context):
     batch = make_batch([[9, 5], [14], [3, 4, 5]], width=16)
-    plain = Denoising().loss(model, batch, context(3))
+    plain = act(Denoising()).loss(model, batch, context(3))
     for size in (14, 16, 99):
-        out = Denoising(blocks=BlockSizeSchedule(size)).loss(model, batch, context(3))
+        out = act(Denoising(blocks=BlockSizeSchedule(size))).loss(model, batch, context(3))
         assert torch.equal(out.total, plain.total)
         assert out.positions == plain.positions == batch.tokens.numel()
     # and the two-stream pass with such a block gives what the plain pass gives
-    noisy = Masking().corrupt(batch, context(3), 16)
-    assert torch.equal(noisy.masked, Masking().corrupt(batch, context(3)).masked)
+    noisy = act(Masking()).corrupt(batch, context(3), 16)
+    assert torch.equal(noisy.masked, act(Masking()).corrupt(batch, context(3)).masked)
     once, _ = noisy_features(model, noisy.tokens, batch, noisy.masked, None)
     both, _ = noisy_features(model, noisy.tokens, batch, noisy.masked, 16)
     torch.testing.assert_close(both, once, atol=1e-5, rtol=0)
-    small = Denoising(blocks=BlockSizeSchedule(4)).loss(model, batch, context(3))
+    small = act(Denoising(blocks=BlockSizeSchedule(4))).loss(model, batch, context(3))
     assert abs(float(small.total - plain.total)) > 1e-2
     assert small.positions == 2 * plain.positions
 

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nano_llada.core.schedule import BlockSizeSchedule
-from nano_llada.core.types import TokenBatch
-from nano_llada.objectives.denoising import Denoising
+from built import act
+from nano_llada.config.objectives import BlockSizeSchedule, Denoising
+from nano_llada.core.batch import TokenBatch
 
 LLADA2 = BlockSizeSchedule(32, (1, 4, 32, 64), (128, 64, 32), 0.4, 0.3)
 
@@ -103,9 +103,9 @@ def test_training_uses_the_size_of_its_step_and_measuring_the_last(peaky, make_b
     batch = make_batch([[16]] * 3)
 
     def told(**changes) -> float:
-        out = Denoising(blocks=schedule).loss(peaky, batch, replace(context(3), **changes))
+        out = act(Denoising(blocks=schedule)).loss(peaky, batch, replace(context(3), **changes))
         fixed = None if out.metrics["block_size"][0] == 16 else int(out.metrics["block_size"][0])
-        alone = Denoising(blocks=BlockSizeSchedule(fixed)).loss(peaky, batch, replace(context(3), **changes))
+        alone = act(Denoising(blocks=BlockSizeSchedule(fixed))).loss(peaky, batch, replace(context(3), **changes))
         assert torch.equal(out.total, alone.total)  # the size is used, not only told
         assert out.positions == alone.positions
         return float(out.metrics["block_size"][0] / out.metrics["block_size"][1])
@@ -117,13 +117,13 @@ def test_training_uses_the_size_of_its_step_and_measuring_the_last(peaky, make_b
 def test_a_constant_size_is_no_metric(peaky, make_batch, context):
     batch = make_batch([[6]])
     for schedule in (BlockSizeSchedule(), BlockSizeSchedule(2)):
-        assert "block_size" not in Denoising(blocks=schedule).loss(peaky, batch, context(1)).metrics
+        assert "block_size" not in act(Denoising(blocks=schedule)).loss(peaky, batch, context(1)).metrics
 
 
 def test_a_size_is_whole_rows_once_it_holds_the_longest_document(peaky, make_batch, context):
     batch: TokenBatch = make_batch([[3, 5], [5, 3]])
     positions = [
-        Denoising(blocks=BlockSizeSchedule(size)).loss(peaky, batch, context(2)).positions for size in (4, 5, 6)
+        act(Denoising(blocks=BlockSizeSchedule(size))).loss(peaky, batch, context(2)).positions for size in (4, 5, 6)
     ]
     assert positions == [32, 16, 16]
 

@@ -9,22 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from experiments import block_speed, llada2_ablation
+from experiments.block_speed import Exam, Round, answer_all, take_turns
+from experiments.block_speed_report import as_right, ratio, summary, verdict
+from experiments.options import BlockSpeed, Llada2Ablation
 
+from nano_llada.config.data import DataConfig
+from nano_llada.config.model import ModelConfig
+from nano_llada.config.train import TrainConfig
 from nano_llada.core.errors import UserError
-from nano_llada.data.config import DataConfig
 from nano_llada.data.tokenizer import Tokenizer
-from nano_llada.data.world.files import write_world
 from nano_llada.decode.types import Completion, Request, Write
-from nano_llada.demo import held_out_questions
+from nano_llada.demo.run import held_out_questions
 from nano_llada.evaluate.answers import exact_match
-from nano_llada.experiments import block_speed, llada2_ablation
-from nano_llada.experiments.block_speed import Exam, Round, answer_all, take_turns
-from nano_llada.experiments.block_speed_report import as_right, ratio, summary, verdict
-from nano_llada.experiments.options import BlockSpeed, Llada2Ablation
-from nano_llada.model.config import ModelConfig
-from nano_llada.run import BUNDLED_TOKENIZER
-from nano_llada.run_observer import RunObserver
-from nano_llada.train.config import TrainConfig
+from nano_llada.session.observer import RunObserver
+from nano_llada.session.run import BUNDLED_TOKENIZER
+from nano_llada.world.files import write_world
 from tiny import SHAPE, read_lines
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,7 +46,7 @@ def options(root, tmp_path, monkeypatch) -> BlockSpeed:
     monkeypatch.setattr(block_speed, "Llada2Ablation", functools.partial(Llada2Ablation, **steps))
     monkeypatch.setattr(llada2_ablation, "ModelConfig", lambda **_: ModelConfig(**SHAPE))
     monkeypatch.setattr(llada2_ablation, "DataConfig", functools.partial(DataConfig, cache=root / "cache"))
-    monkeypatch.setattr("nano_llada.core.hardware.matmul_rate", lambda machine: 1e11)
+    monkeypatch.setattr("nano_llada.core.device.matmul_rate", lambda machine: 1e11)
     # after a few steps at the real rate a tiny model answers everything with an end, which has no speed
     slowly = lambda **given: TrainConfig(**given | {"learning_rate": 1e-6})  # noqa: E731
     monkeypatch.setattr(llada2_ablation, "TrainConfig", slowly)

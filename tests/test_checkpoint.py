@@ -18,13 +18,14 @@ from nano_llada.checkpoint.files import (
     load_weights,
     model_weights,
     save_model,
-    write_atomically,
+    write_checkpoint,
 )
 from nano_llada.checkpoint.manager import RunCheckpoints
+from nano_llada.config.card import ModelCard
+from nano_llada.config.model import ModelConfig
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.data.tokenizer import Tokenizer, train_characters
-from nano_llada.model.config import ModelConfig
 from nano_llada.model.transformer import Transformer
 
 UNTOUCHED = "earlier checkpoints are untouched"
@@ -44,7 +45,7 @@ def small_model(tokenizer: Tokenizer, *, tied: bool = False, seed: int = 0, **sh
 
 def save(folder: Path, model: Transformer, tokenizer: Tokenizer) -> Path:
     folder.mkdir(parents=True)
-    save_model(folder, model_weights(model), model.config, tokenizer, "diffusion", {"stage": "sft", "step": 7})
+    save_model(folder, model_weights(model), model.config, tokenizer, ModelCard("diffusion", "sft", step=7))
     return folder
 
 
@@ -61,7 +62,7 @@ def test_a_loaded_model_gives_the_same_logits_bit_for_bit(tmp_path, tokenizer, t
     tokens = torch.randint(tokenizer.vocab.size, (2, 20), generator=torch.Generator().manual_seed(1))
     for kind in ("causal", "full"):
         assert torch.equal(loaded.model(tokens, AttentionPattern(kind)), model(tokens, AttentionPattern(kind)))
-    assert (loaded.track, loaded.info, loaded.model.training) == ("diffusion", {"stage": "sft", "step": 7}, False)
+    assert (loaded.card, loaded.model.training) == (ModelCard("diffusion", "sft", step=7), False)
     assert loaded.tokenizer.hash == tokenizer.hash
     assert loaded.model.config == model.config
 
@@ -241,7 +242,7 @@ def manager(run: Path, tokenizer: Tokenizer, **keep):
     def store(step: int, loss: float | None = None) -> None:
         with torch.no_grad():
             model.norm.weight.fill_(float(step))
-        fill = lambda folder: save_model(folder, model_weights(model), model.config, tokenizer, "ar", {})  # noqa: E731
+        fill = lambda folder: save_model(folder, model_weights(model), model.config, tokenizer, ModelCard("ar"))  # noqa: E731
         checkpoints.save(step, fill, ({"moment": torch.tensor([step])}, {"step": step}), loss)
 
     return checkpoints, store
@@ -318,10 +319,10 @@ def test_a_fill_that_fails_half_way_leaves_the_old_checkpoint_and_no_new_folder(
         raise error
 
     old = tmp_path / "step-000001"
-    write_atomically(old, lambda folder: (folder / "file").write_text("old"))
+    write_checkpoint(old, lambda folder: (folder / "file").write_text("old"))
     for name in ("step-000001", "step-000002"):
         with pytest.raises(type(error)):
-            write_atomically(tmp_path / name, fill)
+            write_checkpoint(tmp_path / name, fill)
     assert [path.name for path in tmp_path.glob("step-*")] == ["step-000001"]
     assert [path.name for path in old.iterdir()] == ["file"]
     assert (old / "file").read_text() == "old"
@@ -351,7 +352,7 @@ def test_a_real_full_disk(tmp_path, tokenizer):
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     with pytest.raises(UserError, match=UNTOUCHED):
-        write_atomically(tmp_path / "step-000001", fill)
+        write_checkpoint(tmp_path / "step-000001", fill)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -360,5 +361,5 @@ def test_every_file_reaches_the_disk_before_the_folder_gets_its_name(tmp_path, m
     monkeypatch.setattr("os.fsync", lambda number: events.append("flush"))
     replace = __import__("os").replace
     monkeypatch.setattr("os.replace", lambda a, b: (events.append("name"), replace(a, b)))
-    write_atomically(tmp_path / "new", lambda folder: [(folder / name).write_text("x") for name in "ab"])
+    write_checkpoint(tmp_path / "new", lambda folder: [(folder / name).write_text("x") for name in "ab"])
     assert events[:3] == ["flush", "flush", "name"]

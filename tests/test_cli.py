@@ -17,10 +17,10 @@ import pytest
 import nano_llada
 from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.cli.main import COMMANDS
-from nano_llada.data.world.skills_family import families
 from nano_llada.decode.diffusion import DiffusionSampler
 from nano_llada.evaluate.suites.generation import world_questions
-from nano_llada.sampling import Writer
+from nano_llada.language_model import Writer
+from nano_llada.world.skills_family import families
 from tiny import Place, family, losses, make_place, read_lines, run_cli, tiny_arguments, write_rows
 
 WORDS = {
@@ -254,8 +254,7 @@ def test_infill_keeps_what_was_there_and_fills_every_gap(done, capsys):
 def test_a_checkpoint_says_how_long_its_answers_are(done, tmp_path, monkeypatch, command, usual, known, asked, length):
     folder = shutil.copytree(done.runs / "diffusion-sft" / "step-000003", tmp_path / "model")
     shape = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    shape["info"].pop("answer_length", None)
-    shape["info"] |= {"answer_length": known} if known else {}
+    shape["card"]["answer_length"] = known
     (folder / "model.json").write_text(json.dumps(shape), encoding="utf-8")
     lengths, start = [], DiffusionSampler.__init__
     spy = lambda *args: lengths.append(args[-1].max_new_tokens) or start(*args)  # noqa: E731
@@ -348,7 +347,7 @@ def test_a_tokenizer_is_trained_and_shown(done, tmp_path, capsys, kind, size):
 def test_export_and_import_bring_the_same_model_back(done, tmp_path, capsys):
     assert run_cli(["export", "--checkpoint", done.runs / "ar", "--out", tmp_path / "theirs"]) == 0
     assert run_cli(["import", "--source", tmp_path / "theirs", "--out", tmp_path / "ours"]) == 0
-    assert load_checkpoint(tmp_path / "ours").track == "ar"
+    assert load_checkpoint(tmp_path / "ours").card.track == "ar"
     words = ("--prompt", "Tom has", "--max-new-tokens", 8)
     texts = [generate(capsys, "--checkpoint", path, *words) for path in (done.runs / "ar", tmp_path / "ours")]
     assert texts[0] == texts[1]
@@ -395,6 +394,6 @@ def test_the_demo_goes_on_with_a_stage_that_never_saved(tmp_path):
     for stage in ("ar", "ar-sft", "diffusion", "diffusion-sft"):
         words += [f"--{stage}-steps", 1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nano_llada.run.Trainer.run", lambda trainer: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("nano_llada.session.run.Trainer.run", lambda trainer: (_ for _ in ()).throw(KeyboardInterrupt))
         assert run_cli(words) == 130
     assert run_cli(words) == 0

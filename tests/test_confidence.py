@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nano_llada.core.schedule import BlockSizeSchedule
-from nano_llada.core.types import TokenBatch
-from nano_llada.diffusion.corruption import Corrupted, Masking
+from built import act
+from nano_llada.config.objectives import BlockSizeSchedule, Denoising, Masking
+from nano_llada.core.batch import TokenBatch
+from nano_llada.diffusion.masking import Corrupted
 from nano_llada.objectives import cross_entropy
-from nano_llada.objectives.denoising import Denoising, noisy_features
+from nano_llada.objectives.denoising import noisy_features
 
 ROWS = [[6, 5], [3, 8], [11], [2, 2, 2], [5, 6], [9, 2], [4, 4, 3], [12]]
 RECIPES = {
@@ -71,7 +72,7 @@ def means_of_right_places(model, noisy: Corrupted, size: int | None) -> list[tup
 def added(recipe: Denoising, weight: float, model, batch: TokenBatch, ctx) -> float:
     """What confidence adds to the total."""
     sure = replace(recipe, confidence_weight=weight)
-    return float((sure.loss(model, batch, ctx).total - recipe.loss(model, batch, ctx).total).detach())
+    return float((act(sure).loss(model, batch, ctx).total - act(recipe).loss(model, batch, ctx).total).detach())
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.3])
@@ -79,11 +80,11 @@ def added(recipe: Denoising, weight: float, model, batch: TokenBatch, ctx) -> fl
 def test_it_is_the_mean_over_documents_of_the_mean_over_right_places(guesser, batch, context, name, weight):
     recipe, ctx = RECIPES[name], context(len(ROWS))
     size = recipe.blocks.at(0.0)
-    means = means_of_right_places(guesser, recipe.corruption.corrupt(batch, ctx, size), size)
+    means = means_of_right_places(guesser, act(recipe.corruption).corrupt(batch, ctx, size), size)
     assert sum(hits > 1 for _, hits, _, _ in means) > 2
     assert sum(0 < hits < masked for _, hits, masked, _ in means) > 1
     assert any(hits == 0 for _, hits, _, _ in means)  # which counts as a document and adds nothing
-    out = replace(recipe, confidence_weight=weight).loss(guesser, batch, ctx)
+    out = act(replace(recipe, confidence_weight=weight)).loss(guesser, batch, ctx)
     assert int(out.count) == len(means)
     expected = weight * sum(mean for mean, _, _, _ in means)
     assert expected > 0.1
@@ -94,9 +95,9 @@ def test_it_is_the_mean_over_documents_of_the_mean_over_right_places(guesser, ba
 def test_a_document_weighs_as_much_as_its_text_where_the_loss_does(guesser, batch, context, name):
     """Normalised by tokens, a document's mean counts once per scored token, or per masked token."""
     recipe, ctx = RECIPES[name], context(len(ROWS))
-    means = means_of_right_places(guesser, recipe.corruption.corrupt(batch, ctx), None)
+    means = means_of_right_places(guesser, act(recipe.corruption).corrupt(batch, ctx), None)
     mass = [scored if name == "token" else masked for _, _, masked, scored in means]
-    assert int(recipe.loss(guesser, batch, ctx).count) == sum(mass)
+    assert int(act(recipe).loss(guesser, batch, ctx).count) == sum(mass)
     expected = sum(mean * each for (mean, _, _, _), each in zip(means, mass, strict=True))
     assert added(recipe, 1.0, guesser, batch, ctx) == pytest.approx(expected, rel=1e-4)
 
@@ -105,8 +106,8 @@ def test_a_document_weighs_as_much_as_its_text_where_the_loss_does(guesser, batc
 @pytest.mark.parametrize("size", [1, 2])
 def test_micro_batches_add_up(guesser, batch, context, recipe, size):
     ctx, sure = context(len(ROWS)), replace(recipe, confidence_weight=2.0)
-    whole = sure.loss(guesser, batch, ctx)
-    parts = [sure.loss(guesser, batch.select(slice(i, i + size)), ctx) for i in range(0, len(ROWS), size)]
+    whole = act(sure).loss(guesser, batch, ctx)
+    parts = [act(sure).loss(guesser, batch.select(slice(i, i + size)), ctx) for i in range(0, len(ROWS), size)]
     assert float(whole.metrics["right_entropy"][1]) > 2
     assert sum(int(part.count) for part in parts) == int(whole.count)
     assert sum(part.total.item() for part in parts) == pytest.approx(whole.total.item(), rel=1e-5)
@@ -127,23 +128,26 @@ def test_it_is_linear_in_its_weight(guesser, batch, context, recipe):
 
 @each_recipe
 def test_without_it_nothing_is_computed_or_told(guesser, batch, context, monkeypatch, recipe):
-    expected = recipe.loss(guesser, batch, context(len(ROWS)))
+    expected = act(recipe).loss(guesser, batch, context(len(ROWS)))
 
     def refuse(*args):
         raise AssertionError("an entropy was computed")
 
     monkeypatch.setattr(cross_entropy, "head_entropy", refuse)
-    out = replace(recipe, confidence_weight=0.0).loss(guesser, batch, context(len(ROWS)))
+    out = act(replace(recipe, confidence_weight=0.0)).loss(guesser, batch, context(len(ROWS)))
     assert torch.equal(out.total, expected.total)
     assert "right_entropy" not in out.metrics
     with pytest.raises(AssertionError, match="an entropy was computed"):
-        replace(recipe, confidence_weight=0.1).loss(guesser, batch, context(len(ROWS)))
+        act(replace(recipe, confidence_weight=0.1)).loss(guesser, batch, context(len(ROWS)))
 
 
 @each_recipe
 def test_the_rest_of_the_loss_is_as_it_was(guesser, batch, context, recipe):
     ctx = context(len(ROWS))
-    plain, sure = recipe.loss(guesser, batch, ctx), replace(recipe, confidence_weight=1.0).loss(guesser, batch, ctx)
+    plain, sure = (
+        act(recipe).loss(guesser, batch, ctx),
+        act(replace(recipe, confidence_weight=1.0)).loss(guesser, batch, ctx),
+    )
     assert int(plain.count) == int(sure.count)
     assert (plain.positions, int(plain.predicted)) == (sure.positions, int(sure.predicted))
     for name, values in plain.metrics.items():
@@ -153,8 +157,8 @@ def test_the_rest_of_the_loss_is_as_it_was(guesser, batch, context, recipe):
 
 def test_the_metric_is_the_mean_entropy_of_right_places(guesser, batch, context):
     ctx = context(len(ROWS))
-    means = means_of_right_places(guesser, Masking().corrupt(batch, ctx), None)
-    total, count = Denoising(confidence_weight=0.5).loss(guesser, batch, ctx).metrics["right_entropy"]
+    means = means_of_right_places(guesser, act(Masking()).corrupt(batch, ctx), None)
+    total, count = act(Denoising(confidence_weight=0.5)).loss(guesser, batch, ctx).metrics["right_entropy"]
     assert int(count) == sum(hits for _, hits, _, _ in means) > 4
     assert float(total) == pytest.approx(sum(mean * hits for mean, hits, _, _ in means), rel=1e-4)
     assert not total.requires_grad
@@ -172,7 +176,7 @@ def test_gradient_flows_at_right_places_alone_and_sharpens_them(table_model, mak
     table.requires_grad_()
     batch, model = table_batch(make_batch, 40), table_model(table)
     recipe = Denoising(normalise_by="document")
-    outs = [replace(recipe, confidence_weight=weight).loss(model, batch, context(40)) for weight in (0.0, 1.0)]
+    outs = [act(replace(recipe, confidence_weight=weight)).loss(model, batch, context(40)) for weight in (0.0, 1.0)]
     plain, sure = (torch.autograd.grad(out.total, table)[0] for out in outs)
     term = sure - plain
     assert float(term[1::2].abs().max()) < 1e-6
@@ -187,8 +191,8 @@ def test_where_nothing_is_right_it_adds_nothing(table_model, make_batch, context
     table[:, 10] = 5.0
     table.requires_grad_()
     batch, sure = table_batch(make_batch, 3), Denoising(normalise_by="document", confidence_weight=5.0)
-    out = sure.loss(table_model(table), batch, context(3))
-    plain = replace(sure, confidence_weight=0.0).loss(table_model(table), batch, context(3))
+    out = act(sure).loss(table_model(table), batch, context(3))
+    plain = act(replace(sure, confidence_weight=0.0)).loss(table_model(table), batch, context(3))
     assert torch.equal(out.total, plain.total)
     assert torch.equal(torch.autograd.grad(out.total, table)[0], torch.autograd.grad(plain.total, table)[0])
     assert [float(value) for value in out.metrics["right_entropy"]] == [0, 0]
@@ -207,7 +211,7 @@ def test_a_sure_model_pays_nothing_and_an_unsure_one_the_most(table_model, make_
 
 
 def test_a_batch_with_nothing_scored_adds_nothing(peaky, make_batch, context):
-    out = Denoising(confidence_weight=1.0).loss(peaky, make_batch([[6], [6]], scored=0.0), context(2))
+    out = act(Denoising(confidence_weight=1.0)).loss(peaky, make_batch([[6], [6]], scored=0.0), context(2))
     assert (out.total.item(), int(out.count)) == (0.0, 0)
 
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from built import act
+from nano_llada.config.objectives import Denoising, Masking
+from nano_llada.core.batch import TokenBatch
 from nano_llada.core.random import row_uniforms
-from nano_llada.core.types import TokenBatch
-from nano_llada.diffusion.corruption import Masking
-from nano_llada.diffusion.noise import elbo_weight, mask_rate
-from nano_llada.objectives.denoising import Denoising, cut_to_random_length
+from nano_llada.diffusion.noise import Cosine, make_noise
+from nano_llada.objectives.denoising import cut_to_random_length
 
 FORMS = [
     Masking(),
@@ -33,13 +34,13 @@ def looks_uniform(counts: Tensor) -> bool:
 
 
 def over_steps(masking: Masking, batch: TokenBatch, context, steps: int) -> list:
-    return [masking.corrupt(batch, context(len(batch.rows), step=step)) for step in range(steps)]
+    return [act(masking).corrupt(batch, context(len(batch.rows), step=step)) for step in range(steps)]
 
 
 @each_form
 def test_only_scored_positions_are_hidden_and_the_rest_stays(masking, make_batch, context, vocab):
     batch = make_batch([[9, 3], [5, 4, 2], [6]] * 20, scored=0.6)
-    noisy = masking.corrupt(batch, context(60))
+    noisy = act(masking).corrupt(batch, context(60))
     assert noisy.masked.sum() > 60
     assert not (noisy.masked & ~batch.scored).any()
     assert torch.equal(noisy.tokens == vocab.mask, noisy.masked)
@@ -49,7 +50,7 @@ def test_only_scored_positions_are_hidden_and_the_rest_stays(masking, make_batch
 
 def test_exact_always_hides_one_and_weighs_it_by_share(make_batch, context):
     batch = make_batch([[7, 1, 4], [5, 12]] * 50, scored=0.7)
-    noisy = Masking().corrupt(batch, context(100))
+    noisy = act(Masking()).corrupt(batch, context(100))
     met = 0
     for row, doc in ((row, doc) for row in range(100) for doc in range(3)):
         inside = batch.scored[row] & (batch.doc_ids[row] == doc)
@@ -88,7 +89,7 @@ def test_every_set_of_one_size_is_equally_likely(make_batch, context):
 
 def test_exact_weights_average_to_one_in_every_document(make_batch, context):
     batch = make_batch([[9, 5, 1]] * 30)
-    noisy = Masking().corrupt(batch, context(30))
+    noisy = act(Masking()).corrupt(batch, context(30))
     for first, last in ((0, 9), (9, 14), (14, 15)):
         torch.testing.assert_close(noisy.weights[:, first:last].mean(1), torch.ones(30))
 
@@ -97,29 +98,29 @@ def test_exact_weights_average_to_one_in_every_document(make_batch, context):
 def test_bernoulli_weights_average_to_one(make_batch, context, noise, tolerance):
     batch = make_batch([[4096]] * 512)
     masking = Masking("bernoulli", noise)
-    means = [masking.corrupt(batch, context(512, step=step)).weights.mean() for step in range(8)]
+    means = [act(masking).corrupt(batch, context(512, step=step)).weights.mean() for step in range(8)]
     assert float(torch.stack(means).mean()) == pytest.approx(1, abs=tolerance)
 
 
 @pytest.mark.parametrize("noise", ["linear", "cosine"])
 def test_schedules_run_from_clean_to_hidden_and_weigh_by_their_slope(noise):
     t = torch.linspace(0.05, 1, 39, dtype=torch.float64, requires_grad=True)
-    rate = mask_rate(noise, t)
+    rate = make_noise(noise).rate(t)
     (slope,) = torch.autograd.grad(rate.sum(), t)
-    torch.testing.assert_close(elbo_weight(noise, t), slope / rate)
-    assert float(mask_rate(noise, torch.tensor(0.0))) == 0
-    assert float(mask_rate(noise, torch.tensor(1.0))) == pytest.approx(1)
+    torch.testing.assert_close(make_noise(noise).weight(t), slope / rate)
+    assert float(make_noise(noise).rate(torch.tensor(0.0))) == 0
+    assert float(make_noise(noise).rate(torch.tensor(1.0))) == pytest.approx(1)
 
 
 def test_cosine_schedule_by_hand():
     t = torch.tensor([0.5, 1.0], dtype=torch.float64)
-    torch.testing.assert_close(mask_rate("cosine", t), torch.tensor([0.5, 1.0], dtype=torch.float64))
-    torch.testing.assert_close(elbo_weight("cosine", t), torch.tensor([math.pi, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(Cosine().rate(t), torch.tensor([0.5, 1.0], dtype=torch.float64))
+    torch.testing.assert_close(Cosine().weight(t), torch.tensor([math.pi, 0.0], dtype=torch.float64))
 
 
 def test_masked_fraction_concentrates_at_t(make_batch, context):
     batch, size = make_batch([[6000, 2000]] * 24), (6000, 2000)
-    noisy = Masking("bernoulli").corrupt(batch, context(24))
+    noisy = act(Masking("bernoulli")).corrupt(batch, context(24))
     for row in range(24):
         for doc in (0, 1):
             inside = batch.doc_ids[row] == doc
@@ -130,7 +131,7 @@ def test_masked_fraction_concentrates_at_t(make_batch, context):
 
 def test_packed_documents_have_times_of_their_own(make_batch, context):
     for masking in FORMS:
-        noisy = masking.corrupt(make_batch([[500, 500, 500]] * 6), context(6))
+        noisy = act(masking).corrupt(make_batch([[500, 500, 500]] * 6), context(6))
         weights = noisy.weights.view(6, 3, 500).amax(-1)
         assert len(weights.flatten().unique()) == 18
         assert all(len(part[part > 0].unique()) == 1 for part in noisy.weights.view(18, 500))
@@ -159,9 +160,9 @@ def pick(batch: TokenBatch, rows: list[int]) -> TokenBatch:
 @pytest.mark.parametrize("split", [[[0], [1], [2], [3], [4], [5]], [[0, 1, 2], [3, 4, 5]], [[5, 2], [1], [0, 4, 3]]])
 def test_any_split_of_the_rows_draws_the_same_noise(masking, make_batch, context, split):
     batch = make_batch([[30], [10, 20], [5, 5, 5, 5], [24], [1, 29], [7, 7]], scored=0.8)
-    whole = masking.corrupt(batch, context(6))
+    whole = act(masking).corrupt(batch, context(6))
     for rows in split:
-        part = masking.corrupt(pick(batch, rows), context(6))
+        part = act(masking).corrupt(pick(batch, rows), context(6))
         assert torch.equal(part.masked, whole.masked[rows])
         assert torch.equal(part.weights, whole.weights[rows])
 
@@ -169,14 +170,14 @@ def test_any_split_of_the_rows_draws_the_same_noise(masking, make_batch, context
 @each_form
 def test_noise_follows_seed_and_step_and_row_and_nothing_global(masking, make_batch, context):
     batch, before = make_batch([[40]] * 4), torch.get_rng_state()
-    first = masking.corrupt(batch, context(4))
+    first = act(masking).corrupt(batch, context(4))
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(3)
-    assert torch.equal(masking.corrupt(batch, context(4)).masked, first.masked)
-    assert not torch.equal(masking.corrupt(batch, context(4, step=1)).masked, first.masked)
-    assert not torch.equal(masking.corrupt(batch, context(4, seed=1)).masked, first.masked)
+    assert torch.equal(act(masking).corrupt(batch, context(4)).masked, first.masked)
+    assert not torch.equal(act(masking).corrupt(batch, context(4, step=1)).masked, first.masked)
+    assert not torch.equal(act(masking).corrupt(batch, context(4, seed=1)).masked, first.masked)
     other = replace(batch, rows=batch.rows + 4)
-    assert not torch.equal(masking.corrupt(other, context(8)).masked, first.masked)
+    assert not torch.equal(act(masking).corrupt(other, context(8)).masked, first.masked)
     assert len({tuple(row) for row in first.masked.tolist()}) == 4
 
 
@@ -206,7 +207,7 @@ def test_training_loss_is_unbiased_at_every_length(masking, peaky, make_batch, c
     objective, losses = Denoising(masking), []
     with torch.no_grad():
         for step in range(32):
-            out = objective.loss(peaky, batch, context(rows, step=step))
+            out = act(objective).loss(peaky, batch, context(rows, step=step))
             losses.append(out.total.double() / out.count)
     mean, error = torch.stack(losses).mean(), torch.stack(losses).std() / math.sqrt(32)
     assert error < 0.05 * exact  # or agreement would say nothing

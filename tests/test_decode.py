@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from nano_llada.config.decoding import Autoregressive, Diffusion
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.decode.autoregressive import AutoregressiveSampler
-from nano_llada.decode.config import Autoregressive, Diffusion
 from nano_llada.decode.diffusion import DiffusionSampler
 from nano_llada.decode.proposal import forbid
 from nano_llada.decode.types import Completion, Request, Write, collect

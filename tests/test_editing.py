@@ -9,13 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from nano_llada.core.schedule import BlockSizeSchedule
+from built import act
+from nano_llada.config.decoding import MODES, Block
+from nano_llada.config.objectives import BlockSizeSchedule, Denoising, Masking, TokenEditing
 from nano_llada.decode.block import BlockSampler
-from nano_llada.decode.config import MODES, Block
 from nano_llada.decode.types import Request, collect
-from nano_llada.diffusion.corruption import Masking
-from nano_llada.diffusion.editing import TokenEditing
-from nano_llada.objectives.denoising import Denoising
 
 REQUESTS = [
     Request((6, 7, 8)),
@@ -41,9 +39,9 @@ def plain(done):
 @pytest.mark.parametrize("complementary", [False, True])
 def test_wrong_tokens_are_visible_scored_and_ordinary(make_batch, context, vocab, block, complementary):
     batch = make_batch([[9, 5], [14], [3, 4, 5]] * 20, width=15, scored=0.7)
-    before = Masking(complementary=complementary).corrupt(batch, context(60), block)
+    before = act(Masking(complementary=complementary)).corrupt(batch, context(60), block)
     editing = TokenEditing(replace_rate=0.5, edit_weight=0.7, keep_weight=0.2, excluded_tokens=(6, 7))
-    noisy = editing.replace(before, context(60))
+    noisy = act(editing).replace(before, context(60))
     assert torch.equal(noisy.masked, before.masked)
     assert torch.equal(noisy.weights[noisy.masked], before.weights[noisy.masked])
     assert not bool((noisy.wrong & (noisy.masked | ~noisy.batch.scored)).any())
@@ -58,25 +56,25 @@ def test_wrong_tokens_are_visible_scored_and_ordinary(make_batch, context, vocab
     assert noisy.weights[noisy.wrong].unique().tolist() == pytest.approx([0.7])
     assert noisy.weights[visible & ~noisy.wrong].unique().tolist() == pytest.approx([0.2])
     assert float(noisy.weights[~noisy.batch.scored].sum()) == 0
-    quiet = replace(editing, keep_weight=0.0).replace(before, context(60))
+    quiet = act(replace(editing, keep_weight=0.0)).replace(before, context(60))
     assert torch.equal(quiet.learnt, quiet.masked | quiet.wrong)
 
 
 def test_without_editing_nothing_changes(model, make_batch, context):
     batch = make_batch([[9, 5], [14]], width=15)
     for blocks in (BlockSizeSchedule(), BlockSizeSchedule(4)):
-        plain_loss = Denoising(blocks=blocks).loss(model, batch, context(2))
-        edited = Denoising(blocks=blocks, editing=TokenEditing(edit_weight=5.0)).loss(model, batch, context(2))
+        plain_loss = act(Denoising(blocks=blocks)).loss(model, batch, context(2))
+        edited = act(Denoising(blocks=blocks, editing=TokenEditing(edit_weight=5.0))).loss(model, batch, context(2))
         assert torch.equal(plain_loss.total, edited.total)
-        wrong = Denoising(blocks=blocks, editing=TokenEditing(replace_rate=0.5)).loss(model, batch, context(2))
+        wrong = act(Denoising(blocks=blocks, editing=TokenEditing(replace_rate=0.5))).loss(model, batch, context(2))
         assert float(wrong.total.detach()) != float(plain_loss.total.detach())
         assert int(wrong.metrics["edit_loss"][1]) > 0
 
 
 def test_right_tokens_are_learnt_also_where_none_is_wrong(make_batch, context):
     batch = make_batch([[9, 5], [14]], width=15, scored=0.7)
-    before = Masking().corrupt(batch, context(2))
-    noisy = TokenEditing(keep_weight=0.3).replace(before, context(2))
+    before = act(Masking()).corrupt(batch, context(2))
+    noisy = act(TokenEditing(keep_weight=0.3)).replace(before, context(2))
     visible = batch.scored & ~before.masked
     assert bool(visible.any())
     assert torch.equal(noisy.tokens, before.tokens)
@@ -86,12 +84,12 @@ def test_right_tokens_are_learnt_also_where_none_is_wrong(make_batch, context):
 
 def test_wrong_tokens_do_not_depend_on_the_batch(make_batch, context):
     batch = make_batch([[9], [7], [8], [5]])
-    whole = TokenEditing(0.5).replace(Masking().corrupt(batch, context(4)), context(4))
+    whole = act(TokenEditing(0.5)).replace(act(Masking()).corrupt(batch, context(4)), context(4))
     for row in range(4):
         part = batch.select(slice(row, row + 1))
-        alone = TokenEditing(0.5).replace(Masking().corrupt(part, context(4)), context(4))
+        alone = act(TokenEditing(0.5)).replace(act(Masking()).corrupt(part, context(4)), context(4))
         assert torch.equal(alone.tokens[0], whole.tokens[row])
-    other = TokenEditing(0.5).replace(Masking().corrupt(batch, context(4, step=1)), context(4, step=1))
+    other = act(TokenEditing(0.5)).replace(act(Masking()).corrupt(batch, context(4, step=1)), context(4, step=1))
     assert not torch.equal(other.tokens, whole.tokens)
 
 
@@ -102,7 +100,7 @@ def test_drafts_are_the_models_own_choices_and_what_stays_hidden_weighs_more(pea
     batch = make_batch([[12], [9], [11], [12]] * 8)
     editing = TokenEditing(draft_rate=0.5, keep_weight=0.1)
     objective = Denoising(blocks=BlockSizeSchedule(block), editing=editing)
-    before = Masking().corrupt(batch, context(32), block)
+    before = act(Masking()).corrupt(batch, context(32), block)
     noisy, computed = objective._drafted(peaky, before, context(32), block)
     features, _ = noisy_features(peaky, before.tokens, batch, before.masked, block)
     logits = peaky.head(features)
@@ -111,7 +109,7 @@ def test_drafts_are_the_models_own_choices_and_what_stays_hidden_weighs_more(pea
     drafted = before.masked & ~noisy.masked
     rows = drafted.any(1)
     assert 6 < int(rows.sum()) < 26
-    chosen = editing.drafted_rows(before, context(32))
+    chosen = act(editing).drafted_rows(before, context(32))
     assert not bool((rows & ~chosen).any())
     assert computed == int(chosen.sum()) * batch.tokens.shape[1] * (2 if block else 1)
     assert torch.equal(noisy.tokens[drafted], best[drafted])
@@ -129,7 +127,7 @@ def test_drafts_are_the_models_own_choices_and_what_stays_hidden_weighs_more(pea
 
 def test_drafting_costs_one_pass_without_gradient(model, make_batch, context, watch):
     batch, seen = make_batch([[9], [7]]), watch(model)
-    Denoising(editing=TokenEditing(draft_rate=1.0)).loss(model, batch, context(2)).total.backward()
+    act(Denoising(editing=TokenEditing(draft_rate=1.0))).loss(model, batch, context(2)).total.backward()
     seen.stop()
     assert len(seen.tokens) == 2
     model.zero_grad()

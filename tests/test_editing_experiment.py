@@ -9,24 +9,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from experiments import editing
+from experiments.editing_report import Point, _search, fewer_passes, more_exact, pairs
+from experiments.grid import Result
+from experiments.llada2_ablation import SKILLS
+from experiments.options import Editing
+from experiments.shared_questions import Shares, told
 
 from llada21 import models, root, tiny_models  # noqa: F401 - fixtures
 from nano_llada.checkpoint.files import load_checkpoint
+from nano_llada.config.decoding import Block
 from nano_llada.core.errors import UserError
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
-from nano_llada.decode.config import Block
 from nano_llada.decode.types import Completion, Write
-from nano_llada.demo import held_out_questions
+from nano_llada.demo.run import held_out_questions
 from nano_llada.evaluate.answers import Answer
-from nano_llada.experiments import editing
-from nano_llada.experiments.editing_report import Point, _search, fewer_passes, more_exact, pairs
-from nano_llada.experiments.grid import Result
-from nano_llada.experiments.llada2_ablation import SKILLS
-from nano_llada.experiments.options import Editing
-from nano_llada.experiments.shared_questions import Shares, told
-from nano_llada.recipe import read_recipe
-from nano_llada.run_observer import RunObserver
+from nano_llada.session.observer import RunObserver
+from nano_llada.session.recipe import read_recipe
 from tiny import read_lines
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "llada21.toml"

@@ -8,12 +8,12 @@ import json
 from dataclasses import replace
 
 import pytest
+from experiments import epochs
+from experiments.grid import Result
+from experiments.options_measuring import Epochs
 
+from nano_llada.config.data import DataConfig
 from nano_llada.core.errors import UserError
-from nano_llada.data.config import DataConfig
-from nano_llada.experiments import epochs
-from nano_llada.experiments.grid import Result
-from nano_llada.experiments.options_measuring import Epochs
 from tiny import make_place, read_lines, texts, write_rows
 
 

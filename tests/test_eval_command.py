@@ -9,9 +9,8 @@ import pytest
 
 from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.cli import eval_command
-from nano_llada.cli.options import DecodingOptions
+from nano_llada.config.decoding import DecodingOptions
 from nano_llada.core.errors import UserError
-from nano_llada.data.world import SKILLS
 from nano_llada.evaluate import measure
 from nano_llada.evaluate.figures import figures
 from nano_llada.evaluate.items import Passage
@@ -20,6 +19,7 @@ from nano_llada.evaluate.record import read_records
 from nano_llada.evaluate.suites import SUITES, metrics_of, suite_named
 from nano_llada.evaluate.suites.likelihood import Likelihood
 from nano_llada.evaluate.suites.quality import Quality
+from nano_llada.world import SKILLS
 from tiny import Place, family, read_lines, run_cli, write_rows
 
 LENGTH = ("--max-new-tokens", 6, "--device", "cpu")
@@ -220,7 +220,7 @@ def test_one_name_for_unlike_models_is_refused(done, capsys):
 
 def test_a_model_leaves_out_decoders_that_are_not_its_own(done, capsys):
     ar, diffusion = (load_checkpoint(done.runs / name) for name in ("ar-sft", "diffusion-sft"))
-    block = replace(diffusion, info={**diffusion.info, "block_size": 4})
+    block = replace(diffusion, card=replace(diffusion.card, block_size=4))
     asked = ("default", "steps=8", "threshold=0.9", "edit_threshold=0.5", "preset=q", "temperature=0.5")
     options = eval_command.Options(("x",), decoders=asked, decoding=DecodingOptions(max_new_tokens=5, threshold=0.8))
     kept = {

@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from nano_llada.checkpoint.files import Checkpoint, load_checkpoint
+from nano_llada.core.batch import TokenBatch
 from nano_llada.core.errors import UserError
 from nano_llada.core.random import derive_seed
-from nano_llada.core.types import TokenBatch
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import Tokenizer
-from nano_llada.data.world import Example, examples
 from nano_llada.decode.types import Completion, Write
 from nano_llada.evaluate import likelihood
 from nano_llada.evaluate.answers import Answer, answer_examples, exact_match
@@ -22,7 +21,8 @@ from nano_llada.evaluate.likelihood import text_likelihood
 from nano_llada.evaluate.page_parts import text_table
 from nano_llada.evaluate.statistics import wilson
 from nano_llada.objectives.likelihood import exact_nll
-from nano_llada.run import BUNDLED_TOKENIZER
+from nano_llada.session.run import BUNDLED_TOKENIZER
+from nano_llada.world import Example, examples
 from tiny import family
 
 TEXTS = ["Tom has a red ball.", "汤姆有一个红色的球，艾米有一只蓝色的猫。" * 3, "x", "Amy"]

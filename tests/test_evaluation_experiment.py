@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from experiments import evaluation
+from experiments.options_measuring import Evaluation
 
 from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.core.errors import UserError
 from nano_llada.evaluate.figures import Figure, figures
 from nano_llada.evaluate.record import read_records
 from nano_llada.evaluate.suites import SUITES, metrics_of
-from nano_llada.experiments import evaluation
-from nano_llada.experiments.options_measuring import Evaluation
 from tiny import Place, family, read_lines, write_rows
 
 TEXT = {"zh": "汤姆有一个红色的球，艾米有一只蓝色的猫。" * 6, "en": "Tom has a red ball and Amy has a blue hat. " * 6}
@@ -117,14 +117,17 @@ def test_the_command_names_what_was_given_and_no_folder(options):
 
 def test_models_are_written_with_as_they_were_trained(done):
     checkpoint = load_checkpoint(done.runs / "diffusion-sft")
-    length = checkpoint.info["answer_length"]
+    length = checkpoint.card.answer_length
     assert {way.max_new_tokens for way in evaluation.ways(checkpoint).values()} == {length}
-    block = replace(checkpoint, info={**checkpoint.info, "block_size": 4, "edits": True})
+    block = replace(checkpoint, card=replace(checkpoint.card, block_size=4, edits=True))
     ways = evaluation.ways(block)
     assert list(ways) == ["one a pass", "threshold 0.9", "Q mode", "S mode"]
     assert {way.block_size for way in ways.values()} == {4}
     assert (ways["S mode"].threshold, ways["S mode"].edit_threshold) == (0.5, 0.0)
-    assert list(evaluation.ways(replace(block, info={**block.info, "edits": False}))) == ["one a pass", "threshold 0.9"]
+    assert list(evaluation.ways(replace(block, card=replace(block.card, edits=False)))) == [
+        "one a pass",
+        "threshold 0.9",
+    ]
 
 
 @pytest.mark.parametrize(

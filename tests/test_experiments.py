@@ -9,16 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from experiments import real_data, small_world
+from experiments.grid import Cell, commit, markdown_table, read_results, run_grid, write_page
 
 from nano_llada.checkpoint.files import find_checkpoint, load_checkpoint
+from nano_llada.config.data import DataConfig
 from nano_llada.core.errors import UserError
-from nano_llada.data.config import DataConfig
-from nano_llada.data.world import SKILLS
-from nano_llada.data.world.skills_family import families
-from nano_llada.demo import DemoConfig
-from nano_llada.experiments import real_data, small_world
-from nano_llada.experiments.grid import Cell, commit, markdown_table, read_results, run_grid, write_page
-from nano_llada.run_observer import RunObserver
+from nano_llada.demo.run import DemoConfig
+from nano_llada.session.observer import RunObserver
+from nano_llada.world import SKILLS
+from nano_llada.world.skills_family import families
 from tiny import chats, make_place, read_lines, texts, write_rows
 
 STAGES = ("lookup", "ar", "ar-sft", "blocks", "blocks-sft", "grown-sft", "diffusion", "diffusion-sft")
@@ -131,7 +131,7 @@ def test_small_world_from_nothing_to_its_readme(small, monkeypatch):
     assert len({row["metrics"]["parameters"] for row in rows}) == 1
     last = {name: find_checkpoint(small.runs / "seed-0" / name, "last").name for name in STAGES}
     assert [int(last[name].removeprefix("step-")) for name in STAGES] == [1, 2, 4, 3, 4, 4, 3, 5]
-    info = {name: load_checkpoint(small.runs / "seed-0" / name).info for name in STAGES}
+    info = {name: load_checkpoint(small.runs / "seed-0" / name).card for name in STAGES}
     tokens = {name: info[name]["tokens"] for name in STAGES}
     beginning = tokens["lookup"] + tokens["ar"] + tokens["ar-sft"]
     assert rows[0]["metrics"]["train_tokens_all_stages"] == beginning
@@ -219,7 +219,7 @@ def test_real_data_from_files_to_its_readme(real, monkeypatch):
     for row in rows:
         metrics = row["metrics"]
         assert row.keys() == KEYS
-        seen = [load_checkpoint(real.runs / name).info["tokens"] for name in (row["variant"], "ar")]
+        seen = [load_checkpoint(real.runs / name).card.tokens for name in (row["variant"], "ar")]
         assert metrics["train_tokens"] == seen[0] > 0
         assert metrics["tokens_before"] == (seen[1] if row["variant"] == "diffusion" else 0)
         for language in ("zh", "en"):

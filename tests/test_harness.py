@@ -12,17 +12,18 @@ import pytest
 import torch
 
 from nano_llada.checkpoint.files import model_weights, save_model
+from nano_llada.config.card import ModelCard
+from nano_llada.config.decoding import Autoregressive, Block, Diffusion, default_decoding
+from nano_llada.core.batch import TokenBatch
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
-from nano_llada.core.types import TokenBatch
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import SPECIALS, train_characters
-from nano_llada.decode.config import Autoregressive, Block, Diffusion
 from nano_llada.evaluate import harness
 from nano_llada.evaluate.likelihood import row_nll, text_likelihood
+from nano_llada.language_model import Writer, encode_start
 from nano_llada.objectives.likelihood import bound_nll
-from nano_llada.sampling import Writer, default_decoding, encode_start
 from tiny import texts
 
 pytest.importorskip("lm_eval", reason="the harness is not installed: pip install 'nano-llada[harness]'")
@@ -52,7 +53,7 @@ def folders(tmp_path_factory, make_model):
         folder = base / kind
         folder.mkdir()
         track = "ar" if kind == "ar" else "diffusion"
-        save_model(folder, model_weights(model), model.config, tokenizer, track, {"stage": "pretrain"} | info)
+        save_model(folder, model_weights(model), model.config, tokenizer, ModelCard(track, **info))
     return base
 
 
@@ -173,7 +174,9 @@ def close(answers):
 @pytest.mark.parametrize("kind", KINDS)
 def test_written_text_is_the_writers_and_stops_before_the_stop_string(load, kind):
     model = load(kind)
-    decoding = default_decoding("ar" if kind == "ar" else "diffusion", 9, 8 if kind == "block" else None)
+    decoding = default_decoding(
+        ModelCard("ar" if kind == "ar" else "diffusion", block_size=8 if kind == "block" else None), 9
+    )
     free = [one.text for one in Writer(model.checkpoint).write(SAID, decoding, chat=False)]
     stop = next(text[2:4] for text in free if len(text) >= 4)
     cut = [one.text for one in Writer(model.checkpoint).write(SAID, decoding, chat=False, stop=[stop])]

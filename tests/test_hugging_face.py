@@ -16,13 +16,14 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer as Backend
 
 from nano_llada.checkpoint.files import load_checkpoint, model_weights, save_model
-from nano_llada.checkpoint.hugging_face import export_model, import_model
+from nano_llada.config.card import ModelCard
+from nano_llada.config.model import ModelConfig, YarnScaling
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import EOS, MASK, TURN_END, TURN_START, Tokenizer, train_bpe
-from nano_llada.model.config import ModelConfig, YarnScaling
+from nano_llada.interop.transformers import export_model, import_model
 from nano_llada.model.transformer import Transformer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -80,7 +81,7 @@ def own(folder: Path, tokenizer: Tokenizer, config: ModelConfig, track: str = "a
     model = Transformer(config).eval()
     scramble(model)
     folder.mkdir()
-    save_model(folder, model_weights(model), config, tokenizer, track, {})
+    save_model(folder, model_weights(model), config, tokenizer, ModelCard(track))
     return model
 
 

@@ -8,9 +8,10 @@ from itertools import product
 import pytest
 import torch
 
+from built import act
+from nano_llada.config.objectives import Denoising
+from nano_llada.core.batch import TokenBatch
 from nano_llada.core.pattern import AttentionPattern
-from nano_llada.core.types import TokenBatch
-from nano_llada.objectives.denoising import Denoising
 from nano_llada.objectives.likelihood import bound_nll, exact_nll
 
 SMALL = -1e9  # a logit that never wins
@@ -95,7 +96,7 @@ def test_bound_and_training_loss_agree_within_their_standard_errors(peaky, make_
     count, rows, losses = int(one.scored.sum()), copies(one, 200), []
     with torch.no_grad():
         for step in range(24):
-            out = Denoising().loss(peaky, rows, context(200, step=step))
+            out = act(Denoising()).loss(peaky, rows, context(200, step=step))
             losses.append(float(out.total / out.count) * count)
     training = torch.tensor(losses, dtype=torch.float64)
     errors = float(bound.mean.std()) / math.sqrt(200), float(training.std()) / math.sqrt(24)

@@ -10,23 +10,23 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from experiments import dpo, dpo_measure, dpo_report, llada2_ablation
+from experiments.grid import Result
+from experiments.llada2_ablation import SKILLS
+from experiments.llada2_report import verdict, write_report
+from experiments.options import Dpo, Llada2Ablation
 
 from nano_llada.checkpoint.files import find_checkpoint, load_checkpoint
+from nano_llada.config.data import DataConfig
+from nano_llada.config.decoding import Autoregressive, Block, Diffusion
+from nano_llada.config.model import ModelConfig
+from nano_llada.core.batch import TokenBatch
 from nano_llada.core.errors import UserError
-from nano_llada.core.types import TokenBatch
-from nano_llada.data.config import DataConfig
-from nano_llada.data.world.files import write_preferences, write_world
-from nano_llada.decode.config import Autoregressive, Block, Diffusion
 from nano_llada.evaluate import suite
 from nano_llada.evaluate.record import Record, read_records
-from nano_llada.experiments import dpo, dpo_measure, dpo_report, llada2_ablation
-from nano_llada.experiments.grid import Result
-from nano_llada.experiments.llada2_ablation import SKILLS
-from nano_llada.experiments.llada2_report import verdict, write_report
-from nano_llada.experiments.options import Dpo, Llada2Ablation
-from nano_llada.model.config import ModelConfig
-from nano_llada.run import complete
-from nano_llada.run_observer import RunObserver
+from nano_llada.session.observer import RunObserver
+from nano_llada.session.run import complete
+from nano_llada.world.files import write_preferences, write_world
 from tiny import SHAPE, read_lines, write_rows
 
 CURVES = ("wsd", "direct", "mdlm", "bdlm-4", "bdlm-32")
@@ -45,7 +45,7 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def tiny_models(root, monkeypatch):
-    monkeypatch.setattr("nano_llada.core.hardware.matmul_rate", lambda machine: 1e11)
+    monkeypatch.setattr("nano_llada.core.device.matmul_rate", lambda machine: 1e11)
     monkeypatch.setattr(llada2_ablation, "ModelConfig", lambda **_: ModelConfig(**SHAPE))
     for module in (llada2_ablation, dpo):
         monkeypatch.setattr(module, "DataConfig", functools.partial(DataConfig, cache=root / "cache"))

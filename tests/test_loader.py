@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from nano_llada.config.data import DataConfig
+from nano_llada.core.batch import TokenBatch
 from nano_llada.core.errors import UserError
-from nano_llada.core.types import TokenBatch
 from nano_llada.data import packing
-from nano_llada.data.config import DataConfig
 from nano_llada.data.loader import Batches, hold_out
 from nano_llada.data.read import BadRows, resolve
 from nano_llada.data.store import Encoding, TokenStore, open_store

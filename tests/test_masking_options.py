@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nano_llada.core.schedule import BlockSizeSchedule
-from nano_llada.core.types import TokenBatch
-from nano_llada.diffusion.corruption import Masking, count_in_groups, groups_of, hide, stratified_draws
-from nano_llada.diffusion.noise import mask_rate
-from nano_llada.objectives.denoising import Denoising
+from built import act
+from nano_llada.config.objectives import BlockSizeSchedule, Denoising, Masking
+from nano_llada.core.batch import TokenBatch
+from nano_llada.diffusion.masking import count_in_groups, groups_of, hide, stratified_draws
+from nano_llada.diffusion.noise import Cosine
 
 FORMS = [("exact", "linear"), ("bernoulli", "linear"), ("bernoulli", "cosine")]
 BANDS = [(0.0, 1.0), (0.3, 0.8), (0.0, 0.5), (0.5, 1.0)]
@@ -68,7 +68,7 @@ def test_weights_of_every_group_average_to_one(masking, size, make_batch, contex
     counts = count_in_groups(batch.scored, group)
     assert int(counts[0].min()) == (2 if size else 3)  # a group of one token cannot be shared by a pair in a band
     for step in range(steps):
-        noisy = masking.corrupt(batch, context(rows, step=step), size)
+        noisy = act(masking).corrupt(batch, context(rows, step=step), size)
         means.append((sums_in_groups(halves(noisy.weights, masking), group) / counts).mean(1))
     found = torch.stack(means)  # (steps, halves, groups); steps are independent, rows are not
     error = found.std(0) / math.sqrt(steps)
@@ -82,7 +82,7 @@ def test_weights_of_every_group_average_to_one(masking, size, make_batch, contex
 
 def hidden_counts(masking: Masking, batch: TokenBatch, ctx, size: int | None) -> Tensor:
     """(halves, B, groups): how many tokens of each group are hidden."""
-    noisy = masking.corrupt(batch, ctx, size)
+    noisy = act(masking).corrupt(batch, ctx, size)
     return sums_in_groups(halves(noisy.masked, masking), groups_of(batch, size)).long()
 
 
@@ -93,7 +93,7 @@ def loss_of(hidden: Tensor, size: int) -> Tensor:
 
 def mean_loss(masking: Masking, batch: TokenBatch, ctx, size: int | None) -> Tensor:
     """(halves, groups): mean over rows of a group's weighted loss, divided by its tokens."""
-    noisy, group = masking.corrupt(batch, ctx, size), groups_of(batch, size)
+    noisy, group = act(masking).corrupt(batch, ctx, size), groups_of(batch, size)
     counts = count_in_groups(batch.scored, group)
     hidden = sums_in_groups(halves(noisy.masked, masking), group)
     losses = loss_of(hidden, counts).gather(2, group.expand(len(hidden), -1, -1))
@@ -130,7 +130,7 @@ def test_exact_loss_is_the_mean_over_all_counts(make_batch, context, band, compl
 def test_a_pair_weighs_every_group_alike_even_where_only_one_of_it_hides(make_batch, context, band, n):
     """The sum over both, divided by the tokens of both, is 1: or blocks of one token bear half of the loss."""
     masking = Masking("exact", "linear", True, *band, complementary=True)
-    noisy = masking.corrupt(make_batch([[n]] * 12), context(12))
+    noisy = act(masking).corrupt(make_batch([[n]] * 12), context(12))
     assert float(noisy.weights.mean()) == pytest.approx(1)
 
 
@@ -150,7 +150,7 @@ def test_training_loss_equals_enumeration_exactly(
     tokens = torch.where(scored, 9, one.tokens)  # equal tokens, so that the loss depends on the count alone
     rows = replace(pick(replace(one, tokens=tokens, scored=scored), [0] * 60), rows=torch.arange(60))
     with torch.no_grad():
-        out = Denoising(Masking(complementary=complementary)).loss(table_model(rule), rows, context(60))
+        out = act(Denoising(Masking(complementary=complementary))).loss(table_model(rule), rows, context(60))
     exact = enumerate_bound(table_model(rule), tokens[0], scored[0]) / n
     assert int(out.count) == 60 * n * (2 if complementary else 1)
     assert float(out.total / out.count) == pytest.approx(exact, rel=1e-5)
@@ -166,7 +166,7 @@ def test_complementary_loss_is_unbiased_for_a_model_that_looks_at_the_text(
     batch, losses = replace(pick(replace(one, scored=scored), [0] * 120), rows=torch.arange(120)), []
     with torch.no_grad():
         for step in range(24):
-            out = Denoising(Masking(complementary=True)).loss(peaky, batch, context(120, step=step))
+            out = act(Denoising(Masking(complementary=True))).loss(peaky, batch, context(120, step=step))
             losses.append(out.total.double() / out.count)
     error = float(torch.stack(losses).std()) / math.sqrt(24)
     assert error < 0.05 * exact
@@ -177,7 +177,7 @@ def test_complementary_loss_is_unbiased_for_a_model_that_looks_at_the_text(
 @pytest.mark.parametrize("size", BLOCKS)
 def test_a_pair_hides_every_scored_token_exactly_once(masking, size, make_batch, context, vocab):
     batch = make_batch([[9, 4], [13], [5, 5, 2]] * 4, width=14, scored=0.7)
-    noisy = masking.corrupt(batch, context(12), size)
+    noisy = act(masking).corrupt(batch, context(12), size)
     first, second = halves(noisy.masked, masking)
     assert torch.equal(first.int() + second.int(), batch.scored.int())
     assert first.any()
@@ -189,7 +189,7 @@ def test_a_pair_hides_every_scored_token_exactly_once(masking, size, make_batch,
     assert torch.equal(noisy.tokens == vocab.mask, noisy.masked)
     assert torch.equal(noisy.tokens[~noisy.masked], noisy.batch.tokens[~noisy.masked])
     assert torch.equal(noisy.weights > 0, noisy.masked)
-    single = replace(masking, complementary=False).corrupt(batch, context(12), size)
+    single = act(replace(masking, complementary=False)).corrupt(batch, context(12), size)
     if masking.mask_count == "bernoulli":  # the first of a pair is what would be shown alone
         assert torch.equal(first, single.masked)
         torch.testing.assert_close(halves(noisy.weights, masking)[0], single.weights)
@@ -238,7 +238,7 @@ def test_a_cosine_band_is_uniform_in_time_between_the_times_of_its_ends(make_bat
     masking = Masking("bernoulli", "cosine", True, 0.0, 0.36)
     shares = hidden_counts(masking, make_batch([[4000]] * 101), context(101), None)[0, :, 0] / 4000
     end = 2 / math.pi * math.asin(0.6)
-    assert float(mask_rate("cosine", torch.tensor(end))) == pytest.approx(0.36)
+    assert float(Cosine().rate(torch.tensor(end))) == pytest.approx(0.36)
     middle = math.sin(math.pi / 4 * end) ** 2
     assert middle < 0.12
     assert float(shares.median()) == pytest.approx(middle, abs=0.02)
@@ -249,9 +249,9 @@ def test_a_cosine_band_is_uniform_in_time_between_the_times_of_its_ends(make_bat
 @pytest.mark.parametrize("size", [None, 1, 3])
 def test_noise_of_a_row_does_not_depend_on_its_batch(masking, size, make_batch, context):
     batch = make_batch([[30], [10, 20], [5, 5, 5, 5], [24], [1, 29], [7, 7]], scored=0.8)
-    whole = masking.corrupt(batch, context(6), size)
+    whole = act(masking).corrupt(batch, context(6), size)
     for rows in ([0], [4, 5], [5, 2], [1, 3, 0]):
-        part = masking.corrupt(pick(batch, rows), context(6), size)
+        part = act(masking).corrupt(pick(batch, rows), context(6), size)
         for name_ in ("masked", "weights", "tokens"):
             expected = halves(getattr(whole, name_), masking)[:, rows]
             assert torch.equal(halves(getattr(part, name_), masking), expected)
@@ -260,12 +260,12 @@ def test_noise_of_a_row_does_not_depend_on_its_batch(masking, size, make_batch, 
 @pytest.mark.parametrize("masking", every_masking(), ids=name)
 def test_blocks_as_long_as_the_longest_document_are_no_blocks(masking, make_batch, context):
     batch = make_batch([[9, 5], [14], [3, 4, 5], [1, 2, 1, 2]], width=17, scored=0.8)
-    plain = masking.corrupt(batch, context(4))
+    plain = act(masking).corrupt(batch, context(4))
     for size in (14, 15, 99):
-        blocks = masking.corrupt(batch, context(4), size)
+        blocks = act(masking).corrupt(batch, context(4), size)
         for field in ("tokens", "masked", "weights"):
             assert torch.equal(getattr(blocks, field), getattr(plain, field))
-    assert not torch.equal(masking.corrupt(batch, context(4), 4).masked, plain.masked)
+    assert not torch.equal(act(masking).corrupt(batch, context(4), 4).masked, plain.masked)
 
 
 @pytest.mark.parametrize("stratified", [True, False], ids=["stratified", "independent"])
@@ -290,9 +290,9 @@ def test_blocks_of_a_row_have_times_of_their_own(make_batch, context, stratified
 def test_objective_passes_its_block_size_on(peaky, make_batch, context):
     """A block of one token is hidden with certainty, so that one-token blocks hide the whole text."""
     batch = make_batch([[8], [8]])
-    out = Denoising(blocks=BlockSizeSchedule(1)).loss(peaky, batch, context(2))
+    out = act(Denoising(blocks=BlockSizeSchedule(1))).loss(peaky, batch, context(2))
     assert int(out.predicted) == 16
-    assert int(Denoising().loss(peaky, batch, context(2)).predicted) < 16
+    assert int(act(Denoising()).loss(peaky, batch, context(2)).predicted) < 16
 
 
 @settings(max_examples=40, deadline=None)

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from nano_llada.checkpoint.files import load_checkpoint, model_weights, save_model
 from nano_llada.checkpoint.merge import best_checkpoints, merge_checkpoints, validation_loss
+from nano_llada.config.card import ModelCard
+from nano_llada.config.model import ModelConfig
 from nano_llada.core.errors import UserError
 from nano_llada.data.tokenizer import Tokenizer, train_characters
-from nano_llada.model.config import ModelConfig
 from nano_llada.model.transformer import Transformer
-from nano_llada.run import execute
+from nano_llada.session.run import execute
 from tiny import Place, family, make_place, run_cli, tiny_run
 
 TYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -48,7 +49,7 @@ def save(
     folder.mkdir(parents=True)
     weights = {name: tensor.to(dtype) for name, tensor in model_weights(model).items()}
     weights["norm.weight"][0] = -0.0
-    save_model(folder, weights, config, tokenizer, track, info or {"stage": "sft", "step": seed})
+    save_model(folder, weights, config, tokenizer, ModelCard(track, **(info or {"stage": "sft", "step": seed})))
     return folder
 
 
@@ -125,7 +126,7 @@ def test_the_info_is_the_firsts_and_says_where_the_weights_are_from(tmp_path, to
         ],
     }
     loaded = load_checkpoint(output)
-    assert (loaded.track, loaded.tokenizer.hash) == ("diffusion", tokenizer.hash)
+    assert (loaded.card.track, loaded.tokenizer.hash) == ("diffusion", tokenizer.hash)
     assert "tokens" not in info(merge_checkpoints(folders[2:], tmp_path / "alone"))
 
 
@@ -204,7 +205,7 @@ def done(tmp_path_factory) -> Place:
 def test_a_run_keeps_its_best_and_the_command_merges_them(tmp_path, capsys):
     place = make_place(tmp_path)
     config = tiny_run(place, name="x", steps=5, eval_every=1, save_every=1, keep_best=3, keep_last=1)
-    assert execute(config) == "finished"
+    assert execute(config).state == "finished"
     run, output = place.runs / "x", tmp_path / "merged"
     best = best_checkpoints(run, 3)
     assert json.loads((run / "best.json").read_text(encoding="utf-8"))["checkpoint"] == best[0].name

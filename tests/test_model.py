@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from nano_llada.config.model import ModelConfig, YarnScaling
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.decode.autoregressive import pad_left
 from nano_llada.model import functional
-from nano_llada.model.config import ModelConfig, YarnScaling
 from nano_llada.model.functional import by_documents, normed_linear, rms_norm, rotary, swiglu_linear
 from nano_llada.model.transformer import Transformer, rotary_frequencies
 

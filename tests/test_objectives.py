@@ -7,13 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from built import act
+from nano_llada.config.objectives import Denoising, Masking, NextToken
+from nano_llada.core.batch import LossOutput, TokenBatch
 from nano_llada.core.pattern import AttentionPattern
-from nano_llada.core.types import LossOutput, TokenBatch
-from nano_llada.diffusion.corruption import Masking
 from nano_llada.objectives import cross_entropy as module
 from nano_llada.objectives.cross_entropy import cross_entropy, head_cross_entropy
-from nano_llada.objectives.denoising import Denoising
-from nano_llada.objectives.next_token import NextToken
 
 
 def head_case(count: int = 11, tokens: int = 24) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -83,7 +82,7 @@ def test_next_token_equals_a_naive_loop_over_documents(peaky, make_batch, contex
                 logits = peaky(context_tokens, AttentionPattern("causal"))[0, -1]
                 total -= float(logits.detach().log_softmax(-1)[batch.tokens[row, places[n]]])
                 count += 1
-    out = NextToken().loss(peaky, batch, context(3))
+    out = act(NextToken()).loss(peaky, batch, context(3))
     assert count > 8
     assert batch.scored[0, 5]  # the first token of a document has nothing before it, scored or not
     assert (int(out.count), int(out.predicted)) == (count, count)
@@ -94,12 +93,12 @@ def test_next_token_loss_moves_only_with_scored_tokens_and_their_past(peaky, mak
     batch = make_batch([[10]])
     scored = torch.arange(10)[None] == 4
     base = TokenBatch(batch.tokens, scored, batch.doc_ids, batch.positions, batch.rows)
-    reference = NextToken().loss(peaky, base, context(1)).total.item()
+    reference = act(NextToken()).loss(peaky, base, context(1)).total.item()
     for place in range(10):
         tokens = batch.tokens.clone()
         tokens[0, place] = (int(tokens[0, place]) - 6 + 5) % 18 + 6
         moved = TokenBatch(tokens, scored, batch.doc_ids, batch.positions, batch.rows)
-        same = NextToken().loss(peaky, moved, context(1)).total.item() == reference
+        same = act(NextToken()).loss(peaky, moved, context(1)).total.item() == reference
         assert same == (place > 4)
 
 
@@ -117,8 +116,8 @@ ROWS = [[6, 5], [3, 8], [11], [2, 2, 2]]
 @pytest.mark.parametrize("masking", [Masking(), Masking("bernoulli")], ids=["exact", "bernoulli"])
 def test_denoising_per_token_by_hand(peaky, make_batch, context, masking):
     batch = make_batch(ROWS, scored=0.7)
-    noisy = masking.corrupt(batch, context(4))
-    out = Denoising(masking).loss(peaky, batch, context(4))
+    noisy = act(masking).corrupt(batch, context(4))
+    out = act(Denoising(masking)).loss(peaky, batch, context(4))
     assert int(out.predicted) == int(noisy.masked.sum()) > 0
     assert int(out.count) == int(batch.scored.sum())
     assert out.total.item() == pytest.approx(float((nll_of(peaky, noisy, batch) * noisy.weights).sum()), rel=1e-5)
@@ -126,23 +125,23 @@ def test_denoising_per_token_by_hand(peaky, make_batch, context, masking):
 
 def test_denoising_per_document_averages_each_answer_first(peaky, make_batch, context):
     batch = make_batch(ROWS, scored=0.7)
-    noisy = Masking().corrupt(batch, context(4))
+    noisy = act(Masking()).corrupt(batch, context(4))
     weighted = nll_of(peaky, noisy, batch) * noisy.weights
     answers = [(row, places) for row, places in documents(batch) if batch.scored[row, places].any()]
     expected = sum(float(weighted[row, places].sum() / batch.scored[row, places].sum()) for row, places in answers)
-    out = Denoising(normalise_by="document").loss(peaky, batch, context(4))
+    out = act(Denoising(normalise_by="document")).loss(peaky, batch, context(4))
     assert 4 < len(answers) == int(out.count)
     assert out.total.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_uniform_weight_is_a_plain_mean_over_masked_tokens(peaky, make_batch, context):
     batch = make_batch(ROWS, scored=0.7)
-    noisy = Masking().corrupt(batch, context(4))
-    out = Denoising(loss_weight="uniform").loss(peaky, batch, context(4))
+    noisy = act(Masking()).corrupt(batch, context(4))
+    out = act(Denoising(loss_weight="uniform")).loss(peaky, batch, context(4))
     assert int(out.count) == int(noisy.masked.sum())
     mean = float(nll_of(peaky, noisy, batch)[noisy.masked].mean())
     assert (out.total / out.count).item() == pytest.approx(mean, rel=1e-5)
-    elbo = Denoising().loss(peaky, batch, context(4))
+    elbo = act(Denoising()).loss(peaky, batch, context(4))
     assert abs((elbo.total / elbo.count).item() - mean) > 0.01
 
 
@@ -151,10 +150,10 @@ def test_metrics_split_text_from_end_tokens(peaky, make_batch, context, vocab):
     tokens = batch.tokens.clone()
     tokens[:, 7:] = vocab.eos  # an answer filled with its end
     batch = TokenBatch(tokens, batch.scored, batch.doc_ids, batch.positions, batch.rows)
-    noisy = Masking().corrupt(batch, context(4))
+    noisy = act(Masking()).corrupt(batch, context(4))
     nll, end = nll_of(peaky, noisy, batch), noisy.masked & (tokens == vocab.eos)
     text = noisy.masked & ~end
-    metrics = Denoising().loss(peaky, batch, context(4)).metrics
+    metrics = act(Denoising()).loss(peaky, batch, context(4)).metrics
     for name, chosen in (("masked_text_loss", text), ("masked_eos_loss", end)):
         total, count = metrics[name]
         assert int(count) == int(chosen.sum()) > 0
@@ -162,7 +161,7 @@ def test_metrics_split_text_from_end_tokens(peaky, make_batch, context, vocab):
 
 
 def parts(objective, model, batch: TokenBatch, ctx, size: int) -> list[LossOutput]:
-    return [objective.loss(model, batch.select(slice(i, i + size)), ctx) for i in range(0, len(batch.rows), size)]
+    return [act(objective).loss(model, batch.select(slice(i, i + size)), ctx) for i in range(0, len(batch.rows), size)]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +179,7 @@ def parts(objective, model, batch: TokenBatch, ctx, size: int) -> list[LossOutpu
 @pytest.mark.parametrize("size", [1, 3])
 def test_sums_and_counts_of_micro_batches_add_up(peaky, make_batch, context, objective, size):
     batch = make_batch(ROWS, scored=0.7)
-    whole, split = objective.loss(peaky, batch, context(4)), parts(objective, peaky, batch, context(4), size)
+    whole, split = act(objective).loss(peaky, batch, context(4)), parts(objective, peaky, batch, context(4), size)
     assert len({int(part.count) for part in split}) > 1
     assert sum(int(part.count) for part in split) == int(whole.count)
     assert sum(int(part.predicted) for part in split) == int(whole.predicted)
@@ -194,7 +193,7 @@ def test_sums_and_counts_of_micro_batches_add_up(peaky, make_batch, context, obj
 def test_padding_changes_nothing(peaky, make_batch, context, objective):
     batch = make_batch([[10], [7]], scored=0.8)
     wider = TokenBatch(*(F.pad(getattr(batch, name), (0, 5), value=fill) for name, fill in PADDING), batch.rows)
-    outs = [objective.loss(peaky, some, context(2)) for some in (batch, wider)]
+    outs = [act(objective).loss(peaky, some, context(2)) for some in (batch, wider)]
     assert int(outs[0].count) == int(outs[1].count) > 0
     assert outs[0].total.item() == pytest.approx(outs[1].total.item(), rel=1e-5)
 
@@ -202,7 +201,7 @@ def test_padding_changes_nothing(peaky, make_batch, context, objective):
 @pytest.mark.parametrize("objective", [NextToken(), Denoising(), Denoising(normalise_by="document")])
 def test_a_batch_with_nothing_scored_has_zero_loss_and_gradient(make_model, make_batch, context, objective):
     model = make_model()
-    out = objective.loss(model, make_batch([[6], [6]], scored=0.0), context(2))
+    out = act(objective).loss(model, make_batch([[6], [6]], scored=0.0), context(2))
     out.total.backward()
     assert (out.total.item(), int(out.count), int(out.predicted)) == (0.0, 0, 0)
     assert all(p.grad is None or float(p.grad.abs().sum()) == 0 for p in model.parameters())
@@ -211,7 +210,7 @@ def test_a_batch_with_nothing_scored_has_zero_loss_and_gradient(make_model, make
 @pytest.mark.parametrize("objective", [NextToken(), Denoising(), Denoising(normalise_by="document")])
 def test_gradients_equal_those_of_the_plain_form(make_model, make_batch, context, objective):
     batch, model = make_batch([[7, 4], [5, 6]], scored=0.8), make_model(peak=16.0)
-    objective.loss(model, batch, context(2)).total.backward()
+    act(objective).loss(model, batch, context(2)).total.backward()
     ours = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     if isinstance(objective, NextToken):
@@ -220,7 +219,7 @@ def test_gradients_equal_those_of_the_plain_form(make_model, make_batch, context
         weights = (batch.scored[:, 1:] & (batch.doc_ids[:, 1:] == batch.doc_ids[:, :-1])).float()
         targets = batch.tokens[:, 1:]
     else:
-        noisy = objective.corruption.corrupt(batch, context(2))
+        noisy = act(objective.corruption).corrupt(batch, context(2))
         logits = model(noisy.tokens, AttentionPattern.packed("full", batch.doc_ids), positions=batch.positions)
         weights, targets = noisy.weights.clone(), batch.tokens
         if objective.normalise_by == "document":

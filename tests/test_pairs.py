@@ -9,8 +9,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from nano_llada.config.data import DataConfig
 from nano_llada.core.errors import UserError
-from nano_llada.data.config import DataConfig
 from nano_llada.data.pairs import PairBatches, usable_pairs
 from nano_llada.data.read import BadRows, resolve
 from nano_llada.data.store import Encoding, open_store

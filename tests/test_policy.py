@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from built import act
+from nano_llada.config.objectives import BoundScore, ExactScore, Policy, Rollouts
+from nano_llada.core.batch import PolicyBatch, StepContext, TokenBatch
 from nano_llada.core.pattern import AttentionPattern
-from nano_llada.core.types import PolicyBatch, StepContext, TokenBatch
-from nano_llada.objectives.policy import Policy, Rollouts
-from nano_llada.objectives.preference import BoundScore, ExactScore
 
 SCORES = [ExactScore(), BoundScore(2), BoundScore(2, 4), BoundScore(1, 1)]
 each_score = pytest.mark.parametrize("score", SCORES, ids=str)
@@ -54,7 +54,7 @@ def policy(score, reuse: int = 2, **options) -> Policy:
 @torch.no_grad()
 def drawn_by(batch: PolicyBatch, objective: Policy, model, ctx: StepContext) -> PolicyBatch:
     """The batch as it would be had this model drawn it."""
-    scores = objective.score(model, batch, ctx, objective.noise_seed(ctx.seed, ctx.step))
+    scores = act(objective).score(model, batch, ctx, act(objective).noise_seed(ctx.seed, ctx.step))
     return replace(batch, old_scores=scores.mean(0))
 
 
@@ -108,7 +108,7 @@ def test_the_ratio_is_exactly_one_before_the_first_step_and_then_no_longer(model
 
     def ratios(some, ctx: StepContext) -> list[float]:
         parts = [drawn.select(slice(first, first + size)) for first in range(0, ROWS, size)]
-        return [metric(objective.loss(some, part, ctx), "ratio") for part in parts]
+        return [metric(act(objective).loss(some, part, ctx), "ratio") for part in parts]
 
     assert ratios(model, steps[0]) == [1.0] * math.ceil(ROWS / size)
     moved = nudged(model)
@@ -121,12 +121,12 @@ def test_the_ratio_is_exactly_one_before_the_first_step_and_then_no_longer(model
 
 def test_masks_are_those_of_the_set_of_answers(model, batch, context):
     objective = policy(BoundScore(1), reuse=3)
-    seeds = [objective.noise_seed(0, step) for step in range(7)]
+    seeds = [act(objective).noise_seed(0, step) for step in range(7)]
     assert seeds[0] == seeds[1] == seeds[2] != seeds[3] == seeds[4] == seeds[5] != seeds[6] != seeds[0]
-    assert objective.noise_seed(1, 0) != seeds[0]
+    assert act(objective).noise_seed(1, 0) != seeds[0]
     drawn = drawn_by(batch, objective, model, context(ROWS, step=3))
-    assert metric(objective.loss(model, drawn, context(ROWS, step=5)), "ratio") == pytest.approx(1, abs=1e-6)
-    assert abs(metric(objective.loss(model, drawn, context(ROWS, step=7)), "ratio") - 1) > 0.01
+    assert metric(act(objective).loss(model, drawn, context(ROWS, step=5)), "ratio") == pytest.approx(1, abs=1e-6)
+    assert abs(metric(act(objective).loss(model, drawn, context(ROWS, step=7)), "ratio") - 1) > 0.01
 
 
 @pytest.mark.parametrize("reuse", [1, 2])
@@ -134,7 +134,7 @@ def test_half_precision_and_dropout_do_not_move_the_first_ratio(make_model, batc
     shaky = make_model(seed=1, peak=8.0, dropout=0.3).train()
     for score in SCORES:
         with torch.autocast("cpu", torch.bfloat16):
-            out = policy(score, reuse).loss(shaky, batch, context(ROWS))
+            out = act(policy(score, reuse)).loss(shaky, batch, context(ROWS))
         assert metric(out, "ratio") == 1
         assert out.total.dtype == torch.float32
 
@@ -158,7 +158,7 @@ def test_loss_and_gradient_equal_the_surrogate_by_hand(model, batch, context, vo
     # how likely they must have been for these ratios
     before = [value(a) - n * math.log(r) for a, n, r in zip(now, lengths, ratios, strict=True)]
     given = replace(batch, advantages=torch.tensor(advantages).double(), old_scores=torch.tensor(before).double())
-    out = policy(score, log_ratio=log_ratio).loss(model, given, context(ROWS, step=1))
+    out = act(policy(score, log_ratio=log_ratio)).loss(model, given, context(ROWS, step=1))
     found = [((a - b) / n).exp() for a, b, n in zip(now, before, lengths, strict=True)]
     expected = -sum(surrogate(r, a) for r, a in zip(found, advantages, strict=True))
     assert value(out.total) == pytest.approx(value(expected), rel=1e-4)
@@ -175,7 +175,7 @@ def test_clipping_stops_the_gradient_exactly_where_it_must(model, batch, context
     length, now = int(one.scored.sum()), likelihood(model, one, 0, ExactScore(), vocab.mask)
     before = value(now) - length * math.log(ratio)
     given = replace(one, advantages=torch.tensor([advantage]).double(), old_scores=torch.tensor([before]).double())
-    found = gradient(policy(ExactScore()).loss(model, given, context(ROWS, step=1)).total, model)
+    found = gradient(act(policy(ExactScore())).loss(model, given, context(ROWS, step=1)).total, model)
     stopped = (advantage > 0 and ratio > 1.3) or (advantage < 0 and ratio < 0.8) or advantage == 0
     assert (float(found.abs().max()) == 0) == stopped
     if not stopped:
@@ -189,10 +189,10 @@ def test_at_ratio_one_the_gradient_is_that_of_reinforce(model, batch, context, s
     """sum A grad log p, over the answer's length where the ratio is a mean."""
     objective, ctx = policy(score, reuse, log_ratio=log_ratio), context(ROWS)
     given = replace(batch, advantages=torch.tensor([1.2, -0.4, 0.3, -2.0, 0.0, 0.7]).double())
-    scores = score(model, given, ctx, objective.noise_seed(0, 0)).mean(0)
+    scores = act(score)(model, given, ctx, act(objective).noise_seed(0, 0)).mean(0)
     lengths = given.scored.sum(1) if log_ratio == "mean" else 1
     expected = -gradient((given.advantages * scores / lengths).sum(), model)
-    out = objective.loss(model, given, ctx)
+    out = act(objective).loss(model, given, ctx)
     close(gradient(out.total, model), expected)
     assert value(out.total) == pytest.approx(-float(given.advantages.sum()), rel=1e-6)
 
@@ -201,7 +201,7 @@ def test_at_ratio_one_the_gradient_is_that_of_reinforce(model, batch, context, s
 def test_a_step_raises_better_answers_and_lowers_worse_ones(model, batch, context, score):
     objective = policy(score)
     drawn, ctx = drawn_by(batch, objective, model, context(ROWS)), context(ROWS)
-    before = objective.loss(model, drawn, ctx)
+    before = act(objective).loss(model, drawn, ctx)
     before.total.backward()
     size = math.sqrt(sum(float(weight.grad.square().sum()) for weight in model.parameters()))
     with torch.no_grad():
@@ -209,7 +209,7 @@ def test_a_step_raises_better_answers_and_lowers_worse_ones(model, batch, contex
             weight -= 0.002 / size * weight.grad
     moved = drawn_by(batch, objective, model, ctx).old_scores - drawn.old_scores
     assert (moved * batch.advantages > 0).all()
-    after = objective.loss(model, drawn, context(ROWS, step=1))
+    after = act(objective).loss(model, drawn, context(ROWS, step=1))
     assert value(before.total) - value(after.total) == pytest.approx(0.002 * size, rel=0.2)  # slope times length
 
 
@@ -219,9 +219,9 @@ def test_worse_answers_weigh_what_they_are_told(model, batch, context, score):
     ctx = context(ROWS)
     better = replace(batch, advantages=batch.advantages.clamp(min=0))
     assert (batch.advantages < 0).any()
-    totals = [policy(score, negative_weight=weight).loss(model, batch, ctx).total for weight in (0.0, 0.5, 1.0)]
+    totals = [act(policy(score, negative_weight=weight)).loss(model, batch, ctx).total for weight in (0.0, 0.5, 1.0)]
     grads = [gradient(total, model) for total in totals]
-    close(grads[0], gradient(policy(score).loss(model, better, ctx).total, model))
+    close(grads[0], gradient(act(policy(score)).loss(model, better, ctx).total, model))
     close(grads[1], (grads[0] + grads[2]) / 2)
     assert (grads[0] - grads[2]).abs().max() > 1e-3
 
@@ -229,7 +229,7 @@ def test_worse_answers_weigh_what_they_are_told(model, batch, context, score):
 @each_score
 def test_the_divergence_is_zero_at_the_reference_with_no_gradient(model, batch, context, score):
     ctx = replace(context(ROWS), reference=copy.deepcopy(model))
-    outs = [policy(score, kl_weight=weight).loss(model, batch, ctx) for weight in (0.0, 5.0)]
+    outs = [act(policy(score, kl_weight=weight)).loss(model, batch, ctx) for weight in (0.0, 5.0)]
     assert metric(outs[1], "kl") == 0
     assert "kl" not in outs[0].metrics
     close(*(gradient(out.total, model) for out in outs))
@@ -242,7 +242,7 @@ def test_the_divergence_is_never_negative_and_grows_away_from_the_reference(mode
     for scale in (0.001, 0.01, 0.05):
         ctx = replace(context(ROWS), reference=nudged(model, scale))
         with torch.no_grad():
-            outs = [objective.loss(model, batch.select(slice(row, row + 1)), ctx) for row in range(ROWS)]
+            outs = [act(objective).loss(model, batch.select(slice(row, row + 1)), ctx) for row in range(ROWS)]
         assert min(metric(out, "kl") for out in outs) > 0
         found.append(sum(metric(out, "kl") for out in outs))
     assert found[0] < found[1] < found[2]
@@ -252,7 +252,7 @@ def test_the_divergence_is_never_negative_and_grows_away_from_the_reference(mode
 @each_mean
 def test_the_divergence_and_its_gradient_by_hand(model, batch, context, vocab, score, log_ratio):
     reference, still = nudged(model, 0.02), replace(batch, advantages=torch.zeros(ROWS).double())
-    out = policy(score, kl_weight=0.7, log_ratio=log_ratio).loss(
+    out = act(policy(score, kl_weight=0.7, log_ratio=log_ratio)).loss(
         model, still, replace(context(ROWS), reference=reference)
     )
     expected = torch.zeros((), dtype=torch.float64)
@@ -276,7 +276,7 @@ def test_over_all_answers_the_divergence_is_that_of_two_distributions(model, bat
     places, none = torch.arange(PROMPT + 1).expand_as(tokens), torch.zeros(count).double()
     every = PolicyBatch(tokens, scored, flat, places, torch.arange(count), none, none, none)
     objective, ctx = policy(ExactScore(), kl_weight=1.0), replace(context(count), reference=reference)
-    terms = [objective.loss(model, every.select(slice(i, i + 1)), ctx).total for i in range(count)]
+    terms = [act(objective).loss(model, every.select(slice(i, i + 1)), ctx).total for i in range(count)]
     mine, theirs = (
         some(prompt[None], AttentionPattern("causal"))[0, -1].double().log_softmax(-1) for some in (model, reference)
     )
@@ -292,9 +292,9 @@ def test_micro_batches_add_up(model, reference, batch, context, score):
     objective = policy(score, kl_weight=0.1)
     drawn = drawn_by(batch, objective, nudged(model), context(ROWS))
     ctx = replace(context(ROWS, step=1), reference=nudged(model, 0.02))
-    whole = objective.loss(model, drawn, ctx)
+    whole = act(objective).loss(model, drawn, ctx)
     for size in (1, 4):
-        parts = [objective.loss(model, drawn.select(slice(i, i + size)), ctx) for i in range(0, ROWS, size)]
+        parts = [act(objective).loss(model, drawn.select(slice(i, i + size)), ctx) for i in range(0, ROWS, size)]
         assert sum(int(part.count) for part in parts) == int(whole.count) == ROWS
         assert sum(int(part.predicted) for part in parts) == int(whole.predicted)
         assert sum(part.positions for part in parts) == whole.positions
@@ -306,7 +306,7 @@ def test_micro_batches_add_up(model, reference, batch, context, score):
 
 def test_metrics_by_hand(model, batch, context):
     given = replace(batch, advantages=torch.tensor([1.0, -1.0, 0.0, 0.0, 0.5, -0.5]).double())
-    out = policy(ExactScore(), reuse=1).loss(model, given, context(ROWS))
+    out = act(policy(ExactScore(), reuse=1)).loss(model, given, context(ROWS))
     found = {name: metric(out, name) for name in out.metrics}
     assert found == {"reward": 1.0, "ratio": 1.0, "clipped": 0.0, "informative": 4 / 6, "answer_length": 36 / 6}
 
@@ -316,7 +316,7 @@ def test_metrics_by_hand(model, batch, context):
 def test_work_is_counted(model, reference, batch, context, watch, score, kl_weight):
     seen = [watch(model), watch(reference)]
     ctx = replace(context(ROWS), reference=reference)
-    out = policy(score, kl_weight=kl_weight).loss(model, batch, ctx)
+    out = act(policy(score, kl_weight=kl_weight)).loss(model, batch, ctx)
     assert out.positions == sum(tokens.numel() for each in seen for tokens in each.tokens)
     assert bool(seen[1].tokens) == bool(kl_weight)
 
@@ -335,9 +335,9 @@ def test_rows_and_devices_keep_every_field(batch):
 
 def test_it_learns_from_drawn_answers_alone_and_near_a_reference_only_with_one(model, batch, make_batch, context):
     with pytest.raises(TypeError, match=r"^Policy learns from drawn answers: a PolicyBatch$"):
-        policy(ExactScore()).loss(model, make_batch([[5]]), context(1))
+        act(policy(ExactScore())).loss(model, make_batch([[5]]), context(1))
     with pytest.raises(ValueError, match=r"^kl_weight needs a reference model$"):
-        policy(ExactScore(), kl_weight=0.1).loss(model, batch, context(ROWS))
+        act(policy(ExactScore(), kl_weight=0.1)).loss(model, batch, context(ROWS))
 
 
 REFUSED = [

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from built import act
+from nano_llada.config.objectives import BoundScore, ExactScore, Preference
+from nano_llada.core.batch import StepContext, TokenBatch
 from nano_llada.core.pattern import AttentionPattern
-from nano_llada.core.types import StepContext, TokenBatch
-from nano_llada.objectives.preference import BoundScore, ExactScore, Preference
 
 QUIET = {"mask_rate_min": 0.25, "mask_rate_max": 0.75, "complementary": True}
 SCORES = [ExactScore(), BoundScore(), BoundScore(4), BoundScore(2, 3), BoundScore(1, 1), BoundScore(2, 4, **QUIET)]
@@ -65,10 +66,10 @@ def log_sigmoid(x: float) -> float:
 @each_score
 def test_a_model_that_is_its_reference_loses_log_two(model, batch, context, score):
     ctx = told(context(6), copy.deepcopy(model))
-    out = Preference(score).loss(model, batch, ctx)
+    out = act(Preference(score)).loss(model, batch, ctx)
     assert value(out) == pytest.approx(PAIRS * math.log(2), abs=1e-6)
     assert int(out.count) == PAIRS
-    assert float(Preference(score).gains(model, batch, ctx).detach().abs().max()) == 0
+    assert float(act(Preference(score)).gains(model, batch, ctx).detach().abs().max()) == 0
     total, count = out.metrics["reward_accuracy"]
     assert float(total) / float(count) == 0.5
     assert [float(part) for part in out.metrics["reward_margin"]] == [0, PAIRS]
@@ -78,18 +79,20 @@ def test_a_model_that_is_its_reference_loses_log_two(model, batch, context, scor
 def test_noise_of_its_own_makes_a_difference_only_where_there_is_noise(model, batch, context, score):
     """A block of one token is hidden with certainty and an exact likelihood draws nothing."""
     ctx = told(context(6), model)
-    gains = Preference(score, shared_noise=False).gains(model, batch, ctx).detach()
+    gains = act(Preference(score, shared_noise=False)).gains(model, batch, ctx).detach()
     if score in (ExactScore(), BoundScore(1, 1)):
         assert float(gains.abs().max()) < 1e-5
     else:
         assert float((gains != 0).double().mean()) > 0.8  # unless the same tokens are hidden by chance
-        assert abs(value(Preference(score, shared_noise=False).loss(model, batch, ctx)) - PAIRS * math.log(2)) > 1e-2
+        assert (
+            abs(value(act(Preference(score, shared_noise=False)).loss(model, batch, ctx)) - PAIRS * math.log(2)) > 1e-2
+        )
 
 
 def test_half_precision_does_not_part_model_and_reference(model, batch, context):
     with torch.autocast("cpu", torch.bfloat16):
         for score in SCORES:
-            out = Preference(score).loss(model, batch, told(context(6), model))
+            out = act(Preference(score)).loss(model, batch, told(context(6), model))
             assert value(out) == pytest.approx(PAIRS * math.log(2), abs=1e-6)
             assert out.total.dtype == torch.float32
 
@@ -128,7 +131,7 @@ def test_loss_equals_likelihoods_by_hand(model, reference, batch, context, vocab
     gains = [likelihood(model, tokens) - likelihood(reference, tokens) for tokens in rows]
     margins = [better - worse for better, worse in zip(gains[0::2], gains[1::2], strict=True)]
     assert min(abs(margin) for margin in margins) > 0.1
-    out = Preference(score, beta).loss(model, batch, told(context(6), reference))
+    out = act(Preference(score, beta)).loss(model, batch, told(context(6), reference))
     assert value(out) == pytest.approx(-sum(log_sigmoid(beta * margin) for margin in margins), rel=1e-4)
     accuracy, margin = out.metrics["reward_accuracy"], out.metrics["reward_margin"]
     assert [float(part) for part in accuracy] == [sum(margin > 0 for margin in margins), PAIRS]
@@ -139,12 +142,12 @@ def test_loss_equals_likelihoods_by_hand(model, reference, batch, context, vocab
 @each_score
 def test_normalised_by_length_a_gain_is_that_of_a_token_of_the_answer(model, reference, batch, context, score):
     ctx, lengths = told(context(6), reference), torch.tensor([5.0, 7, 8, 4, 6, 6])  # the prompt is not counted
-    whole = Preference(score).gains(model, batch, ctx).detach()
+    whole = act(Preference(score)).gains(model, batch, ctx).detach()
     each = Preference(score, beta=10.0, length_normalised=True)
-    gains = each.gains(model, batch, ctx).detach()
+    gains = act(each).gains(model, batch, ctx).detach()
     torch.testing.assert_close(gains, whole / lengths)
     margins = gains.mean(0)[0::2] - gains.mean(0)[1::2]
-    assert value(each.loss(model, batch, ctx)) == pytest.approx(-sum(log_sigmoid(10 * float(m)) for m in margins))
+    assert value(act(each).loss(model, batch, ctx)) == pytest.approx(-sum(log_sigmoid(10 * float(m)) for m in margins))
 
 
 def test_normalised_by_length_an_answer_is_not_the_worse_for_being_long(model, batch, context):
@@ -158,7 +161,7 @@ def test_normalised_by_length_an_answer_is_not_the_worse_for_being_long(model, b
     first = batch.select(slice(0, 2))  # of 5 and of 7 tokens
     for normalised, margin in ((False, 0.2), (True, 0.0)):
         objective = Preference(Losing(), beta=1.0, length_normalised=normalised)
-        assert value(objective.loss(model, first, ctx)) == pytest.approx(-log_sigmoid(margin))
+        assert value(act(objective).loss(model, first, ctx)) == pytest.approx(-log_sigmoid(margin))
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -172,7 +175,7 @@ def test_bound_gains_are_those_of_enumerated_bounds_in_the_mean(
     before, after = (-enumerate_bound(some, one.tokens[0], one.scored[0]) for some in (reference, model))
     with torch.no_grad():
         objective = Preference(BoundScore(3), shared_noise=shared)
-        gains = objective.gains(model, rows, told(context(1000), reference)).mean(0)
+        gains = act(objective).gains(model, rows, told(context(1000), reference)).mean(0)
     error = float(gains.std()) / math.sqrt(1000)
     assert error < 0.05 * abs(after - before)
     assert float(gains.mean()) == pytest.approx(after - before, abs=4 * error)
@@ -183,7 +186,7 @@ def test_exchanged_answers_turn_the_margin_round(model, reference, batch, contex
     """Of -log sigmoid(x) and -log sigmoid(-x) the difference is x; the noise goes with the row."""
     objective, ctx = Preference(score, beta=0.5), told(context(6), reference)
     turned = TokenBatch(*(tensor[[1, 0, 3, 2, 5, 4]] for tensor in vars(batch).values()))
-    out, other = objective.loss(model, batch, ctx), objective.loss(model, turned, ctx)
+    out, other = act(objective).loss(model, batch, ctx), act(objective).loss(model, turned, ctx)
     margin = float(out.metrics["reward_margin"][0])
     assert abs(margin) > 0.01
     assert float(other.metrics["reward_margin"][0]) == pytest.approx(-margin, rel=1e-4)
@@ -193,7 +196,7 @@ def test_exchanged_answers_turn_the_margin_round(model, reference, batch, contex
 @each_score
 def test_gradient_flows_to_the_model_alone(model, reference, batch, context, score):
     assert all(weight.requires_grad for weight in reference.parameters())
-    Preference(score).loss(model, batch, told(context(6), reference)).total.backward()
+    act(Preference(score)).loss(model, batch, told(context(6), reference)).total.backward()
     assert all(weight.grad is None for weight in reference.parameters())
     assert all(float(weight.grad.abs().sum()) > 0 for weight in model.parameters())
 
@@ -201,7 +204,7 @@ def test_gradient_flows_to_the_model_alone(model, reference, batch, context, sco
 @each_score
 def test_prompts_alone_are_not_learnt(model, reference, batch, context, score):
     nothing = replace(batch, scored=torch.zeros_like(batch.scored))
-    out = Preference(score).loss(model, nothing, told(context(6), reference))
+    out = act(Preference(score)).loss(model, nothing, told(context(6), reference))
     out.total.backward()
     assert value(out) == pytest.approx(PAIRS * math.log(2), abs=1e-6)
     assert all(weight.grad is None or float(weight.grad.abs().sum()) == 0 for weight in model.parameters())
@@ -211,13 +214,13 @@ def test_prompts_alone_are_not_learnt(model, reference, batch, context, score):
 @pytest.mark.parametrize("at_start", [True, False], ids=["from-reference", "from-elsewhere"])
 def test_a_step_down_the_gradient_raises_the_margin(model, reference, batch, context, score, at_start):
     objective, ctx = Preference(score), told(context(6), copy.deepcopy(model) if at_start else reference)
-    before = objective.loss(model, batch, ctx)
+    before = act(objective).loss(model, batch, ctx)
     before.total.backward()
     size = math.sqrt(sum(float(weight.grad.square().sum()) for weight in model.parameters()))
     with torch.no_grad():
         for weight in model.parameters():
             weight -= 0.01 / size * weight.grad
-    after = objective.loss(model, batch, ctx)
+    after = act(objective).loss(model, batch, ctx)
     # to first order the loss falls by step length times slope
     assert value(before) - value(after) == pytest.approx(0.01 * size, rel=0.2)
     assert float(after.metrics["reward_margin"][0]) > float(before.metrics["reward_margin"][0])
@@ -229,9 +232,9 @@ def test_a_step_down_the_gradient_raises_the_margin(model, reference, batch, con
 @pytest.mark.parametrize("shared", [True, False])
 def test_micro_batches_of_whole_pairs_add_up(model, reference, batch, context, score, shared):
     objective, ctx = Preference(score, shared_noise=shared), told(context(6), reference)
-    whole = objective.loss(model, batch, ctx)
+    whole = act(objective).loss(model, batch, ctx)
     for size in (2, 4):
-        parts = [objective.loss(model, batch.select(slice(i, i + size)), ctx) for i in range(0, 6, size)]
+        parts = [act(objective).loss(model, batch.select(slice(i, i + size)), ctx) for i in range(0, 6, size)]
         assert sum(int(part.count) for part in parts) == int(whole.count) == PAIRS
         assert sum(int(part.predicted) for part in parts) == int(whole.predicted)
         assert sum(part.positions for part in parts) == whole.positions
@@ -249,10 +252,10 @@ def test_micro_batches_of_whole_pairs_add_up(model, reference, batch, context, s
 def test_only_several_draws_tell_their_variance(model, reference, batch, context):
     ctx = told(context(6), reference)
     for score in (ExactScore(), BoundScore(1), BoundScore(1, 2)):
-        assert "gain_variance" not in Preference(score).loss(model, batch, ctx).metrics
+        assert "gain_variance" not in act(Preference(score)).loss(model, batch, ctx).metrics
     objective = Preference(BoundScore(5))
-    gains = objective.gains(model, batch, ctx).detach()
-    total, count = objective.loss(model, batch, ctx).metrics["gain_variance"]
+    gains = act(objective).gains(model, batch, ctx).detach()
+    total, count = act(objective).loss(model, batch, ctx).metrics["gain_variance"]
     assert gains.shape == (5, 6)
     assert float(total) == pytest.approx(float(gains.var(0, correction=1).sum()), rel=1e-6)
     assert int(count) == 6
@@ -266,7 +269,7 @@ def test_shared_noise_cancels_when_model_and_reference_are_near(model, batch, co
 
     def variance(some, shared: bool) -> float:
         objective = Preference(BoundScore(16, size), shared_noise=shared)
-        total, count = objective.loss(some, batch, ctx).metrics["gain_variance"]
+        total, count = act(objective).loss(some, batch, ctx).metrics["gain_variance"]
         return float(total / count)
 
     assert 0 < variance(near, True) < 0.1 * variance(near, False)
@@ -279,26 +282,28 @@ def test_more_draws_vary_less(model, reference, batch, context):
     with torch.no_grad():
         for draws in (1, 8):
             objective = Preference(BoundScore(draws))
-            gains = [objective.gains(model, batch, told(context(6, step=s), reference)).mean(0) for s in range(40)]
+            gains = [act(objective).gains(model, batch, told(context(6, step=s), reference)).mean(0) for s in range(40)]
             spread.append(float(torch.stack(gains).var(0).sum()))
     assert spread[1] < spread[0] / 3
 
 
 def test_noise_follows_seed_and_step(model, reference, batch, context):
     places = [context(6), context(6, step=1), context(6, seed=1), context(6)]
-    found = [value(Preference().loss(model, batch, told(ctx, reference))) for ctx in places]
+    found = [value(act(Preference()).loss(model, batch, told(ctx, reference))) for ctx in places]
     assert found[0] == found[3]
     assert len(set(found)) == 3
-    exact = [value(Preference(ExactScore()).loss(model, batch, told(ctx, reference))) for ctx in places]
+    exact = [value(act(Preference(ExactScore())).loss(model, batch, told(ctx, reference))) for ctx in places]
     assert len(set(exact)) == 1
 
 
 def test_a_larger_beta_counts_a_nat_for_more(model, reference, batch, context):
     ctx = told(context(6), reference)
-    losses = [value(Preference(ExactScore(), beta).loss(model, batch, ctx)) for beta in (1e-6, 0.1, 1.0)]
+    losses = [value(act(Preference(ExactScore(), beta)).loss(model, batch, ctx)) for beta in (1e-6, 0.1, 1.0)]
     assert losses[0] == pytest.approx(PAIRS * math.log(2), abs=1e-4)
     assert all(abs(a - b) > 1e-3 for a, b in pairwise(losses))
-    margins = [float(Preference(ExactScore(), b).loss(model, batch, ctx).metrics["reward_margin"][0]) for b in (0.1, 1)]
+    margins = [
+        float(act(Preference(ExactScore(), b)).loss(model, batch, ctx).metrics["reward_margin"][0]) for b in (0.1, 1)
+    ]
     assert margins[1] == pytest.approx(10 * margins[0])
 
 
@@ -314,14 +319,14 @@ def test_a_larger_beta_counts_a_nat_for_more(model, reference, batch, context):
 def test_work_is_counted(model, reference, batch, context, watch, score):
     """All positions that went through the model or the reference."""
     seen = [watch(model), watch(reference)]
-    out = Preference(score).loss(model, batch, told(context(6), reference))
+    out = act(Preference(score)).loss(model, batch, told(context(6), reference))
     assert out.positions == sum(tokens.numel() for each in seen for tokens in each.tokens)
 
 
 def test_a_reference_is_needed(model, batch, context):
     for score in SCORES:
         with pytest.raises(ValueError, match=r"^preference optimisation needs a reference model$"):
-            Preference(score).loss(model, batch, context(6))
+            act(Preference(score)).loss(model, batch, context(6))
 
 
 @pytest.mark.parametrize("beta", [0.0, -0.1])

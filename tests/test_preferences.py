@@ -10,8 +10,8 @@ import pytest
 
 from nano_llada.core.errors import UserError
 from nano_llada.data.rows import to_preference
-from nano_llada.data.world import LANGUAGES, SKILLS, SPLITS, chats, preferences, verify
-from nano_llada.data.world.files import write_preferences, write_world
+from nano_llada.world import LANGUAGES, SKILLS, SPLITS, chats, preferences, verify
+from nano_llada.world.files import write_preferences, write_world
 from tiny import read_lines
 
 SAME_WORDS = ("copy", "reversal", "ordering")

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nano_llada.decode.config import Autoregressive, Diffusion
+from nano_llada.config.decoding import Autoregressive, Diffusion
 from nano_llada.decode.diffusion import spread
 from nano_llada.decode.proposal import choose, penalise, truncate
 from nano_llada.decode.types import Write, collect

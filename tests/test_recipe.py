@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from nano_llada.core.errors import UserError
-from nano_llada.recipe import read_recipe
-from nano_llada.run import complete
-from nano_llada.run_observer import RunObserver
+from nano_llada.session.observer import RunObserver
+from nano_llada.session.recipe import read_recipe
+from nano_llada.session.run import complete
 from tiny import make_place, run_cli, write_rows
 
 SHIPPED = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
@@ -63,7 +63,7 @@ objective.score = {{ block_size = 8, draws = 2 }}
 
 @pytest.fixture
 def recipe(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr("nano_llada.core.hardware.matmul_rate", lambda machine: 1e11)
+    monkeypatch.setattr("nano_llada.core.device.matmul_rate", lambda machine: 1e11)
     make_place(tmp_path)
     rows = [{"prompt": f"{i}?", "chosen": f"yes {i}", "rejected": f"no {i + 1}"} for i in range(40)]
     write_rows(tmp_path / "preference.jsonl", rows)

@@ -9,13 +9,11 @@ from typing import Any, Literal
 
 import pytest
 
-from nano_llada.config import RunConfig, default_run
+from nano_llada.config.model import ModelConfig, YarnScaling
+from nano_llada.config.objectives import Denoising, Masking, NextToken
+from nano_llada.config.record import from_plain, read_config, to_plain
+from nano_llada.config.run import RunConfig, default_run
 from nano_llada.core.errors import UserError
-from nano_llada.core.record import from_plain, read_config, to_plain
-from nano_llada.diffusion.corruption import Masking
-from nano_llada.model.config import ModelConfig, YarnScaling
-from nano_llada.objectives.denoising import Denoising
-from nano_llada.objectives.next_token import NextToken
 
 RUNS = [(stage, track) for stage in ("pretrain", "sft") for track in ("ar", "diffusion")]
 

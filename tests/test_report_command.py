@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from nano_llada.config import default_run
-from nano_llada.core.record import to_plain
+from nano_llada.config.record import to_plain
+from nano_llada.config.run import default_run
 from nano_llada.evaluate.metric import Share
 from nano_llada.evaluate.record import Record, write_records
 from tiny import run_cli, write_rows

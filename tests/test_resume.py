@@ -140,15 +140,15 @@ def test_an_ar_run_killed_three_times_and_interrupted_once(place):
     assert run_cli(tiny_arguments(place, "pretrain", "ar", name="whole", **OPTIONS)) == 0
     status, output = signalled_at(place, words, run, random.Random().randint(5, 12), signal.SIGKILL)
     assert status == -signal.SIGKILL, output
-    assert load_checkpoint(run, prefer="last").info["step"] >= 4
+    assert load_checkpoint(run, prefer="last").card.step >= 4
     killed_at(place, [*words, "--resume"], "weights", 1)
-    assert load_checkpoint(run, prefer="last").info["step"] >= 4
+    assert load_checkpoint(run, prefer="last").card.step >= 4
     killed_at(place, [*words, "--resume"], "prune", 2)
-    at = load_checkpoint(run, prefer="last").info["step"]
+    at = load_checkpoint(run, prefer="last").card.step
     status, output = signalled_at(place, [*words, "--resume"], run, at + 2, signal.SIGINT)
     assert status == 130, output
     assert "saved; continue with --resume" in " ".join(output.split())
-    assert load_checkpoint(run, prefer="last").info["step"] >= at + 2
+    assert load_checkpoint(run, prefer="last").card.step >= at + 2
     assert run_cli([*words, "--resume"]) == 0
     check_equal(run, place.runs / "whole")
 
@@ -160,11 +160,11 @@ def test_a_diffusion_run_killed_four_times(place):
     words, run = tiny_arguments(place, "pretrain", "diffusion", name="killed", **options), place.runs / "killed"
     assert run_cli(tiny_arguments(place, "pretrain", "diffusion", name="whole", **options)) == 0
     killed_at(place, words, "state", 3)
-    assert load_checkpoint(run, prefer="last").info["step"] == 8
+    assert load_checkpoint(run, prefer="last").card.step == 8
     killed_at(place, [*words, "--resume"], "name", 2)
-    assert load_checkpoint(run, prefer="last").info["step"] == 12
+    assert load_checkpoint(run, prefer="last").card.step == 12
     killed_at(place, [*words, "--resume"], "best", 1)
-    at = load_checkpoint(run, prefer="last").info["step"]
+    at = load_checkpoint(run, prefer="last").card.step
     assert at == 16
     status, output = signalled_at(place, [*words, "--resume"], run, at + 3, signal.SIGKILL)
     assert status == -signal.SIGKILL, output

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nano_llada.config.record import to_plain
 from nano_llada.core.errors import UserError
-from nano_llada.core.record import to_plain
-from nano_llada.run import MAY_CHANGE, check_same_config, execute
-from nano_llada.run_observer import RunObserver
+from nano_llada.session.observer import RunObserver
+from nano_llada.session.run import MAY_CHANGE, check_same_config, execute
 from tiny import Place, losses, make_place, read_lines, tiny_run
 
 HARMLESS = {
@@ -32,14 +32,14 @@ HARMLESS = {
 
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Place:
-    monkeypatch.setattr("nano_llada.core.hardware.matmul_rate", lambda machine: 1e11)  # takes longer than these runs
+    monkeypatch.setattr("nano_llada.core.device.matmul_rate", lambda machine: 1e11)  # takes longer than these runs
     return make_place(tmp_path)
 
 
 def interrupted(config, monkeypatch, step: int) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(RunObserver, "wants_stop", lambda observer: observer.trainer.step == step)
-        assert execute(config) == "interrupted"
+        assert execute(config).state == "interrupted"
 
 
 def saved_config(config) -> dict:

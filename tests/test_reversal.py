@@ -7,18 +7,18 @@ from random import Random
 from types import SimpleNamespace
 
 import pytest
+from experiments import reversal
+from experiments.options_measuring import Reversal
 
-from nano_llada.data.config import DataConfig
+from nano_llada.config.data import DataConfig
+from nano_llada.config.decoding import Autoregressive, Diffusion
 from nano_llada.data.tokenizer import Tokenizer
-from nano_llada.data.world import LANGUAGES
-from nano_llada.data.world.files import write_world
-from nano_llada.data.world.skills_family import PARENT_EN, families, relation_question
-from nano_llada.decode.config import Autoregressive, Diffusion
 from nano_llada.decode.types import Completion
-from nano_llada.experiments import reversal
-from nano_llada.experiments.options_measuring import Reversal
-from nano_llada.run import BUNDLED_TOKENIZER
-from nano_llada.run_observer import RunObserver
+from nano_llada.session.observer import RunObserver
+from nano_llada.session.run import BUNDLED_TOKENIZER
+from nano_llada.world import LANGUAGES
+from nano_llada.world.files import write_world
+from nano_llada.world.skills_family import PARENT_EN, families, relation_question
 from tiny import read_lines
 
 NAMES = {
@@ -29,7 +29,7 @@ NAMES = {
 @pytest.fixture
 def options(tmp_path, monkeypatch) -> Reversal:
     monkeypatch.setattr(reversal, "DataConfig", functools.partial(DataConfig, cache=tmp_path / "cache"))
-    monkeypatch.setattr("nano_llada.core.hardware.matmul_rate", lambda machine: 1e11)
+    monkeypatch.setattr("nano_llada.core.device.matmul_rate", lambda machine: 1e11)
     world = tmp_path / "runs" / "world-200"
     write_world(world, documents_count=200, chats_count=0, skills=("backward_relation",), seed=0)
     folders = {"runs": tmp_path / "runs", "docs": tmp_path / "docs"}

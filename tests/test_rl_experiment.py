@@ -8,18 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from experiments import editing, rl
+from experiments.llada2_ablation import SKILLS
+from experiments.options import Rl
+from experiments.rl_report import verdict
 
 from llada21 import models, root, tiny_models  # noqa: F401 - fixtures
 from nano_llada.checkpoint.files import load_checkpoint
+from nano_llada.config.decoding import Autoregressive, Block
 from nano_llada.core.errors import UserError
-from nano_llada.data.world.files import write_world
-from nano_llada.decode.config import Autoregressive, Block
-from nano_llada.demo import held_out_questions
-from nano_llada.experiments import editing, rl
-from nano_llada.experiments.llada2_ablation import SKILLS
-from nano_llada.experiments.options import Rl
-from nano_llada.experiments.rl_report import verdict
-from nano_llada.run_observer import RunObserver
+from nano_llada.demo.run import held_out_questions
+from nano_llada.session.observer import RunObserver
+from nano_llada.world.files import write_world
 from tiny import read_lines
 
 
@@ -33,7 +33,7 @@ def options(root, models, tmp_path) -> Rl:
 def test_reinforcement_has_a_row_for_each_skill_track_and_seed(options, monkeypatch):
     def shares(checkpoint, items):
         """Half of everything before; after it, `ordering` is better, copy a little worse and reversal much."""
-        after = checkpoint.info["stage"] == "rl"
+        after = checkpoint.card.stage == "rl"
         gained = {"ordering": 0.4, "copy": -0.1, "reversal": -0.3} if after else {}
         return {skill: 0.5 + gained.get(skill, 0.0) for skill in SKILLS}
 

@@ -14,17 +14,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nano_llada.config.objectives import BoundScore, ExactScore, Policy, Rollouts
+from nano_llada.core.batch import PolicyBatch, StepContext
+from nano_llada.core.device import Machine
 from nano_llada.core.errors import UserError
-from nano_llada.core.hardware import Machine
-from nano_llada.core.types import PolicyBatch, StepContext
 from nano_llada.data.read import BadRows, resolve
 from nano_llada.data.tokenizer import Tokenizer, train_characters
 from nano_llada.decode.types import Request, collect
-from nano_llada.objectives.policy import Policy, Rollouts
-from nano_llada.objectives.preference import BoundScore, ExactScore
-from nano_llada.rl.question import Question, read_questions
-from nano_llada.rl.rollout import RolloutBatches, group_advantages
-from nano_llada.sampling import make_sampler
+from nano_llada.language_model import make_sampler
+from nano_llada.objectives.policy import PolicyLoss
+from nano_llada.session.questions import Question, read_questions
+from nano_llada.session.rollout import RolloutBatches, group_advantages
 from tiny import read_lines, write_rows
 
 KINDS = {"ar": ExactScore(), "whole": BoundScore(2), "blocks": BoundScore(2, 4)}
@@ -63,7 +63,8 @@ def make(random_model, tokenizer, tmp_path):
     def start(
         score, *, model=None, rows=ASKED, folder="run", size=8, seed=0, reward=told, dtype=torch.float32, **options
     ) -> RolloutBatches:
-        objective = Policy(score, Rollouts(**({"group_size": 4, "max_new_tokens": ROOM, "threshold": 0.5} | options)))
+        rollouts = Rollouts(**({"group_size": 4, "max_new_tokens": ROOM, "threshold": 0.5} | options))
+        objective = PolicyLoss(Policy(score, rollouts))
         questions = questions_of(rows, tokenizer, tmp_path)
         (tmp_path / folder).mkdir(exist_ok=True)
         return RolloutBatches(

@@ -14,15 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nano_llada import run as run_module
 from nano_llada.checkpoint.files import load_checkpoint
-from nano_llada.config import RunConfig, default_run
+from nano_llada.config.record import from_plain
+from nano_llada.config.run import RunConfig, default_run
 from nano_llada.core.errors import UserError
-from nano_llada.core.record import from_plain
 from nano_llada.data.tokenizer import train_characters
-from nano_llada.run import build_model, choose_tokenizer, count_parameters, execute
-from nano_llada.run_data import load_data
-from nano_llada.run_observer import RunObserver
+from nano_llada.session import run as run_module
+from nano_llada.session.data import load_data
+from nano_llada.session.observer import RunObserver
+from nano_llada.session.run import build_model, choose_tokenizer, count_parameters, execute
 from tiny import Place, chats, family, losses, make_place, read_lines, texts, tiny_run, write_rows
 
 KINDS = {"ar": ("pretrain", "ar"), "diffusion": ("pretrain", "diffusion")}
@@ -38,7 +38,7 @@ def done(tmp_path_factory) -> Place:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Place:
-    monkeypatch.setattr("nano_llada.core.hardware.matmul_rate", lambda machine: 1e11)  # takes longer than these runs
+    monkeypatch.setattr("nano_llada.core.device.matmul_rate", lambda machine: 1e11)  # takes longer than these runs
     return make_place(tmp_path)
 
 
@@ -62,8 +62,8 @@ def test_a_run_leaves_everything_that_is_needed_behind(done, name):
     assert files <= {path.name for path in step.iterdir()}
     assert json.loads((folder / "best.json").read_text())["checkpoint"] == "step-000003"
     checkpoint = load_checkpoint(folder)
-    assert (checkpoint.track, checkpoint.info["stage"], checkpoint.info["run"]) == (track, stage, name)
-    assert (checkpoint.info["step"], checkpoint.model.config.hidden_size) == (3, 32)
+    assert (checkpoint.card.track, checkpoint.card.stage, checkpoint.card.run) == (track, stage, name)
+    assert (checkpoint.card.step, checkpoint.model.config.hidden_size) == (3, 32)
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
     environment = json.loads((folder / "environment.json").read_text())
     assert {"python", "torch", "processor", "cores", "threads"} <= environment.keys()
@@ -173,7 +173,7 @@ def test_interrupted_by_a_signal_it_saves_and_then_ends_with_the_same_weights_bi
 ):
     options = {"steps": 5, "eval_every": 2} | options
     whole, halved = (tiny_run(place, "pretrain", track, name=name, **options) for name in ("whole", "halved"))
-    assert execute(whole) == "finished"
+    assert execute(whole).state == "finished"
     watch = RunObserver.on_step
 
     def interrupt(observer, report):
@@ -184,7 +184,7 @@ def test_interrupted_by_a_signal_it_saves_and_then_ends_with_the_same_weights_bi
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         patch.setattr(RunObserver, "on_step", interrupt)
-        assert execute(halved) == "interrupted"
+        assert execute(halved).state == "interrupted"
     assert signal.getsignal(signal.SIGTERM) is before
     assert (halved.folder / "step-000003").is_dir()
     assert "stopped at step 3 of 5, saved; continue with --resume" in (halved.folder / "log.txt").read_text()
@@ -202,7 +202,7 @@ def test_a_window_of_the_log_that_was_interrupted_is_logged_whole(place, monkeyp
     execute(whole)
     with monkeypatch.context() as patch:
         patch.setattr(RunObserver, "wants_stop", lambda observer: observer.trainer.step == 3)
-        assert execute(halved) == "interrupted"
+        assert execute(halved).state == "interrupted"
     execute(halved, resume=True)
     assert losses(halved.folder) == losses(whole.folder)
 
@@ -277,7 +277,7 @@ def test_a_tracker_that_is_not_installed_is_named(place, monkeypatch):
 
 def test_it_stops_early_when_nothing_improves(place):
     config = tiny_run(place, name="x", steps=20, eval_every=1, patience=2, min_delta=100.0, keep_last=1)
-    assert execute(config) == "stopped early"
+    assert execute(config).state == "stopped early"
     assert losses(config.folder)[-1][0] == 3  # the first measurement is the best, two do not improve on it
     assert {path.name for path in config.folder.glob("step-*")} == {"step-000003"}  # the lowest loss and the newest
     assert "stopped early at step 3 of 20" in (config.folder / "log.txt").read_text()

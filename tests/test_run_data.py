@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from nano_llada.config.data import DataConfig
 from nano_llada.core.errors import UserError
-from nano_llada.data.config import DataConfig
 from nano_llada.data.read import BadRows, resolve
 from nano_llada.data.store import Encoding, documents
 from nano_llada.data.tokenizer import MASK, Tokenizer, train_characters
-from nano_llada.run_failure import document_places, explain_broken_loss
+from nano_llada.session.failure import document_places, explain_broken_loss
 from nano_llada.train.trainer import BrokenLoss
 from tiny import make_place, tiny_run
 

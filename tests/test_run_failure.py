@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch._dynamo.exc import TorchRuntimeError
 
-from nano_llada.config import default_run
+from nano_llada.config.run import default_run
+from nano_llada.config.train import TrainConfig
 from nano_llada.core.errors import UserError
-from nano_llada.run import execute
-from nano_llada.run_failure import _explain_memory
-from nano_llada.train.config import TrainConfig
+from nano_llada.session.failure import _explain_memory
+from nano_llada.session.run import execute
 from nano_llada.train.trainer import Trainer
 from tiny import Place, make_place, tiny_arguments, tiny_run
 

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from nano_llada.checkpoint.files import load_checkpoint
-from nano_llada.config import RunConfig, default_run
+from nano_llada.config.run import RunConfig, default_run
 from nano_llada.data.tokenizer import train_characters
 from tiny import chats, texts, write_rows
 
@@ -139,7 +139,7 @@ def test_the_old_chain_runs_as_written(old):
     done = old(DIFFUSION, "--max-iters 3", small)
     assert done.status == 0, done.err
     checkpoint = load_checkpoint(Path("weights/diffusion_from_ar_eq3"))
-    assert (checkpoint.track, checkpoint.info["step"], checkpoint.model.config.hidden_size) == ("diffusion", 3, 32)
+    assert (checkpoint.card.track, checkpoint.card.step, checkpoint.model.config.hidden_size) == ("diffusion", 3, 32)
 
     done = old(EVAL_DIFFUSION)
     assert done.status == 2
@@ -153,7 +153,7 @@ def test_the_old_chain_runs_as_written(old):
         done = old(line, small)
         assert done.status == 0, done.err
         checkpoint = load_checkpoint(Path("weights", run))
-        assert (checkpoint.track, checkpoint.info["stage"]) == (track, "sft")
+        assert (checkpoint.card.track, checkpoint.card.stage) == (track, "sft")
 
     done = old(ONE_PROMPT, AR_SFT, DIFFUSION_SFT)
     assert done.status == 0, done.err

@@ -77,7 +77,7 @@ def test_the_chain_runs_with_the_options_of_llada2(old):
         "block_decay_share": 0.2,
     }
     assert part(run["train"], "steps keep_best merge_best") == {"steps": 5, "keep_best": 3, "merge_best": 3}
-    assert len(load_checkpoint(Path("weights/diffusion_from_ar_eq3/merged")).info["merged_from"]) == 3
+    assert len(load_checkpoint(Path("weights/diffusion_from_ar_eq3/merged")).card.merged_from) == 3
 
     done = old(SFT_DIFFUSION, BLOCK_SFT, "--batch-size 4 --epochs 1")
     assert done.status == 0, done.err
@@ -99,7 +99,7 @@ def test_the_chain_runs_with_the_options_of_llada2(old):
     assert run["objective"]["beta"] == 0.1
     assert run["objective"]["score"]["block_size"] == 32
     assert part(run["train"], "batch_size epochs") == {"batch_size": 4, "epochs": 1.0}
-    assert load_checkpoint(Path("weights/diffusion_dpo")).info["stage"] == "dpo"
+    assert load_checkpoint(Path("weights/diffusion_dpo")).card.stage == "dpo"
     assert "--llada2-block-size" not in notes(done.err)  # as it was trained
 
     line = EVAL_DIFFUSION.replace("diffusion_no_v1", "diffusion_dpo")

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from nano_llada.checkpoint.files import Checkpoint
+from nano_llada.config.decoding import Autoregressive, Diffusion
 from nano_llada.core.errors import UserError
 from nano_llada.data.tokenizer import Tokenizer, train_characters
-from nano_llada.decode.config import Autoregressive, Diffusion
 from nano_llada.decode.types import Write
 from nano_llada.evaluate.page import write_evaluation
 from nano_llada.evaluate.page_tables import figure_rows, task_rows, written_table

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from nano_llada.checkpoint.files import Checkpoint
+from nano_llada.config.decoding import Autoregressive
+from nano_llada.core.batch import TokenBatch, Vocabulary
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
-from nano_llada.core.types import TokenBatch, Vocabulary
-from nano_llada.decode.config import Autoregressive
 from nano_llada.evaluate.figures import figures
 from nano_llada.evaluate.items import Passage, read_passages
 from nano_llada.evaluate.likelihood import passage_likelihoods, passage_numbers, text_likelihood

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from nano_llada.checkpoint.files import Checkpoint
+from nano_llada.config.decoding import Autoregressive, Block, Diffusion
+from nano_llada.core.batch import TokenBatch
 from nano_llada.core.errors import UserError
-from nano_llada.core.types import TokenBatch
 from nano_llada.data.tokenizer import Tokenizer, train_characters
-from nano_llada.decode.config import Autoregressive, Block, Diffusion
 from nano_llada.decode.types import Write
 from nano_llada.evaluate.figures import figures
 from nano_llada.evaluate.items import Passage
@@ -24,7 +24,7 @@ from nano_llada.evaluate.suites import metrics_of
 from nano_llada.evaluate.suites.quality import Quality, judge_texts, variety, whole_start
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives.likelihood import exact_nll
-from nano_llada.run import BUNDLED_TOKENIZER
+from nano_llada.session.run import BUNDLED_TOKENIZER
 
 CYCLE = {"a": "b", "b": "c", "c": "d", "d": "a"}
 PASSAGES = (

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from nano_llada.checkpoint.files import Checkpoint
+from nano_llada.config.decoding import Autoregressive, Block, Diffusion
 from nano_llada.core.errors import UserError
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import Tokenizer, train_characters
-from nano_llada.decode.config import Autoregressive, Block, Diffusion
 from nano_llada.decode.types import Write
 from nano_llada.evaluate.figures import figures
 from nano_llada.evaluate.items import Passage

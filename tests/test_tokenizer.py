@@ -23,9 +23,9 @@ from nano_llada.data.tokenizer import (
     train_bpe,
     train_characters,
 )
-from nano_llada.data.world import documents, examples
-from nano_llada.data.world.vocabulary import chinese_words
-from nano_llada.run import BUNDLED_TOKENIZER
+from nano_llada.session.run import BUNDLED_TOKENIZER
+from nano_llada.world import documents, examples
+from nano_llada.world.vocabulary import chinese_words
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "tokenizers"
 TEXTS = ["Tom has a red ball. 汤姆有一个红色的球。世界你好，你好世界。\n", "hello world, hello there"] * 20

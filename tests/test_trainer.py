@@ -9,15 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from built import act
+from nano_llada.config.objectives import Denoising, Masking, NextToken
+from nano_llada.config.train import TrainConfig
+from nano_llada.core.batch import LossOutput, TokenBatch
+from nano_llada.core.device import Machine
 from nano_llada.core.errors import UserError
-from nano_llada.core.hardware import Machine
-from nano_llada.core.schedule import learning_rate_scale
-from nano_llada.core.types import LossOutput, TokenBatch
-from nano_llada.diffusion.corruption import Masking
-from nano_llada.objectives.denoising import Denoising
-from nano_llada.objectives.next_token import NextToken
-from nano_llada.train.config import TrainConfig
 from nano_llada.train.optim import Optimizer, orthogonalise
+from nano_llada.train.schedule import learning_rate_scale
 from nano_llada.train.trainer import BrokenLoss, StepReport, Trainer
 
 CPU = Machine(torch.device("cpu"), torch.float32, "test")
@@ -44,7 +43,7 @@ class Counting:
 
 @dataclass
 class Watcher:
-    """An observer that remembers everything, and saves as `nano_llada.run` does: the model file holds the average."""
+    """An observer that remembers everything, and saves as `session.run` does: the model file holds the average."""
 
     reports: list[StepReport] = field(default_factory=list)
     measured: list[tuple[int, float, bool]] = field(default_factory=list)
@@ -155,7 +154,7 @@ def test_gradient_is_that_of_the_mean_and_clipped_to_the_norm(make, make_model, 
     for limit in (0.0, 1e3, 0.05):
         model = make_model(peak=16.0)
         trainer, watcher = make(steps=1, clip_norm=limit, model=model)
-        out = NextToken().loss(model, Counting().batch(0), context(8))
+        out = act(NextToken()).loss(model, Counting().batch(0), context(8))
         (out.total / out.count).backward()
         expected = [p.grad.clone() for p in model.parameters()]
         norm = float(torch.cat([g.flatten() for g in expected]).norm())
@@ -206,7 +205,7 @@ def test_moving_average_by_hand_is_validated_and_leaves_the_weights_alone(make, 
     with trainer.averaged():
         assert equal(weights(trainer), list(trainer.ema.values()))
         assert not equal(weights(trainer), raw)
-        out = NextToken().loss(trainer.model.eval(), held_out, context(8))
+        out = act(NextToken()).loss(trainer.model.eval(), held_out, context(8))
     assert equal(weights(trainer), raw)
     assert watcher.measured[-1][1] == pytest.approx((out.total / out.count).item(), rel=1e-6)
 
@@ -256,7 +255,7 @@ def test_validation_weighs_batches_by_their_counts(make, context):
     held_out = [Counting(2).batch(-1), Counting(7).batch(-2)]
     trainer, watcher = make(steps=1, learning_rate=1e-30, validation=held_out)
     trainer.run()
-    outs = [NextToken().loss(trainer.model, batch, context(1)) for batch in held_out]
+    outs = [act(NextToken()).loss(trainer.model, batch, context(1)) for batch in held_out]
     expected = sum(float(out.total.detach()) for out in outs) / sum(int(out.count) for out in outs)
     assert watcher.measured[0][1] == pytest.approx(expected, rel=1e-6)
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from nano_llada.core.errors import UserError
 from nano_llada.data.tokenizer import Tokenizer
-from nano_llada.data.world import (
+from nano_llada.session.run import BUNDLED_TOKENIZER
+from nano_llada.world import (
     DEMO_SKILLS,
     SKILLS,
     SPLITS,
@@ -25,8 +26,7 @@ from nano_llada.data.world import (
     examples,
     verify,
 )
-from nano_llada.data.world.skills_sudoku import solved_grids
-from nano_llada.run import BUNDLED_TOKENIZER
+from nano_llada.world.skills_sudoku import solved_grids
 
 STEPWISE = ("counting", "addition", "subtraction", "time")
 

@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 
 from nano_llada.core.errors import UserError
-from nano_llada.data.world import LANGUAGES, SPLITS, Language, Split, documents, examples, split_of
-from nano_llada.data.world.skills_family import TEMPLATES, Family, families, told_families
-from nano_llada.data.world.vocabulary import NAMES
+from nano_llada.world import LANGUAGES, SPLITS, Language, Split, documents, examples, split_of
+from nano_llada.world.skills_family import TEMPLATES, Family, families, told_families
+from nano_llada.world.vocabulary import NAMES
 
 
 def test_training_documents_state_every_family_parent_first_only() -> None:

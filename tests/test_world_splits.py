@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 
 from nano_llada.core.errors import UserError
-from nano_llada.data.world import (
+from nano_llada.world import (
     DOCUMENT_KINDS,
     LANGUAGES,
     SKILLS,
@@ -20,8 +20,8 @@ from nano_llada.data.world import (
     examples,
     split_of,
 )
-from nano_llada.data.world.skills_world import LANDMARKS
-from nano_llada.data.world.vocabulary import COLOURS, DIRECTIONS, NAMES, OBJECTS, PEOPLE, PLACES, Word
+from nano_llada.world.skills_world import LANDMARKS
+from nano_llada.world.vocabulary import COLOURS, DIRECTIONS, NAMES, OBJECTS, PEOPLE, PLACES, Word
 
 HELD_OUT = ("validation", "test")
 

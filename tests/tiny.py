@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from nano_llada.cli.main import main
-from nano_llada.config import RunConfig, default_run
-from nano_llada.core.record import from_plain, to_plain
+from nano_llada.config.record import from_plain, to_plain
+from nano_llada.config.run import RunConfig, default_run
 from nano_llada.data.tokenizer import train_characters
-from nano_llada.run import execute
+from nano_llada.session.run import execute
 
 NAMES, COLOURS, THINGS = ("Tom", "Amy", "Bob", "Eve"), ("red", "blue", "green"), ("ball", "cat", "hat", "kite")
 TOLD = ("汤姆有一个红色的球。", "艾米有一只蓝色的猫。", "鲍勃有一顶绿色的帽子。")
@@ -152,7 +152,7 @@ def family(base: Path) -> Place:
         tiny_run(place, "sft", "diffusion", name="diffusion-sft", init_from=diffusion, **prompts),
     ]
     for run in runs:
-        assert execute(run) == "finished"
+        assert execute(run).state == "finished"
     return place
 
 

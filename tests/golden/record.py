@@ -121,7 +121,23 @@ def record(folder: Path) -> dict[str, Any]:
     """Make every run and every text in an empty folder."""
     from nano_llada import __version__
 
-    call(folder, "data world --out world --documents 400 --chats 400 --preferences 200 --seed 1".split())
+    call(
+        folder,
+        [
+            "data",
+            "world",
+            "--out",
+            "world",
+            "--documents",
+            "400",
+            "--chats",
+            "400",
+            "--preferences",
+            "200",
+            "--seed",
+            "1",
+        ],
+    )
     (folder / "rewards.py").write_text(REWARD, encoding="utf-8")
     found: dict[str, Any] = {"version": __version__, "machine": machine(), "losses": {}, "weights": {}, "texts": {}}
     for name, command in RUNS.items():
@@ -136,7 +152,7 @@ def record(folder: Path) -> dict[str, Any]:
         lines = call(folder, words, "".join(f"{prompt}\n" for prompt in asked)).splitlines()
         rows = [json.loads(line) for line in lines]
         found["texts"][name] = [[row["text"], row["tokens"], row["forwards"], row["finish"]] for row in rows]
-    gap = "infill runs/full --device cpu --length 3 5 --text".split()
+    gap = ["infill", "runs/full", "--device", "cpu", "--length", "3", "5", "--text"]
     found["texts"]["infill"] = [[call(folder, [*gap, f"{prompt[:12]}___{prompt[12:20]}___"])] for prompt in asked[:5]]
     return found
 

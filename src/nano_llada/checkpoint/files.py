@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,14 +13,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from nano_llada.config.card import ModelCard
+from nano_llada.config.model import ModelConfig
+from nano_llada.config.record import from_plain, to_plain
 from nano_llada.core.errors import UserError
-from nano_llada.core.record import from_plain, to_plain
+from nano_llada.core.files import write_folder
 from nano_llada.data.tokenizer import Tokenizer
-from nano_llada.model.config import ModelConfig
 from nano_llada.model.transformer import Transformer
 
-Track = Literal["ar", "diffusion"]
-FORMAT = 1
+FORMAT = 2
 WEIGHTS, SHAPE, TRAINING, PROGRESS = "model.safetensors", "model.json", "training.safetensors", "training.json"
 
 
@@ -32,9 +31,8 @@ class Checkpoint:
 
     model: Transformer
     tokenizer: Tokenizer
-    track: Track
+    card: ModelCard
     folder: Path
-    info: Mapping[str, Any]  # step, stage, and whatever the run wrote down
 
 
 def save_model(
@@ -42,17 +40,15 @@ def save_model(
     weights: Mapping[str, Tensor],
     config: ModelConfig,
     tokenizer: Tokenizer,
-    track: Track,
-    info: Mapping[str, Any],
+    card: ModelCard,
 ) -> None:
     """Write the files of a model into an existing folder."""
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
     shape = {
         "format": FORMAT,
-        "track": track,
+        "card": to_plain(card),
         "model": to_plain(config),
         "tokenizer_hash": tokenizer.hash,
-        "info": dict(info),
     }
     (folder / SHAPE).write_text(json.dumps(shape, indent=2) + "\n", encoding="utf-8")
     tokenizer.save(folder)
@@ -66,31 +62,15 @@ def model_weights(model: Transformer) -> dict[str, Tensor]:
     return weights
 
 
-def write_atomically(folder: Path, fill: Any) -> None:
-    """Fill a hidden folder, flush it to the disk, and only then give it its name.
-
-    Whoever is killed half-way leaves no folder that looks finished.
+def write_checkpoint(folder: Path, fill: Callable[[Path], None]) -> None:
+    """`core.files.write_folder` for a checkpoint.
 
     Raises:
         UserError: if the disk is full or the place cannot be written.
     """
-    hidden = folder.parent / f".{folder.name}.writing"
     try:
-        shutil.rmtree(hidden, ignore_errors=True)
-        hidden.mkdir(parents=True)
-        fill(hidden)
-        for path in hidden.iterdir():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(hidden, folder)
-        if os.name == "posix":  # the new name, too, has to reach the disk
-            parent = os.open(folder.parent, os.O_RDONLY)
-            os.fsync(parent)
-            os.close(parent)
+        write_folder(folder, fill)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(hidden, ignore_errors=True)
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UserError(f"cannot write the checkpoint {folder}: {reason}; earlier checkpoints are untouched") from error
 
@@ -122,12 +102,32 @@ def find_checkpoint(path: Path, prefer: Literal["best", "last"] = "best") -> Pat
     return steps[-1]
 
 
-def read_shape(folder: Path) -> dict[str, Any]:
-    """The contents of model.json. Raises UserError if it is broken."""
-    shape = read_json(folder / SHAPE, "format")
-    if shape["format"] != FORMAT:
-        raise UserError(f"{folder / SHAPE} has format {shape['format']!r}; this version reads {FORMAT}")
-    return read_json(folder / SHAPE, "track", "model", "tokenizer_hash", "info")
+@dataclass(frozen=True)
+class Description:
+    """What model.json says."""
+
+    card: ModelCard
+    config: ModelConfig
+    tokenizer_hash: str
+
+
+def read_description(folder: Path) -> Description:
+    """The contents of model.json, of this version or of 0.1.0. Raises UserError if it is broken."""
+    path = folder / SHAPE
+    found = read_json(path, "format")
+    if found["format"] not in (1, FORMAT):
+        raise UserError(f"{path} has format {found['format']!r}; this version reads 1 and {FORMAT}")
+    first = found["format"] == 1
+    plain = read_json(path, "model", "tokenizer_hash", *(("track", "info") if first else ("card",)))
+    try:
+        config = from_plain(ModelConfig, plain["model"], where=f"{path}: model")
+        if first:
+            card = ModelCard.from_format_1(plain["track"], plain["info"])
+        else:
+            card = from_plain(ModelCard, plain["card"], where=f"{path}: card")
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: {error}") from error
+    return Description(card, config, plain["tokenizer_hash"])
 
 
 def read_json(path: Path, *fields: str) -> dict[str, Any]:
@@ -146,7 +146,12 @@ def read_json(path: Path, *fields: str) -> dict[str, Any]:
 def step_folders(run: Path) -> list[Path]:
     """The checkpoints of a run by step."""
     found = [path for path in run.glob("step-*") if path.name.removeprefix("step-").isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    """The step of a step-N folder."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def load_checkpoint(
@@ -158,20 +163,16 @@ def load_checkpoint(
         UserError: for missing or corrupt files, shapes that do not fit, or a tokenizer that is not the model's.
     """
     folder = find_checkpoint(path, prefer)
-    shape = read_shape(folder)
-    try:
-        config = from_plain(ModelConfig, shape["model"], where=f"{folder / SHAPE}: model")
-    except ValueError as error:
-        raise UserError(f"{folder / SHAPE}: {error}") from error
+    described = read_description(folder)
     tokenizer = Tokenizer.load(folder)
-    if tokenizer.hash != shape["tokenizer_hash"]:
+    if tokenizer.hash != described.tokenizer_hash:
         raise UserError(
             f"the tokenizer in {folder} (hash {tokenizer.hash}) is not the one the model was trained with "
-            f"({shape['tokenizer_hash']}); put the original tokenizer.json back"
+            f"({described.tokenizer_hash}); put the original tokenizer.json back"
         )
-    model = Transformer(config)
+    model = Transformer(described.config)
     load_weights(model, folder / WEIGHTS)
-    return Checkpoint(model.to(device).eval(), tokenizer, shape["track"], folder, shape["info"])
+    return Checkpoint(model.to(device).eval(), tokenizer, described.card, folder)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

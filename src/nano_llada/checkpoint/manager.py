@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,16 +16,26 @@ from nano_llada.checkpoint.files import (
     TRAINING,
     find_checkpoint,
     load_weights,
+    read_description,
     read_json,
-    read_shape,
     read_tensors,
     step_folders,
-    write_atomically,
+    step_of,
+    write_checkpoint,
 )
 from nano_llada.core.errors import UserError
+from nano_llada.core.files import write_json
 from nano_llada.model.transformer import Transformer
 
 State = tuple[Mapping[str, Tensor], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class BestCheckpoint:
+    """Where a run's validation loss was lowest."""
+
+    step: int
+    loss: float
 
 
 @dataclass
@@ -52,9 +61,9 @@ class RunCheckpoints:
             save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, hidden / TRAINING)
             losses = self.losses | ({folder.name: loss} if loss is not None else {})
             progress = dict(plain) | {"validation_losses": losses}
-            (hidden / PROGRESS).write_text(json.dumps(progress, indent=2), encoding="utf-8")
+            write_json(hidden / PROGRESS, progress)
 
-        write_atomically(folder, fill)
+        write_checkpoint(folder, fill)
         if loss is not None:
             self.losses[folder.name] = loss
         self._prune()
@@ -64,16 +73,30 @@ class RunCheckpoints:
         folders = step_folders(self.run)
         present = {path.name for path in folders}
         self.losses = {name: loss for name, loss in self.losses.items() if name in present}
-        best = sorted(self.losses, key=lambda name: (self.losses[name], name))[: self.keep_best]
-        if best:
-            text = json.dumps({"checkpoint": best[0], "validation_loss": self.losses[best[0]]}, indent=2)
-            hidden = self.run / ".best.json.writing"
-            hidden.write_text(text + "\n", encoding="utf-8")
-            hidden.replace(self.run / "best.json")
+        kept = self._ranked()[: self.keep_best]
+        if kept:
+            plain = {"checkpoint": kept[0], "validation_loss": self.losses[kept[0]]}
+            write_json(self.run / "best.json", plain)
         self._sweep("removed")
         for path in folders[: -self.keep_last]:
-            if path.name not in best and _remove(path):
+            if path.name not in kept and _remove(path):
                 self.losses.pop(path.name, None)
+
+    def _ranked(self) -> list[str]:
+        """Names of the checkpoints with a validation loss, the best first."""
+        return sorted(self.losses, key=lambda name: (self.losses[name], name))
+
+    @property
+    def best(self) -> BestCheckpoint | None:
+        """The checkpoint of lowest validation loss; None: no loss was measured, or none is kept for it."""
+        ranked = self._ranked() if self.keep_best else []
+        return BestCheckpoint(step_of(self.run / ranked[0]), self.losses[ranked[0]]) if ranked else None
+
+    @property
+    def last_step(self) -> int:
+        """Step of the newest checkpoint; 0: there is none."""
+        folders = step_folders(self.run)
+        return step_of(folders[-1]) if folders else 0
 
     def _sweep(self, kind: str) -> None:
         """Delete what was left of checkpoints that were being written or removed."""
@@ -88,7 +111,7 @@ class RunCheckpoints:
         """
         self._sweep("writing")  # by a run that was killed
         folder = find_checkpoint(self.run, "last")
-        read_shape(folder)
+        read_description(folder)
         if not (folder / PROGRESS).is_file():
             raise UserError(f"{folder} holds a model but no training state; start a new run with --init-from")
         try:

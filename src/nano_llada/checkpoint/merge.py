@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,19 +13,19 @@ from torch import Tensor
 from nano_llada.checkpoint.files import (
     PROGRESS,
     WEIGHTS,
-    Track,
     find_checkpoint,
     load_checkpoint,
     read_json,
     read_tensors,
     save_model,
     step_folders,
-    write_atomically,
+    write_checkpoint,
 )
+from nano_llada.config.card import MergedPart, ModelCard
+from nano_llada.config.model import ModelConfig
+from nano_llada.config.record import to_plain
 from nano_llada.core.errors import UserError
-from nano_llada.core.record import to_plain
 from nano_llada.data.tokenizer import Tokenizer
-from nano_llada.model.config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -35,17 +34,16 @@ class _Source:
 
     folder: Path
     config: ModelConfig
-    track: Track
     tokenizer: Tokenizer
-    info: Mapping[str, Any]
+    card: ModelCard
 
 
 def merge_checkpoints(folders: Sequence[Path], output: Path) -> Path:
     """Write a checkpoint that holds the mean of others' weights; gives its folder, `output`.
 
     Sums are float64, the mean has the types in which the first checkpoint stores its weights; one model at a time is
-    read. A run folder stands for its best checkpoint. The new `info` is the first one's, with the largest `tokens`,
-    and `merged_from`: name, run, step and validation loss of each checkpoint, as far as they are known.
+    read. A run folder stands for its best checkpoint. The new card is the first one's, with the largest `tokens` and
+    the parts in `merged_from`.
 
     Raises:
         UserError: for no checkpoint, one that is given twice or is broken, two that differ in shape, track or
@@ -63,10 +61,8 @@ def merge_checkpoints(folders: Sequence[Path], output: Path) -> Path:
     first = sources[0]
     for source in sources[1:]:
         _check_alike(first, source)
-    weights, info = _mean_weights([folder / WEIGHTS for folder in found]), _merged_info(sources)
-    write_atomically(
-        output, lambda folder: save_model(folder, weights, first.config, first.tokenizer, first.track, info)
-    )
+    weights, card = _mean_weights([folder / WEIGHTS for folder in found]), _merged_card(sources)
+    write_checkpoint(output, lambda folder: save_model(folder, weights, first.config, first.tokenizer, card))
     return output
 
 
@@ -104,11 +100,13 @@ def validation_loss(folder: Path) -> float | None:
 
 def _read_source(folder: Path) -> _Source:
     checkpoint = load_checkpoint(folder)  # refuses weights that are not those of the shape
-    return _Source(folder, checkpoint.model.config, checkpoint.track, checkpoint.tokenizer, checkpoint.info)
+    return _Source(folder, checkpoint.model.config, checkpoint.tokenizer, checkpoint.card)
 
 
 def _check_alike(first: _Source, other: _Source) -> None:
-    one, two = ({"track": s.track, "tokenizer hash": s.tokenizer.hash} | to_plain(s.config) for s in (first, other))
+    one, two = (
+        {"track": s.card.track, "tokenizer hash": s.tokenizer.hash} | to_plain(s.config) for s in (first, other)
+    )
     if differing := [f"{name} is {one[name]} and {two[name]}" for name in one if one[name] != two[name]]:
         raise UserError(f"{first.folder} and {other.folder} cannot be merged: {', '.join(differing)}")
 
@@ -124,15 +122,10 @@ def _mean_weights(files: Sequence[Path]) -> dict[str, Tensor]:
     return {name: (total / len(files)).to(types[name]) for name, total in sums.items()}
 
 
-def _merged_info(sources: Sequence[_Source]) -> dict[str, Any]:
-    merged_from = []
-    for source in sources:
-        known = {
-            "name": source.folder.name,
-            "run": source.info.get("run"),
-            "step": source.info.get("step"),
-            "validation_loss": validation_loss(source.folder),
-        }
-        merged_from.append({name: value for name, value in known.items() if value is not None})
-    tokens = [source.info["tokens"] for source in sources if "tokens" in source.info]
-    return dict(sources[0].info) | {"merged_from": merged_from} | ({"tokens": max(tokens)} if tokens else {})
+def _merged_card(sources: Sequence[_Source]) -> ModelCard:
+    parts = tuple(
+        MergedPart(source.folder.name, source.card.run, source.card.step, validation_loss(source.folder))
+        for source in sources
+    )
+    tokens = [source.card.tokens for source in sources if source.card.tokens is not None]
+    return replace(sources[0].card, merged_from=parts, tokens=max(tokens, default=None))

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nano_llada.cli.options import DecodingOptions, checkpoint_decoding, parse
+from nano_llada.cli.options import parse
 from nano_llada.cli.stdin import StandardInput
+from nano_llada.config.decoding import DecodingOptions, decoding_for
 from nano_llada.core.errors import UserError
 
 if TYPE_CHECKING:
     from nano_llada.data.rows import Message
-    from nano_llada.sampling import Writer
+    from nano_llada.language_model import Writer
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,14 @@ def main(arguments: Sequence[str]) -> int:
     from rich.console import Console
 
     from nano_llada.cli.view import watch
-    from nano_llada.core.hardware import choose_machine
+    from nano_llada.core.device import choose_machine
     from nano_llada.data.rows import Message
     from nano_llada.decode.types import collect
-    from nano_llada.sampling import Writer
+    from nano_llada.language_model import Writer
 
     writer = Writer.load(options.checkpoint, choose_machine(options.device).device)
     tokenizer = writer.checkpoint.tokenizer
-    decoding = checkpoint_decoding(writer.checkpoint, options.decoding, default_length=64)
+    decoding = decoding_for(writer.checkpoint.card, options.decoding, default_length=64)
     start = [Message("system", options.system)] if options.system else []
     console, messages, status = Console(), list(start), 0
     typed = StandardInput(lambda: console.input("[bold]> [/]") if console.is_terminal else input())

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nano_llada.cli.options import DecodingOptions, checkpoint_decoding, parse, short_names
+from nano_llada.cli.options import parse, short_names
 from nano_llada.cli.training_runs import training_run
+from nano_llada.config.decoding import DecodingOptions, decoding_for
 from nano_llada.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,11 +52,11 @@ def main(arguments: Sequence[str]) -> int:
     _check(options)
     from nano_llada.checkpoint.files import load_checkpoint
     from nano_llada.cli.tables import print_comparison
-    from nano_llada.core.hardware import choose_machine
-    from nano_llada.data.world import SKILLS
+    from nano_llada.core.device import choose_machine
     from nano_llada.evaluate.page import write_evaluation
     from nano_llada.evaluate.side_by_side import free_questions, side_by_side
     from nano_llada.evaluate.suites.generation import world_questions
+    from nano_llada.world import SKILLS
 
     device = choose_machine(options.device).device
     loaded = [load_checkpoint(path, device) for path in options.checkpoints]
@@ -84,23 +85,23 @@ def _check(options: Options) -> None:
 
 def _names(paths: Sequence[Path], loaded: Sequence[Checkpoint]) -> list[str]:
     """Run and track of each model, and where runs of one name lie. Raises UserError for a folder given twice."""
-    runs = [str(checkpoint.info.get("run", checkpoint.folder.name)) for checkpoint in loaded]
+    runs = [str(checkpoint.card.run or checkpoint.folder.name) for checkpoint in loaded]
     told = [run if runs.count(run) == 1 else f"{run} {end}" for run, end in zip(runs, short_names(paths), strict=True)]
-    return [f"{name} ({checkpoint.track})" for name, checkpoint in zip(told, loaded, strict=True)]
+    return [f"{name} ({checkpoint.card.track})" for name, checkpoint in zip(told, loaded, strict=True)]
 
 
 def _subjects(options: Options, name: str, checkpoint: Checkpoint) -> list[Subject]:
     """A model with every way in which it is made to write."""
-    from nano_llada.decode.config import Autoregressive
+    from nano_llada.config.decoding import Autoregressive
     from nano_llada.evaluate.suite import Subject
 
     given = options.decoding
-    if checkpoint.track == "ar":  # options of diffusion models are for those compared with it
+    if checkpoint.card.autoregressive:  # options of diffusion models are for those compared with it
         given = DecodingOptions(**{option.name: getattr(given, option.name) for option in fields(Autoregressive)})
     ways = {"default": given}
-    if checkpoint.track == "diffusion" and given.threshold is None and given.strategy is None:
+    if checkpoint.card.denoising and given.threshold is None and given.strategy is None:
         ways |= {f"threshold={least:g}": replace(given, threshold=least, steps=None) for least in options.thresholds}
     return [
-        Subject(name, checkpoint, checkpoint_decoding(checkpoint, settings, default_length=64), decoder)
+        Subject(name, checkpoint, decoding_for(checkpoint.card, settings, default_length=64), decoder)
         for decoder, settings in ways.items()
     ]

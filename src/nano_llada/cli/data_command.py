@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from nano_llada.cli.options import choose_word, parse
+from nano_llada.config.data import default_cache
 from nano_llada.core.errors import UserError
-from nano_llada.data.config import default_cache
 
 WORDS = {
     "world": "write the small bilingual world as JSONL files, with preference pairs if asked for",
@@ -70,8 +70,8 @@ def main(arguments: Sequence[str]) -> int:
     word, rest = choose_word(arguments, WORDS, "data")
     if word == "world":
         options = parse(World, rest, command="data world", about="Write the small bilingual world as JSONL files.")
-        from nano_llada.data.world import SKILLS
-        from nano_llada.data.world.files import write_lookups, write_preferences, write_tellings, write_world
+        from nano_llada.world import SKILLS
+        from nano_llada.world.files import write_lookups, write_preferences, write_tellings, write_world
 
         if any((options.out / name).exists() for name in ("pretrain-train.jsonl", "chat-train.jsonl")):
             raise UserError(
@@ -115,7 +115,7 @@ def show(options: Show) -> None:
     from nano_llada.data.read import BadRows, resolve
     from nano_llada.data.store import Encoding, open_store
     from nano_llada.data.tokenizer import Tokenizer
-    from nano_llada.run import BUNDLED_TOKENIZER
+    from nano_llada.session.run import BUNDLED_TOKENIZER
 
     tokenizer = Tokenizer.load(options.tokenizer or BUNDLED_TOKENIZER)
     encoding = Encoding(options.format, options.text_field, options.turns)

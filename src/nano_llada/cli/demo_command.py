@@ -11,7 +11,7 @@ from nano_llada.cli.training_runs import training_run
 
 def main(arguments: Sequence[str]) -> int:
     """Run (or go on with) the demo; gives the exit status."""
-    from nano_llada.demo_config import DemoConfig
+    from nano_llada.demo.options import DemoConfig
 
     about = (
         "Train an AR and a diffusion model from nothing on a small bilingual world, fine-tune both, and compare them. "
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     config = parse(DemoConfig, arguments, command="demo", about=about)
     from nano_llada.cli.tables import print_comparison
-    from nano_llada.demo import run_demo
+    from nano_llada.demo.run import run_demo
     from nano_llada.evaluate.page import write_evaluation
 
     begin = time.monotonic()

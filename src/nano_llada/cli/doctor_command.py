@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, arguments, command="doctor", about="What this machine will use for a run, and why.")
     import torch
 
-    from nano_llada.core import hardware
+    from nano_llada.core import device as hardware
 
     machine = hardware.choose_machine(options.device)
     rows = [(name, str(value)) for name, value in hardware.environment().items() if value is not None]
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _precision(machine: object, ratio: float) -> str:
-    from nano_llada.core.hardware import Machine
+    from nano_llada.core.device import Machine
 
     assert isinstance(machine, Machine)
     if machine.autocast:

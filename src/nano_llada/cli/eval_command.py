@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nano_llada.cli.options import DecodingOptions, checkpoint_decoding, parse, short_names
+from nano_llada.cli.options import parse, short_names
+from nano_llada.config.decoding import DecodingOptions, decoding_for
+from nano_llada.config.record import from_plain
 from nano_llada.core.errors import UserError
-from nano_llada.core.record import from_plain
 from nano_llada.evaluate.options import SuiteOptions
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     _check(options)
     from nano_llada.cli.tables import print_table
-    from nano_llada.core.hardware import choose_machine
+    from nano_llada.core.device import choose_machine
     from nano_llada.evaluate.build import make_suites
     from nano_llada.evaluate.measure import evaluate, make_plan, plan_name
     from nano_llada.evaluate.page import figure_rows, write_evaluation
@@ -94,7 +95,7 @@ def subjects(options: Options, device: torch.device | str) -> list[Subject]:
         _check_seeds(name, seeds)
         for run, checkpoint in enumerate(seeds):
             for decoder, settings in decoders_for(checkpoint, options).items():
-                decoding = checkpoint_decoding(checkpoint, settings, default_length=24)
+                decoding = decoding_for(checkpoint.card, settings, default_length=24)
                 found.append(Subject(name, checkpoint, decoding, decoder, run))
     return found
 
@@ -116,8 +117,8 @@ def named(given: Sequence[str]) -> list[tuple[str, Path]]:
 def _check_seeds(name: str, seeds: Sequence[Checkpoint]) -> None:
     first = seeds[0]
     for other in seeds[1:]:
-        if (other.track, other.tokenizer.hash, other.model.config) != (
-            first.track,
+        if (other.card.track, other.tokenizer.hash, other.model.config) != (
+            first.card.track,
             first.tokenizer.hash,
             first.model.config,
         ):
@@ -152,11 +153,11 @@ def decoders_for(checkpoint: Checkpoint, options: Options) -> dict[str, Decoding
 
 def _known(checkpoint: Checkpoint, given: Mapping[str, Any]) -> set[str]:
     """Settings that a model can be made to write with."""
-    from nano_llada.decode.config import Autoregressive, Block, Diffusion
+    from nano_llada.config.decoding import Autoregressive, Block, Diffusion
 
-    if checkpoint.track == "ar":
+    if checkpoint.card.autoregressive:
         return {option.name for option in fields(Autoregressive)}
-    blocks = checkpoint.info.get("block_size") or "block_size" in given
+    blocks = checkpoint.card.block_size or "block_size" in given
     return {option.name for option in fields(Block if blocks else Diffusion)} | ({"preset"} if blocks else set())
 
 

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the experiment; gives the exit status: 130 when it was interrupted and can be gone on with."""
     name, rest = choose_word(arguments, WORDS, "experiment")
     module, cls = OPTIONS[name].split(".")
-    known = importlib.import_module(f"nano_llada.experiments.{module}")
+    known = importlib.import_module(f"experiments.{module}")
     options = parse(getattr(known, cls), rest, command=f"experiment {name}", about=WORDS[name])
-    experiment = importlib.import_module(f"nano_llada.experiments.{name.replace('-', '_')}")
+    experiment = importlib.import_module(f"experiments.{name.replace('-', '_')}")
     return 0 if experiment.run(options) else 130

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
         about="Turn an AR checkpoint into a transformers folder.",
         leading="checkpoint",
     )
-    from nano_llada.checkpoint.hugging_face import export_model
+    from nano_llada.interop.transformers import export_model
 
     export_model(options.checkpoint, options.out)
     print(f"written to {options.out}: transformers.AutoModelForCausalLM.from_pretrained loads it")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from nano_llada.cli import stdin
-from nano_llada.cli.options import DecodingOptions, checkpoint_decoding, parse
+from nano_llada.cli.options import parse
+from nano_llada.config.decoding import DecodingOptions, decoding_for
 from nano_llada.core.errors import UserError
 
 
@@ -55,12 +56,12 @@ def main(arguments: Sequence[str]) -> int:
     from rich.console import Console
 
     from nano_llada.cli.view import watch
-    from nano_llada.core.hardware import choose_machine
-    from nano_llada.sampling import Writer, answers_chats
+    from nano_llada.core.device import choose_machine
+    from nano_llada.language_model import Writer
 
     writer = Writer.load(options.checkpoint, choose_machine(options.device).device)
-    decoding = checkpoint_decoding(writer.checkpoint, options.decoding)
-    chat = options.mode == "chat" or (options.mode == "auto" and answers_chats(writer.checkpoint))
+    decoding = decoding_for(writer.checkpoint.card, options.decoding)
+    chat = options.mode == "chat" or (options.mode == "auto" and writer.checkpoint.card.answers)
     if options.show_steps:
         console = Console(stderr=options.json_lines)  # what is read by a program stays free of pictures
         steps = writer.stream(prompts[0], decoding, chat=chat, stop=options.stop)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nano_llada.cli.options import parse
+from nano_llada.config.card import ModelCard
 from nano_llada.core.errors import UserError
 
 
@@ -29,15 +30,15 @@ def main(arguments: Sequence[str]) -> int:
         about="Turn a local transformers folder into a checkpoint.",
         leading="source",
     )
-    from nano_llada.checkpoint.files import model_weights, save_model, write_atomically
-    from nano_llada.checkpoint.hugging_face import import_model
+    from nano_llada.checkpoint.files import model_weights, save_model, write_checkpoint
+    from nano_llada.interop.transformers import import_model
 
     if options.out.exists():
         raise UserError(f"{options.out} exists already; give the name of a new folder")
     model, tokenizer = import_model(options.source)
-    info = {"stage": "pretrain", "run": options.source.name, "step": 0}
-    write_atomically(
-        options.out, lambda folder: save_model(folder, model_weights(model), model.config, tokenizer, "ar", info)
+    card = ModelCard("ar", run=options.source.name, step=0)
+    write_checkpoint(
+        options.out, lambda folder: save_model(folder, model_weights(model), model.config, tokenizer, card)
     )
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {tokenizer.vocab.size} tokens, in {options.out}")
     return 0

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nano_llada.cli.options import DecodingOptions, checkpoint_decoding, parse
+from nano_llada.cli.options import parse
+from nano_llada.config.decoding import DecodingOptions, decoding_for
 from nano_llada.core.errors import UserError
 
 
@@ -39,9 +40,9 @@ def main(arguments: Sequence[str]) -> int:
     for name in ("max_new_tokens", "min_new_tokens"):
         if getattr(options.decoding, name) is not None:
             raise UserError(f"{name} has no effect here: --length says how long a gap is")
-    from nano_llada.core.hardware import choose_machine
-    from nano_llada.sampling import Writer
+    from nano_llada.core.device import choose_machine
+    from nano_llada.language_model import Writer
 
     writer = Writer.load(options.checkpoint, choose_machine(options.device).device)
-    print(writer.infill(options.text, checkpoint_decoding(writer.checkpoint, options.decoding), options.length))
+    print(writer.infill(options.text, decoding_for(writer.checkpoint.card, options.decoding), options.length))
     return 0

@@ -36,13 +36,13 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"--top-k chooses among the checkpoints of one run, but {len(given)} folders are given")
     if options.top_k is None and len(given) == 1:
         raise UserError(f"{given[0]} alone is nothing to merge: give several checkpoints, or --top-k K for a run")
-    from nano_llada.checkpoint.files import read_shape
+    from nano_llada.checkpoint.files import read_description
     from nano_llada.checkpoint.merge import best_checkpoints, merge_checkpoints
 
     folders = given if options.top_k is None else best_checkpoints(given[0], options.top_k)
     merged = merge_checkpoints(folders, options.output)
-    for part in read_shape(merged)["info"]["merged_from"]:
-        loss = f"validation loss {part['validation_loss']:.4f}" if "validation_loss" in part else "not validated"
-        print(f"  {part['name']}: {loss}")
+    for part in read_description(merged).card.merged_from:
+        loss = "not validated" if part.validation_loss is None else f"validation loss {part.validation_loss:.4f}"
+        print(f"  {part.name}: {loss}")
     print(f"the mean of these {len(folders)} is in {merged}")
     return 0

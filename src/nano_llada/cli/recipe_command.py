@@ -34,13 +34,13 @@ def main(arguments: Sequence[str]) -> int:
         if not sign or not name:
             raise UserError(f"--set {item}: expected NAME=VALUE")
         variables[name] = value
-    from nano_llada.recipe import read_recipe
+    from nano_llada.session.recipe import read_recipe
 
     recipe = read_recipe(options.file, variables, options.runs)
     if options.check:
         for config in recipe.runs:
             print(f"{config.name}: {config.stage} {config.track}, in {config.folder}")
         return 0
-    from nano_llada.run import complete
+    from nano_llada.session.run import complete
 
     return 0 if complete(recipe.runs) else 130

@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from nano_llada.cli.options import choose_word, parse, take_flag
-from nano_llada.config import RunConfig, default_run
+from nano_llada.config.model import FREE_FIELDS, ModelConfig
+from nano_llada.config.run import RunConfig, default_run
 from nano_llada.core.errors import UserError
-from nano_llada.core.record import from_plain
-from nano_llada.model.config import FREE_FIELDS, ModelConfig
 
 ABOUT = {
     ("pretrain", "ar"): "Pretrain an autoregressive model on text.",
@@ -41,13 +40,9 @@ def refuse_shape_options(arguments: Sequence[str]) -> None:
 
 def shape_of(start: Path) -> ModelConfig:
     """The shape of the model in a checkpoint or run. Raises UserError if there is none, or it is broken."""
-    from nano_llada.checkpoint.files import SHAPE, find_checkpoint, read_shape
+    from nano_llada.checkpoint.files import find_checkpoint, read_description
 
-    folder = find_checkpoint(start)
-    try:
-        return from_plain(ModelConfig, read_shape(folder)["model"], where=f"{folder / SHAPE}: model")
-    except ValueError as error:
-        raise UserError(f"{folder / SHAPE}: {error}") from error
+    return read_description(find_checkpoint(start)).config
 
 
 def train(stage: str, arguments: Sequence[str]) -> int:
@@ -68,6 +63,6 @@ def train(stage: str, arguments: Sequence[str]) -> int:
     if stage != "pretrain" and config.init_from is None:
         kind = "pretrained" if stage == "sft" else "fine-tuned"
         raise UserError(f"{stage} starts from a {kind} model: give it with --init-from")
-    from nano_llada.run import execute
+    from nano_llada.session.run import execute
 
-    return 130 if execute(config, resume=resume) == "interrupted" else 0
+    return 130 if execute(config, resume=resume).state == "interrupted" else 0

@@ -22,8 +22,8 @@ def training_run(path: Path, name: str) -> TrainingRun | None:
     """
     if not (path / METRICS).is_file():
         return None
-    from nano_llada.config import RunConfig
-    from nano_llada.core.record import from_plain, read_config
+    from nano_llada.config.record import from_plain, read_config
+    from nano_llada.config.run import RunConfig
     from nano_llada.evaluate.page_training import TrainingRun
 
     place = path / "config.json"

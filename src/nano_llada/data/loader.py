@@ -10,10 +10,10 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from nano_llada.config.data import DataConfig
+from nano_llada.core.batch import TokenBatch, Vocabulary
 from nano_llada.core.errors import UserError
 from nano_llada.core.random import derive_seed
-from nano_llada.core.types import TokenBatch, Vocabulary
-from nano_llada.data.config import DataConfig
 from nano_llada.data.packing import ContinuousPlan, Ints, Piece, WholePlan
 from nano_llada.data.store import TokenStore
 

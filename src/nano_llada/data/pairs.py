@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from nano_llada.config.data import DataConfig
+from nano_llada.core.batch import TokenBatch, Vocabulary
 from nano_llada.core.errors import UserError
-from nano_llada.core.types import TokenBatch, Vocabulary
-from nano_llada.data.config import DataConfig
 from nano_llada.data.loader import Batches, shuffled
 from nano_llada.data.packing import Ints
 from nano_llada.data.store import TokenStore

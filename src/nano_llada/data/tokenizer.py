@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nano_llada.core.batch import Vocabulary
 from nano_llada.core.errors import UserError
-from nano_llada.core.types import Vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from nano_llada.config.decoding import Block
+from nano_llada.core.batch import Vocabulary
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
-from nano_llada.core.types import Vocabulary
 from nano_llada.decode.autoregressive import check_room
 from nano_llada.decode.block_row import BlockRow
-from nano_llada.decode.config import Block
 from nano_llada.decode.proposal import choose, confidence, forbid, penalise
 from nano_llada.decode.types import Request, StopTest, Write
 from nano_llada.model.cache import KVCache

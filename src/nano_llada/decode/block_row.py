@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nano_llada.config.decoding import Block
+from nano_llada.core.batch import Vocabulary
 from nano_llada.core.random import generator
-from nano_llada.core.types import Vocabulary
-from nano_llada.decode.config import Block
 from nano_llada.decode.types import Request
 
 Committed = tuple[tuple[int, ...], tuple[int, ...]]

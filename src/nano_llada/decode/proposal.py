@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nano_llada.core.types import Vocabulary
-from nano_llada.decode.config import Decoding
+from nano_llada.config.decoding import Decoding
+from nano_llada.core.batch import Vocabulary
 
 
 def forbid(logits: Tensor, vocab: Vocabulary, *, no_end: Tensor | None = None) -> Tensor:

@@ -8,7 +8,6 @@ import torch
 
 from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.core.errors import UserError
-from nano_llada.data.world import SKILLS
 from nano_llada.evaluate.items import Passage, read_passages
 from nano_llada.evaluate.judge import Question, read_questions
 from nano_llada.evaluate.options import SuiteOptions
@@ -21,6 +20,7 @@ from nano_llada.evaluate.suites.infilling import Infilling
 from nano_llada.evaluate.suites.likelihood import Likelihood
 from nano_llada.evaluate.suites.quality import Quality
 from nano_llada.evaluate.suites.speed import Speed
+from nano_llada.world import SKILLS
 
 PASSAGES = ("likelihood", "calibration", "quality", "infilling")
 READ_BY: Mapping[str, tuple[str, ...]] = {  # which suites look at an option

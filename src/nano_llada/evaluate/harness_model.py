@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nano_llada.checkpoint.files import load_checkpoint
+from nano_llada.config.decoding import Block, default_decoding
+from nano_llada.core.device import choose_machine
 from nano_llada.core.errors import UserError
-from nano_llada.core.hardware import choose_machine
 from nano_llada.core.random import derive_seed
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.tokenizer import CHAT_TEMPLATE
-from nano_llada.decode.config import Block
 from nano_llada.decode.types import Request, collect
 from nano_llada.evaluate.harness_requests import GREEDY, Writing, changed, number_of, parse_chat, write_chat, writing_of
 from nano_llada.evaluate.likelihood import ScoredRow, check_window, passage_likelihoods, row_batches, row_nll
-from nano_llada.sampling import answers_chats, cut_at, default_decoding, encode_start, make_sampler, stop_at
+from nano_llada.language_model import cut_at, encode_start, make_sampler, stop_at
 
 T = TypeVar("T")
 
@@ -70,10 +70,12 @@ class HarnessModel:
         self.max_length = self.checkpoint.model.config.max_length if max_length is None else max_length
         check_window(self.checkpoint, self.max_length)
         self.max_gen_toks = min(256, self.max_length // 2) if max_gen_toks is None else max_gen_toks
-        size = decoding.pop("block_size", self.checkpoint.info.get("block_size"))
-        if size is not None and self.checkpoint.track == "ar":
+        size = decoding.pop("block_size", self.checkpoint.card.block_size)
+        if size is not None and self.checkpoint.card.autoregressive:
             raise UserError("block_size: for diffusion models only, this one is autoregressive")
-        self.decoding = changed(default_decoding(self.checkpoint.track, block_size=size), {"seed": seed} | decoding)
+        self.decoding = changed(
+            default_decoding(replace(self.checkpoint.card, block_size=size)), {"seed": seed} | decoding
+        )
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Log-likelihood in nats of each continuation, and whether the model's own greedy writing gives it.
@@ -114,7 +116,7 @@ class HarnessModel:
             UserError: for generation_kwargs that the decoding has no option for, or a limit beyond the context.
         """
         asked: Counter[tuple[int, str]] = Counter()
-        longest = self.checkpoint.info.get("answer_length")
+        longest = self.checkpoint.card.answer_length
         groups: dict[Writing, list[tuple[int, Request]]] = {}
         for i, request in enumerate(requests):
             context, wishes = request.args
@@ -132,7 +134,7 @@ class HarnessModel:
         Raises:
             UserError: if the model was never taught to answer, or what is said holds the marks between turns.
         """
-        if not answers_chats(self.checkpoint):
+        if not self.checkpoint.card.answers:
             raise UserError(f"{self.checkpoint.folder} continues texts and was taught no chat: ask it without template")
         return write_chat(chat_history, answer=add_generation_prompt)
 
@@ -147,11 +149,11 @@ class HarnessModel:
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness writes down with its results."""
-        exact = self.checkpoint.track == "ar"
+        exact = self.checkpoint.card.autoregressive
         return {
             "model_num_parameters": sum(weight.numel() for weight in self.checkpoint.model.parameters()),
             "checkpoint": self.checkpoint.folder.name,
-            "track": self.checkpoint.track,
+            "track": self.checkpoint.card.track,
             "likelihood": "exact" if exact else f"bound, {self.draws} draws, seed {self.seed}",
             "decoding": repr(self.decoding),
             "context": self.max_length,

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, get_args
 
+from nano_llada.config.decoding import Decoding
 from nano_llada.core.errors import UserError
 from nano_llada.core.random import derive_seed
 from nano_llada.data.rows import Message, Role
 from nano_llada.data.tokenizer import TURN_END, TURN_START
-from nano_llada.decode.config import Decoding
 
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first one given counts
 GREEDY: Mapping[str, Any] = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}

@@ -14,9 +14,9 @@ from typing import Any
 
 from nano_llada.core.errors import UserError
 from nano_llada.data.rows import Message, kind_of, to_messages, to_text
-from nano_llada.data.world import Verifier, verify
 from nano_llada.evaluate.items import read_items, row_language
-from nano_llada.rl.reward import Reward, load_reward
+from nano_llada.session.reward import Reward, load_reward
+from nano_llada.world import Verifier, verify
 
 Judge = Callable[[str], bool]  # a model's text -> whether it is right
 

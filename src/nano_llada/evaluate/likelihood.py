@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from nano_llada.checkpoint.files import Checkpoint
+from nano_llada.core.batch import TokenBatch
 from nano_llada.core.errors import UserError
 from nano_llada.core.random import derive_seed
-from nano_llada.core.types import TokenBatch
 from nano_llada.evaluate.items import Passage
 from nano_llada.evaluate.metric import Array
 from nano_llada.objectives.likelihood import NLL, bound_nll, exact_nll
@@ -71,7 +71,9 @@ def text_likelihood(
     size = sum(len(text.encode()) for text in texts)
     unit = math.log(2) * size
     error = math.sqrt(sum(one.variance for one in found)) / unit
-    return TextLikelihood(nats / unit, error, nats / tokens, tokens, size, 1 if checkpoint.track == "ar" else draws)
+    return TextLikelihood(
+        nats / unit, error, nats / tokens, tokens, size, 1 if checkpoint.card.autoregressive else draws
+    )
 
 
 def passage_likelihoods(
@@ -171,9 +173,9 @@ def row_batches(
 
 def row_nll(checkpoint: Checkpoint, batch: TokenBatch, draws: int, seed: int) -> NLL:
     """Of each row: exact for an autoregressive model, the bound for a diffusion model, by block where it has blocks."""
-    if checkpoint.track == "ar":
+    if checkpoint.card.autoregressive:
         return exact_nll(checkpoint.model, batch)
-    vocab, size = checkpoint.tokenizer.vocab, checkpoint.info.get("block_size")
+    vocab, size = checkpoint.tokenizer.vocab, checkpoint.card.block_size
     return bound_nll(checkpoint.model, batch, vocab, draws=draws, seed=seed, block_size=size)
 
 

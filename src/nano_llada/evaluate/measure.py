@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from nano_llada.checkpoint.files import SHAPE, WEIGHTS, Checkpoint
+from nano_llada.config.record import to_plain
 from nano_llada.core.errors import UserError
-from nano_llada.core.record import to_plain
 from nano_llada.evaluate.record import RECORDS, Record, read_records, write_records
 from nano_llada.evaluate.suite import Subject, Suite
 

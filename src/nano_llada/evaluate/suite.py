@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from nano_llada.checkpoint.files import Checkpoint
+from nano_llada.config.decoding import Decoding
 from nano_llada.core.errors import UserError
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
-from nano_llada.decode.config import Decoding
 from nano_llada.decode.types import Sampler
 from nano_llada.evaluate.metric import Metric
 from nano_llada.evaluate.record import Record
-from nano_llada.sampling import answers_chats, encode_start, make_sampler
+from nano_llada.language_model import encode_start, make_sampler
 
 ALL = "all"  # the task that is all tasks of a suite together
 
@@ -38,7 +38,7 @@ class Subject:
     def encode_prompt(self, text: str) -> tuple[int, ...]:
         """Tokens before what is to be written: a user's turn for a model that answers, else the start of a text."""
         tokenizer = self.checkpoint.tokenizer
-        if answers_chats(self.checkpoint):
+        if self.checkpoint.card.answers:
             return tuple(encode_prompt(tokenizer, [Message("user", text)]))
         return tuple(encode_start(tokenizer, text))
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from nano_llada.config.model import ModelConfig
 from nano_llada.core.errors import UserError
-from nano_llada.model.config import ModelConfig
 
 
 class KVCache:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from nano_llada.config.model import ModelConfig, YarnScaling
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.model.cache import KVCache
-from nano_llada.model.config import ModelConfig, YarnScaling
 from nano_llada.model.functional import Mask, attend, by_documents, normed_linear, rms_norm, rotary, swiglu_linear
 
 COMPILED_MEMORY = 0.75  # share of what a compiled block would keep for its backward pass

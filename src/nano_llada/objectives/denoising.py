@@ -1,95 +1,57 @@
-"""The denoising objectives of LLaDA 1.0, 2.0 and 2.1: predict what is hidden or wrong in a text, or in its blocks."""
+"""The denoising objectives of LLaDA 1.0, 2.0 and 2.1: predict what is masked or wrong in a text, or in its blocks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
 
-from nano_llada.core.schedule import BlockSizeSchedule
-from nano_llada.diffusion.corruption import Masking, count_in_groups, groups_of
-from nano_llada.diffusion.editing import TokenEditing
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from nano_llada.config.objectives import Denoising
+from nano_llada.core.batch import LossOutput, Model, StepContext, TokenBatch
+from nano_llada.core.pattern import AttentionPattern
+from nano_llada.core.random import row_uniforms
+from nano_llada.diffusion.editing import EditingProcess
+from nano_llada.diffusion.masking import Corrupted, MaskingProcess, count_in_groups, groups_of
+from nano_llada.objectives.cross_entropy import head_choice, head_cross_entropy, head_entropy
 
-    from nano_llada.core.types import LossOutput, Model, StepContext, TokenBatch
-    from nano_llada.diffusion.corruption import Corrupted
 
+class DenoisingLoss:
+    """An upper bound on -log p(x_0): weighted cross-entropy at masked positions, as a `Denoising` record says."""
 
-@dataclass(frozen=True)
-class Denoising:
-    """An upper bound on -log p(x_0): weighted cross-entropy at masked positions.
-
-    With no block size this is LLaDA 1.0 (eq. 3 and 5). With one, each block is denoised given the clean blocks before
-    it (LLaDA 2.0, eq. 1), all blocks of a row in one pass; a block as long as the row is LLaDA 1.0 again.
-
-    Raises:
-        ValueError: for options that contradict each other.
-    """
-
-    corruption: Masking = field(default_factory=Masking)
-    """The forward process."""
-    blocks: BlockSizeSchedule = field(default_factory=BlockSizeSchedule)
-    """How many tokens are denoised together."""
-    editing: TokenEditing = field(default_factory=TokenEditing)
-    """Learning to correct wrong tokens (LLaDA 2.1)."""
-    loss_weight: Literal["elbo", "uniform"] = "elbo"
-    """`elbo` weighs masked tokens so that the loss bounds the likelihood; `uniform` is a plain mean over masked tokens,
-    another objective, never reported as a likelihood."""
-    normalise_by: Literal["token", "document"] = "token"
-    """`token` divides by all scored tokens (pretraining); `document` averages each answer first (SFT, eq. 5)."""
-    random_length: float = 0.0
-    """Share of rows cut to a random length, so that the model meets short contexts; LLaDA pretrains with 0.01."""
-    confidence_weight: float = 0.0
-    """Confidence-aware training (CAP): how much the entropy at masked positions that are predicted rightly adds to the
-    loss, so that the model dares to write more tokens at once; LLaDA 2.0 fine-tunes with it. 0: off."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.random_length <= 1:
-            raise ValueError(f"random_length is a share of rows, in [0, 1]; got {self.random_length}")
-        if self.loss_weight == "uniform" and self.normalise_by == "document":
-            raise ValueError("loss_weight 'uniform' is a mean over masked tokens; normalise_by must be 'token'")
-        if self.confidence_weight < 0:
-            raise ValueError(f"confidence_weight must not be negative, got {self.confidence_weight}")
+    def __init__(self, config: Denoising) -> None:
+        self.config = config
+        self.masking, self.editing = MaskingProcess(config.corruption), EditingProcess(config.editing)
 
     def loss(self, model: Model, batch: TokenBatch, ctx: StepContext) -> LossOutput:
         """Sum of weighted cross-entropies, and what it is divided by over the global batch."""
-        import torch
-
-        from nano_llada.core.types import LossOutput
-        from nano_llada.objectives.cross_entropy import head_cross_entropy, head_entropy
-
-        if self.random_length:
-            batch = cut_to_random_length(batch, self.random_length, ctx)
-        size = self.blocks.at(ctx.progress)
+        if self.config.random_length:
+            batch = cut_to_random_length(batch, self.config.random_length, ctx)
+        size = self.config.blocks.at(ctx.progress)
         if size is not None and size > int(batch.positions.max()):
             size = None  # every document is one block
-        noisy = self.editing.replace(self.corruption.corrupt(batch, ctx, size), ctx)
+        noisy = self.editing.replace(self.masking.corrupt(batch, ctx, size), ctx)
         drafting = 0
-        if self.editing.draft_rate:
+        if self.config.editing.draft_rate:
             noisy, drafting = self._drafted(model, noisy, ctx, size)
         features, positions = noisy_features(model, noisy.tokens, noisy.batch, noisy.learnt, size)
-        targets = noisy.batch.tokens[noisy.learnt]
+        targets = noisy.targets[noisy.learnt]
         weights, count = self._weights(noisy)
         total, nll = head_cross_entropy(features, model.head.weight, targets, weights[noisy.learnt])
         metrics = self._metrics(noisy, nll, targets == ctx.vocab.eos)
-        if self.blocks.block_warmup or self.blocks.block_decay:
+        if self.config.blocks.changes:
             used = batch.tokens.shape[1] if size is None else size
             metrics["block_size"] = (torch.tensor(float(used)), torch.tensor(1.0))
-        if self.confidence_weight:
+        if self.config.confidence_weight:
             entropy, right = head_entropy(features, model.head.weight, targets)
             right &= noisy.masked[noisy.learnt]
-            total = total + self.confidence_weight * (entropy * self._shares(noisy, right)).sum()
+            total = total + self.config.confidence_weight * (entropy * self._shares(noisy, right)).sum()
             metrics["right_entropy"] = ((entropy.detach() * right).sum(), right.sum())
         work = positions + drafting // 3  # a pass without gradient costs a third
         return LossOutput(total, count, noisy.learnt.sum(), work, metrics)
 
     def _drafted(self, model: Model, noisy: Corrupted, ctx: StepContext, size: int | None) -> tuple[Corrupted, int]:
         """The batch after the model's first look at some rows (multi-turn forward), and the positions it computed."""
-        import torch
-
-        from nano_llada.objectives.cross_entropy import head_choice
-
         rows = self.editing.drafted_rows(noisy, ctx)
         if not bool((noisy.masked & rows[:, None]).any()):
             return noisy, 0
@@ -103,15 +65,15 @@ class Denoising:
         """Losses of hidden text and hidden ends apart, and of wrong tokens, as sums and counts."""
         masked, wrong = noisy.masked[noisy.learnt], noisy.wrong[noisy.learnt]
         parts = {"masked_text_loss": masked & ~end, "masked_eos_loss": masked & end}
-        if self.editing.replace_rate or self.editing.draft_rate:
+        if self.config.edits:
             parts["edit_loss"] = wrong
         return {name: (nll[part].sum(), part.sum()) for name, part in parts.items()}
 
     def _weights(self, noisy: Corrupted) -> tuple[Tensor, Tensor]:
         """(B, L) weights and the count they are normalised by."""
-        if self.loss_weight == "uniform":
+        if self.config.loss_weight == "uniform":
             return noisy.weights.masked_fill(noisy.masked, 1.0), noisy.masked.sum()
-        if self.normalise_by == "token":
+        if self.config.normalise_by == "token":
             return noisy.weights, noisy.batch.scored.sum()
         lengths = _per_document(noisy.batch, noisy.batch.scored)
         at_each = lengths.gather(1, groups_of(noisy.batch, None))
@@ -123,14 +85,12 @@ class Denoising:
         So CAP's term is an average over documents of the mean over their right positions; a mean over the whole batch
         would depend on how it is cut into micro-batches.
         """
-        import torch
-
         hit = torch.zeros_like(noisy.masked)
         hit[noisy.learnt] = right
         document, hits = groups_of(noisy.batch, None), _per_document(noisy.batch, hit)
-        if self.loss_weight == "uniform":
+        if self.config.loss_weight == "uniform":
             mass = _per_document(noisy.batch, noisy.masked)
-        elif self.normalise_by == "token":
+        elif self.config.normalise_by == "token":
             mass = _per_document(noisy.batch, noisy.batch.scored)
         else:
             mass = torch.ones_like(hits)
@@ -145,10 +105,6 @@ def noisy_features(
     With a block size, each block of the noisy text sees itself and the clean text of earlier blocks: the noisy and the
     clean row go through the model side by side (LLaDA 2.0, eq. 3).
     """
-    import torch
-
-    from nano_llada.core.pattern import AttentionPattern
-
     if block_size is None:
         pattern = AttentionPattern.packed("full", batch.doc_ids)
         return model.features(tokens, pattern, positions=batch.positions, select=select), tokens.numel()
@@ -165,10 +121,6 @@ def _per_document(batch: TokenBatch, flags: Tensor) -> Tensor:
 
 def cut_to_random_length(batch: TokenBatch, share: float, ctx: StepContext) -> TokenBatch:
     """Turn the tail of some rows into padding: a row is cut with probability `share`, to U{1..L} tokens."""
-    import torch
-
-    from nano_llada.core.random import row_uniforms
-
     length = batch.tokens.shape[1]
     draws = row_uniforms(batch.rows, 2, ctx.seed, "length", ctx.step).to(batch.tokens.device)
     keep = torch.where(draws[:, 0] < share, (draws[:, 1] * length).long() + 1, length)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from nano_llada.config.objectives import BoundScore, ExactScore
+from nano_llada.core.batch import Model, StepContext, TokenBatch, Vocabulary
 from nano_llada.core.pattern import AttentionPattern
-from nano_llada.core.types import Model, TokenBatch, Vocabulary
-from nano_llada.diffusion.corruption import count_in_groups, groups_of, stratified_draws
+from nano_llada.diffusion.masking import count_in_groups, groups_of, stratified_draws
 from nano_llada.objectives.cross_entropy import head_nll
 from nano_llada.objectives.denoising import noisy_features
 from nano_llada.objectives.next_token import next_token_targets
@@ -83,6 +84,39 @@ def bound_scores(
     """
     drawn = _drawn_nll(model, batch, vocab, draws, seed, block_size, rates, complementary)
     return torch.stack([-places.sum(1) for places in drawn])
+
+
+Score = Callable[
+    [Model, TokenBatch, StepContext, int], Tensor
+]  # the last argument seeds the noise -> (draws, B) float64
+
+
+def _exact_score(config: ExactScore) -> Score:
+    return lambda model, batch, ctx, seed: exact_scores(model, batch)[None]
+
+
+def _bound_score(config: BoundScore) -> Score:
+    def score(model: Model, batch: TokenBatch, ctx: StepContext, seed: int) -> Tensor:
+        return bound_scores(
+            model,
+            batch,
+            ctx.vocab,
+            draws=config.draws,
+            seed=seed,
+            block_size=config.block_size,
+            rates=(config.mask_rate_min, config.mask_rate_max),
+            complementary=config.complementary,
+        )
+
+    return score
+
+
+SCORES: Mapping[type, Callable[..., Score]] = {ExactScore: _exact_score, BoundScore: _bound_score}
+
+
+def make_score(config: ExactScore | BoundScore) -> Score:
+    """How likely each row's scored tokens are, as a record says: a function to (draws, B) float64, differentiable."""
+    return SCORES[type(config)](config)
 
 
 def _next_token_nll(model: Model, batch: TokenBatch) -> tuple[Tensor, Tensor]:

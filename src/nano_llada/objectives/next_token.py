@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from nano_llada.config.objectives import NextToken
+from nano_llada.core.batch import LossOutput, Model, StepContext, TokenBatch
+from nano_llada.core.pattern import AttentionPattern
+from nano_llada.objectives.cross_entropy import head_cross_entropy
 
-    from nano_llada.core.types import LossOutput, Model, StepContext, TokenBatch
 
-
-@dataclass(frozen=True)
-class NextToken:
+class NextTokenLoss:
     """Mean over scored tokens of -log p(x_i | x_<i), within each document."""
+
+    def __init__(self, config: NextToken) -> None:
+        self.config = config
 
     def loss(self, model: Model, batch: TokenBatch, ctx: StepContext) -> LossOutput:
         """Sum of the scored tokens' cross-entropy, and their number."""
-        import torch
-
-        from nano_llada.core.pattern import AttentionPattern
-        from nano_llada.core.types import LossOutput
-        from nano_llada.objectives.cross_entropy import head_cross_entropy
-
         select, targets = next_token_targets(batch)
         pattern = AttentionPattern.packed("causal", batch.doc_ids)
         features = model.features(batch.tokens, pattern, positions=batch.positions, select=select)
@@ -33,8 +29,6 @@ class NextToken:
 
 def next_token_targets(batch: TokenBatch) -> tuple[Tensor, Tensor]:
     """Where a scored next token of the same document follows, (B, L) bool, and those tokens, (N,)."""
-    import torch
-
     follows = batch.scored[:, 1:] & (batch.doc_ids[:, 1:] == batch.doc_ids[:, :-1])
     select = torch.nn.functional.pad(follows, (0, 1))
     return select, batch.tokens[:, 1:][follows]

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from nano_llada.config.train import TrainConfig
 from nano_llada.core.errors import UserError
-from nano_llada.train.config import TrainConfig
 
 # Newton-Schulz polynomial of Muon (Jordan et al., 2024): five rounds bring all singular values near 1
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)

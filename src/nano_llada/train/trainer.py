@@ -7,19 +7,19 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from nano_llada.core.hardware import Machine
+from nano_llada.config.outcome import Ending
+from nano_llada.config.train import TrainConfig
+from nano_llada.core.batch import LossOutput, Objective, StepContext, TokenBatch, Vocabulary
+from nano_llada.core.device import Machine
 from nano_llada.core.random import derive_seed
-from nano_llada.core.schedule import learning_rate_scale
-from nano_llada.core.types import LossOutput, Objective, StepContext, TokenBatch, Vocabulary
-from nano_llada.train.config import TrainConfig
 from nano_llada.train.optim import Optimizer
+from nano_llada.train.schedule import learning_rate_scale
 
-Outcome = Literal["finished", "stopped early", "interrupted"]
 VALIDATION_SEED = derive_seed("validation")  # the same noise at every measurement of every run
 
 
@@ -92,7 +92,7 @@ class Trainer:
         self.best_loss = math.inf
         self.without_improvement = 0
 
-    def run(self) -> Outcome:
+    def run(self) -> Ending:
         """Train from where the state stands.
 
         Raises:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from nano_llada.checkpoint.files import Checkpoint
-from nano_llada.core.checks import at_least
+from nano_llada.config.checks import at_least
+from nano_llada.core.batch import TokenBatch
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.core.random import row_uniforms
-from nano_llada.core.types import TokenBatch
 from nano_llada.decode.proposal import confidence, forbid
 from nano_llada.evaluate.items import Passage
 from nano_llada.evaluate.likelihood import check_window, passage_numbers, window_batches
@@ -90,7 +90,7 @@ class Calibration:
     @torch.no_grad()
     def _looks(self, checkpoint: Checkpoint, batch: TokenBatch) -> Looks:
         model, vocab = checkpoint.model, checkpoint.tokenizer.vocab
-        if checkpoint.track == "ar":
+        if checkpoint.card.autoregressive:
             asked, targets = next_token_targets(batch)
             pattern = AttentionPattern.packed("causal", batch.doc_ids)
             features = model.features(batch.tokens, pattern, positions=batch.positions, select=asked)
@@ -98,7 +98,7 @@ class Calibration:
             uniforms = row_uniforms(batch.rows, batch.tokens.shape[1], self.seed, "calibration")
             asked = batch.scored & (uniforms.to(batch.tokens.device) < self.rate)
             targets, hidden = batch.tokens[asked], batch.tokens.masked_fill(asked, vocab.mask)
-            features, _ = noisy_features(model, hidden, batch, asked, checkpoint.info.get("block_size"))
+            features, _ = noisy_features(model, hidden, batch, asked, checkpoint.card.block_size)
         sure, right = [], []
         for some, target in zip(features.split(POSITIONS), targets.split(POSITIONS), strict=True):
             logits = forbid(some @ model.head.weight.T, vocab)

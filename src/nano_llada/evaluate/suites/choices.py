@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from nano_llada.checkpoint.files import Checkpoint
-from nano_llada.core.checks import at_least
+from nano_llada.config.checks import at_least
+from nano_llada.core.batch import TokenBatch
 from nano_llada.core.errors import UserError
 from nano_llada.core.random import derive_seed
-from nano_llada.core.types import TokenBatch
 from nano_llada.data.rows import kind_of, to_text
 from nano_llada.evaluate.items import read_items, row_language
 from nano_llada.evaluate.likelihood import ScoredRow, row_batches
@@ -21,7 +21,6 @@ from nano_llada.evaluate.metric import Metric, Ratio, Share
 from nano_llada.evaluate.record import Record
 from nano_llada.evaluate.suite import Subject
 from nano_llada.objectives.likelihood import bound_is_exact, bound_scores, exact_scores
-from nano_llada.sampling import answers_chats
 
 TIE = 1e-6  # share of a score by which rounding may change it from one batch size to another
 
@@ -120,9 +119,9 @@ class Choices:
     @torch.no_grad()
     def _scores(self, checkpoint: Checkpoint, batch: TokenBatch) -> list[Tensor]:
         """Estimates of each row's log-likelihood, (draws,) float64, or a single one where it is exact."""
-        if checkpoint.track == "ar":
+        if checkpoint.card.autoregressive:
             return list(exact_scores(checkpoint.model, batch)[:, None].cpu())
-        size = checkpoint.info.get("block_size")
+        size = checkpoint.card.block_size
         exact = bound_is_exact(batch, size)
         draws = 1 if bool(exact.all()) else self.draws
         vocab = checkpoint.tokenizer.vocab
@@ -137,7 +136,7 @@ def encode_choices(subject: Subject, question: ChoiceQuestion) -> tuple[list[Sco
         UserError: where the longest choice does not fit the model's context even without the question.
     """
     checkpoint = subject.checkpoint
-    turn = answers_chats(checkpoint)
+    turn = checkpoint.card.answers
     asked, *offered = (text.strip() if turn else text for text in (question.question, *question.choices))
     if not turn:
         offered = [_apart(asked, text) for text in offered]
@@ -202,10 +201,10 @@ def _apart(before: str, text: str) -> str:
 def _answer_tokens(checkpoint: Checkpoint, text: str) -> list[int]:
     tokenizer = checkpoint.tokenizer
     tokens = tokenizer.encode(text)
-    if not answers_chats(checkpoint):
+    if not checkpoint.card.answers:
         return tokens
     tokens.append(tokenizer.vocab.turn_end)
-    fill = (checkpoint.info.get("answer_length") or 0) - len(tokens)
+    fill = (checkpoint.card.answer_length or 0) - len(tokens)
     return tokens + [tokenizer.vocab.eos] * fill
 
 

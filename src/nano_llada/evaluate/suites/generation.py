@@ -8,19 +8,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from nano_llada.core.checks import at_least
+from nano_llada.config.checks import at_least
 from nano_llada.core.errors import UserError
 from nano_llada.core.random import derive_seed
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
-from nano_llada.data.world import examples, verify
 from nano_llada.decode.types import Completion, Request
 from nano_llada.evaluate.answers import complete
 from nano_llada.evaluate.judge import Question
 from nano_llada.evaluate.metric import Metric, Ratio, Share
 from nano_llada.evaluate.record import Record
 from nano_llada.evaluate.suite import Subject
-from nano_llada.sampling import answers_chats
+from nano_llada.world import examples, verify
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Generation:
             "too_long": 0,
         }
         detail: dict[str, Any] = {"prompt": question.text, "answer": text, "references": list(question.references)}
-        if subject.checkpoint.track == "diffusion":  # left to right there is nothing to see
+        if subject.checkpoint.card.denoising:  # left to right there is nothing to see
             pieces = [subject.checkpoint.tokenizer.decode([token]) for token in completion.tokens]
             detail |= {"pieces": pieces, "order": completion.order}
         return subject.record(self, question.task, question.language, question.item, values, **detail)
@@ -118,7 +117,7 @@ def world_questions(skills: Sequence[str], items: int, seed: int = 0) -> list[Qu
 
 def encode_question(subject: Subject, question: Question) -> tuple[int, ...]:
     """Tokens before the answer: a conversation for a model that answers, else the start of a text."""
-    if question.before and answers_chats(subject.checkpoint):
+    if question.before and subject.checkpoint.card.answers:
         turns = [*question.before, Message("user", question.prompt)]
         return tuple(encode_prompt(subject.checkpoint.tokenizer, turns))
     return subject.encode_prompt(question.text)

@@ -9,12 +9,12 @@ from typing import ClassVar
 
 import torch
 
-from nano_llada.core.checks import at_least
+from nano_llada.config.checks import at_least
+from nano_llada.config.decoding import Decoding, Diffusion
+from nano_llada.core.batch import Vocabulary
 from nano_llada.core.errors import UserError
 from nano_llada.core.random import derive_seed, generator
-from nano_llada.core.types import Vocabulary
 from nano_llada.data.tokenizer import Tokenizer
-from nano_llada.decode.config import Decoding, Diffusion
 from nano_llada.decode.types import Completion, Request
 from nano_llada.evaluate.answers import complete
 from nano_llada.evaluate.items import Passage

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from nano_llada.core.checks import at_least
+from nano_llada.config.checks import at_least
 from nano_llada.evaluate.items import Passage
 from nano_llada.evaluate.likelihood import PassageLikelihood, passage_likelihoods, passage_numbers
 from nano_llada.evaluate.metric import Array, Better, Metric, Ratio, divided
@@ -80,7 +80,7 @@ class Likelihood:
             seed=self.seed,
             batch_size=self.batch_size,
         )
-        draws = 1 if subject.checkpoint.track == "ar" else self.draws
+        draws = 1 if subject.checkpoint.card.autoregressive else self.draws
         for passage, one in zip(self.passages, found, strict=True):
             values = _values(one) | {"bytes": len(passage.text.encode()), "draws": draws}
             yield subject.record(self, passage.file, passage.language, passage.item, values)

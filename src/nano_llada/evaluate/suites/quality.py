@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nano_llada.checkpoint.files import Checkpoint
-from nano_llada.core.checks import at_least
+from nano_llada.config.checks import at_least
+from nano_llada.config.decoding import Autoregressive, Block
 from nano_llada.core.random import derive_seed
 from nano_llada.data.tokenizer import Tokenizer
-from nano_llada.decode.config import Autoregressive, Block
 from nano_llada.decode.types import Completion, Request, Write, collect
 from nano_llada.evaluate.items import Passage
 from nano_llada.evaluate.likelihood import ScoredRow, row_batches
@@ -77,9 +77,9 @@ class Quality:
     )
 
     def __post_init__(self) -> None:
-        if self.judge.track != "ar":
+        if not self.judge.card.autoregressive:
             raise ValueError(
-                f"the judge {self.judge_name!r} is a {self.judge.track} model: only an autoregressive one "
+                f"the judge {self.judge_name!r} is a {self.judge.card.track} model: only an autoregressive one "
                 "knows how likely a text is"
             )
         if not self.prompts:

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import torch
 
-from nano_llada.core.checks import at_least
-from nano_llada.core.hardware import cpu_name, peak_memory
+from nano_llada.config.checks import at_least
+from nano_llada.core.device import cpu_name, peak_memory
 from nano_llada.core.random import derive_seed
 from nano_llada.decode.types import Completion, Request, Sampler, collect
 from nano_llada.evaluate.items import Passage

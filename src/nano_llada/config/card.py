@@ -1,0 +1,74 @@
+"""What a checkpoint says about its model: which kind it is, how it was trained, how it is to be decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Track = Literal["ar", "diffusion"]
+ANSWERING = ("sft", "dpo", "rl")  # stages after which a model answers; before them it continues texts
+
+
+@dataclass(frozen=True)
+class MergedPart:
+    """One of the checkpoints whose mean a model is."""
+
+    name: str
+    """Its folder."""
+    run: str | None = None
+    """The run it belongs to."""
+    step: int | None = None
+    """Its optimizer step."""
+    validation_loss: float | None = None
+    """Its validation loss, where it was measured."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Saved with every checkpoint in model.json."""
+
+    track: Track
+    """`ar` reads left to right; `diffusion` fills in masks."""
+    stage: str = "pretrain"
+    """The last stage of its training: pretrain, sft, dpo or rl."""
+    run: str | None = None
+    """Name of the run."""
+    step: int | None = None
+    """Optimizer steps of that run."""
+    tokens: int | None = None
+    """Tokens seen in that run, without padding."""
+    objective: str | None = None
+    """Name of the objective; FILE.py:NAME for a class of the user's own. None: written before 0.2."""
+    answer_length: int | None = None
+    """Tokens that training filled answers to; a diffusion model knows no longer canvas."""
+    block_size: int | None = None
+    """Tokens that are denoised together; None: no blocks."""
+    edits: bool = False
+    """Whether the model learnt to change tokens that are already written."""
+    fill_multiple: int = 1
+    """Conversations were filled to a multiple of this many tokens."""
+    merged_from: tuple[MergedPart, ...] = ()
+    """The checkpoints whose mean it is; empty: it was trained as it is."""
+
+    @property
+    def autoregressive(self) -> bool:
+        """Whether the model predicts the next token: its likelihoods are exact, and it decodes left to right."""
+        return self.track == "ar"
+
+    @property
+    def denoising(self) -> bool:
+        """Whether the model fills in masks: it can infill, and its likelihoods are bounds."""
+        return self.track == "diffusion"
+
+    @property
+    def answers(self) -> bool:
+        """Whether the model was trained to answer; if not, it continues texts."""
+        return self.stage in ANSWERING
+
+    @classmethod
+    def from_format_1(cls, track: Track, info: Mapping[str, Any]) -> ModelCard:
+        """The card of a checkpoint that version 0.1.0 wrote, from the `track` and `info` of its model.json."""
+        known = {name: info[name] for name in cls.__dataclass_fields__ if info.get(name) is not None}
+        parts = tuple(MergedPart(**part) for part in known.pop("merged_from", ()))
+        return cls(**{**known, "track": track, "merged_from": parts})

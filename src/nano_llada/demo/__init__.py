@@ -1,0 +1,1 @@
+"""The demo: an AR and a diffusion model trained from nothing on the small world, and compared."""

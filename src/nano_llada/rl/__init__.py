@@ -1,1 +1,0 @@
-"""Drawing answers and rewarding them."""

@@ -1,0 +1,179 @@
+"""What a run leaves behind while it trains: metrics, log, samples, checkpoints, plot; and how Ctrl-C ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from nano_llada.checkpoint.files import model_weights, save_model
+from nano_llada.checkpoint.manager import RunCheckpoints
+from nano_llada.checkpoint.merge import best_checkpoints, merge_checkpoints
+from nano_llada.config.outcome import Ending, Outcome, State
+from nano_llada.config.run import RunConfig
+from nano_llada.core import device as hardware
+from nano_llada.data.tokenizer import Tokenizer
+from nano_llada.language_model import encode_sample_prompts, sample_texts
+from nano_llada.model.transformer import Transformer
+from nano_llada.session.outcome import write_outcome
+from nano_llada.train.log import RunLog, open_tracker, read_metrics
+from nano_llada.train.plots import plot_losses
+from nano_llada.train.trainer import StepReport, Trainer
+
+
+def _progress(values: Mapping[str, float]) -> str:
+    """What the bar says about a window of steps."""
+    told = [f"loss {values['loss']:.3f}", f"{values['tokens_per_second']:,.0f} tokens/s", f"MFU {values['mfu']:.0%}"]
+    if "reward" in values:
+        told[0] = f"reward {values['reward']:.2f}"
+    if "block_size" in values:
+        told.append(f"blocks of {values['block_size']:.0f}")
+    return "  ".join(told)
+
+
+class RunObserver:
+    """Watches the trainer on behalf of the run folder."""
+
+    trainer: Trainer
+
+    def __init__(
+        self, config: RunConfig, tokenizer: Tokenizer, model: Transformer, steps: int, machine: hardware.Machine
+    ) -> None:
+        self.config, self.tokenizer, self.model, self.machine = config, tokenizer, model, machine
+        encode_sample_prompts(tokenizer, config, model.config.max_length)  # refused now, not after hours
+        self.checkpoints = RunCheckpoints(config.folder, config.train.keep_last, config.train.keep_best)
+        self.log = RunLog(config.folder, steps, open_tracker(config.train.tracker, config.folder))
+        self._peak_rate = hardware.matmul_rate(machine)
+        self._validation: tuple[int, float] = (-1, 0.0)
+        self._window: list[StepReport] = []
+        self._stop_signal: int | None = None
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """While the block runs, Ctrl-C and SIGTERM end the run after the current step instead of killing it."""
+
+        def ask(number: int, frame: object) -> None:
+            if self._stop_signal is not None:  # asked twice: do not wait
+                raise KeyboardInterrupt
+            self._stop_signal = number
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.log.start(self.trainer.step)
+        self.record("running")
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.record("interrupted")
+            raise
+        except Exception as error:
+            self.record("failed", str(error))
+            raise
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self.log.close()
+
+    def record(self, state: State, reason: str | None = None) -> None:
+        """Write outcome.json: how the run stands now. What is saved counts, not what was computed."""
+        best = self.checkpoints.best
+        saved = self.checkpoints.last_step
+        write_outcome(
+            self.config.folder,
+            Outcome(
+                state,
+                saved,
+                self.log.total_steps,
+                best_step=None if best is None else best.step,
+                best_loss=None if best is None else best.loss,
+                reason=reason,
+            ),
+        )
+
+    def on_step(self, report: StepReport) -> None:
+        """Keep the report; every `log_every` steps write the window's means."""
+        self._window.append(report)
+        config = self.config
+        if report.step % config.train.log_every == 0 or report.step == self.log.total_steps:
+            window, self._window = self._window, []
+            seconds = sum(r.seconds for r in window)
+            length = config.data.sequence_length
+            flops = sum(self.model.config.train_flops(r.positions, r.predicted, length) for r in window)
+            values: dict[str, float] = {
+                "loss": sum(r.loss for r in window) / len(window),
+                "learning_rate": report.learning_rate,
+                "grad_norm": report.grad_norm,
+                "tokens": self.trainer.tokens,
+                "tokens_per_second": sum(r.tokens for r in window) / seconds,
+                "mfu": flops / seconds / self._peak_rate,
+                "memory_gib": hardware.peak_memory(self.machine.device) / 2**30,
+            }
+            named = {name for r in window for name in r.metrics}
+            for name in sorted(named):
+                found = [r.metrics[name] for r in window if name in r.metrics]
+                values[name] = found[-1] if name == "block_size" else sum(found) / len(found)
+            self.log.metrics(report.step, values)
+            self.log.progress(report.step, _progress(values))
+        if config.train.sample_every and report.step % config.train.sample_every == 0:
+            self.write_samples(report.step)
+
+    def on_validation(self, step: int, metrics: Mapping[str, float], improved: bool) -> None:
+        """Write a measurement down."""
+        self._validation = (step, metrics["validation_loss"])
+        self.log.metrics(step, metrics)
+        self.log.say(f"step {step}: validation loss {metrics['validation_loss']:.4f}{' (best)' if improved else ''}")
+
+    def save(self, step: int) -> None:
+        """A checkpoint of the trainer as it stands."""
+        loss = self._validation[1] if self._validation[0] == step else None
+        card = self.config.card(step, self.trainer.tokens)
+
+        def write_model(folder: Path) -> None:
+            save_model(folder, model_weights(self.model), self.model.config, self.tokenizer, card)
+
+        with self.trainer.averaged():
+            tensors, plain = self.trainer.state()
+            window = [asdict(report) for report in self._window]
+            self.checkpoints.save(step, write_model, (tensors, plain | {"window": window}), loss)
+
+    def continue_window(self, plain: Mapping[str, Any]) -> None:
+        """Take over the reports that were not logged yet when a checkpoint was written."""
+        self._window = [StepReport(**report) for report in plain["window"]]
+
+    def wants_stop(self) -> bool:
+        """Whether somebody asked the run to end."""
+        return self._stop_signal is not None
+
+    def write_samples(self, step: int) -> None:
+        """Continue or answer the sample prompts with the model as it is."""
+        if not self.config.sample_prompts or self.log.has_samples(step):
+            return
+        with self.trainer.averaged():
+            self.model.eval()
+            card = self.config.card(step, self.trainer.tokens)
+            texts = sample_texts(self.model, self.tokenizer, self.config, card)
+        self.log.samples(step, zip(self.config.sample_prompts, texts, strict=True))
+
+    def finish(self, ending: Ending) -> None:
+        """The plot, the last samples, the merged model, and how the run ended."""
+        step, total = self.trainer.step, self.log.total_steps
+        plot_losses(read_metrics(self.config.folder), self.config.folder / "loss.png", self.config.name)
+        if ending == "interrupted":
+            self.record(ending)
+            self.log.say(f"interrupted at step {step} of {total}, saved; continue with --resume")
+            return
+        self.write_samples(step)
+        if self.config.train.merge_best:
+            self._merge()
+        self.record(ending)
+        self.log.say(f"{self.config.name}: {ending} at step {step} of {total}, saved in {self.config.folder}")
+
+    def _merge(self) -> None:
+        """RUN/merged: the mean of the best checkpoints (LLaDA 2.0)."""
+        best = best_checkpoints(self.config.folder, min(self.config.train.merge_best, len(self.checkpoints.losses)))
+        merged = self.config.folder / "merged"
+        if not merged.exists():
+            merge_checkpoints(best, merged)
+        self.log.say(f"{merged}: the mean of {', '.join(path.name for path in best)}")

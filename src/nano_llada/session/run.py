@@ -1,0 +1,257 @@
+"""From a RunConfig to a trained model: the one place where rooms are put together for training."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nano_llada.checkpoint.files import PROGRESS, Checkpoint, load_checkpoint, read_json, step_folders
+from nano_llada.config.model import FREE_FIELDS, ModelConfig
+from nano_llada.config.outcome import Outcome
+from nano_llada.config.record import from_plain, read_config, to_plain
+from nano_llada.config.run import RunConfig
+from nano_llada.core import device as hardware
+from nano_llada.core.errors import UserError
+from nano_llada.core.files import write_json
+from nano_llada.core.random import generator
+from nano_llada.data.tokenizer import Tokenizer
+from nano_llada.model.transformer import Transformer
+from nano_llada.objectives import make_objective
+from nano_llada.session.data import load_batches
+from nano_llada.session.failure import explained
+from nano_llada.session.observer import RunObserver
+from nano_llada.session.outcome import read_outcome
+from nano_llada.train.trainer import Trainer
+
+BUNDLED_TOKENIZER = Path(__file__).parent.parent / "assets" / "tokenizer"
+# options that a resumed run may change: what is learnt depends on them by no more than rounding and dropout's noise
+_FREE = (
+    "threads device compile gradient_checkpointing micro_batch_size "
+    "log_every sample_every tracker save_every keep_last keep_best"
+)
+MAY_CHANGE = frozenset(("runs", "sample_prompts", "data.cache", *(f"train.{name}" for name in _FREE.split())))
+
+
+def execute(config: RunConfig, *, resume: bool = False) -> Outcome:
+    """Train as the config says, into its run folder; gives how the run ended.
+
+    Raises:
+        UserError: for anything a user can correct: data, folders, shapes, a run that exists already.
+    """
+    started = time.monotonic()
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    hardware.keep_freed_memory()
+    machine = hardware.choose_machine(config.train.device, config.train.precision)
+    start = load_checkpoint(config.init_from) if config.init_from else None
+    tokenizer = choose_tokenizer(config, start)
+    changes = prepare_folder(config, resume=resume)
+    trainer, observer = assemble(config, machine, tokenizer, start, resume=resume)
+    with observer.watching():
+        observer.log.say(
+            f"{config.name}: {config.stage} {config.track}, {count_parameters(trainer.model):,} parameters, "
+            f"{trainer.total_steps} steps of {config.train.batch_size} x {config.data.sequence_length} tokens on "
+            f"{machine.name} ({str(machine.dtype).removeprefix('torch.')}), ready after "
+            f"{time.monotonic() - started:.1f} s"
+        )
+        if changes:
+            observer.log.say(f"resumed with other settings: {'; '.join(changes)}")
+        with explained(config, trainer, tokenizer):
+            ending = trainer.run()
+        observer.finish(ending)
+    outcome = read_outcome(config.folder)
+    assert outcome is not None  # the observer wrote it
+    return outcome
+
+
+def finished(config: RunConfig) -> bool:
+    """Whether a run is complete: finished or stopped early, not only interrupted.
+
+    Raises:
+        UserError: if the folder holds a run with another config.
+    """
+    outcome = read_outcome(config.folder) or outcome_of_0_1(config)
+    if outcome is None or not outcome.complete:
+        return False
+    check_same_config(config.folder / "config.json", to_plain(config))  # never another run's results
+    return True
+
+
+def outcome_of_0_1(config: RunConfig) -> Outcome | None:
+    """How a run of version 0.1.0, which wrote no outcome.json, stands, by its newest checkpoint; None without one."""
+    folders = step_folders(config.folder)
+    if not folders or not (folders[-1] / PROGRESS).is_file():
+        return None
+    plain = read_json(folders[-1] / PROGRESS, "step", "total_steps")
+    step, total = int(plain["step"]), int(plain["total_steps"])
+    return Outcome("finished" if step >= total else "interrupted", step, total)
+
+
+def complete(configs: Sequence[RunConfig]) -> bool:
+    """Make the runs that are not complete, in order, and resume one that was interrupted; False if interrupted.
+
+    Raises:
+        UserError: as `execute` does, or for a complete run of another config.
+    """
+    for config in configs:
+        if finished(config):
+            print(f"{config.name}: already complete, in {config.folder}")
+        elif execute(config, resume=(config.folder / "config.json").is_file()).state == "interrupted":
+            return False
+    return True
+
+
+def assemble(
+    config: RunConfig, machine: hardware.Machine, tokenizer: Tokenizer, start: Checkpoint | None, *, resume: bool
+) -> tuple[Trainer, RunObserver]:
+    """Model, data, objective and trainer put together, and, of a resumed run, set to where it stopped."""
+    model = build_model(config, tokenizer, start).to(machine.device)
+    objective = make_objective(config.objective)
+    batches, validation = load_batches(config, objective, model, tokenizer)
+    if config.train.merge_best and validation is None:
+        raise UserError("merge_best goes by the validation loss, and there is no validation data: give --validation")
+    steps = config.train.steps or math.ceil(config.train.epochs * batches.rows_per_epoch / config.train.batch_size)
+    observer = RunObserver(config, tokenizer, model, steps, machine)
+    trainer = Trainer(
+        config.train,
+        model,
+        tokenizer.vocab,
+        objective,
+        batches,
+        machine,
+        total_steps=steps,
+        validation=[] if validation is None else list(validation.once(config.train.eval_rows)),
+        observer=observer,
+        reference=load_reference(config, machine),
+    )
+    observer.trainer = trainer
+    if resume and any(config.folder.glob("step-*")):  # a run killed before its first checkpoint starts over
+        tensors, plain = observer.checkpoints.resume(model)
+        observer.continue_window(plain)
+        trainer.load(tensors, plain)
+    if config.train.compile:
+        model.compile_blocks()
+    model.gradient_checkpointing = config.train.gradient_checkpointing
+    return trainer, observer
+
+
+def load_reference(config: RunConfig, machine: hardware.Machine) -> Transformer | None:
+    """The frozen model that DPO, or RL that stays near it, compares with: the one it starts from, or another.
+
+    Raises:
+        UserError: if there is none, or it reads other tokens.
+    """
+    source = config.reference or config.init_from
+    if not config.objective.needs_reference:
+        if config.reference is not None:
+            raise UserError("a reference model is for dpo, and for rl with a kl_weight; leave --reference out")
+        return None
+    if source is None or config.init_from is None:
+        raise UserError(f"{config.stage} starts from a fine-tuned model: give it with --init-from")
+    found = load_checkpoint(source)
+    if found.tokenizer.hash != load_checkpoint(config.init_from).tokenizer.hash:
+        raise UserError(f"the reference {source} has another tokenizer than {config.init_from}")
+    return found.model.to(machine.device).eval().requires_grad_(False)
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Trained numbers; tied ones count once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def choose_tokenizer(config: RunConfig, start: Checkpoint | None) -> Tokenizer:
+    """The start checkpoint's, the config's, or the bundled one. Raises UserError if two of them differ."""
+    given = Tokenizer.load(config.tokenizer) if config.tokenizer else None
+    if start is None:
+        return given or Tokenizer.load(BUNDLED_TOKENIZER)
+    if given is not None and given.hash != start.tokenizer.hash:
+        raise UserError(
+            f"the tokenizer in {config.tokenizer} (hash {given.hash}) is not the one {config.init_from} was trained "
+            f"with ({start.tokenizer.hash}); leave --tokenizer out to use the checkpoint's"
+        )
+    return start.tokenizer
+
+
+def prepare_folder(config: RunConfig, *, resume: bool) -> list[str]:
+    """Make the run folder and write the config; of a resumed run give what changed in it."""
+    folder, plain, changes = config.folder, to_plain(config), []
+    saved = folder / "config.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if resume:
+            changes = check_same_config(saved, plain)
+        elif any(folder.glob("step-*")):
+            raise UserError(f"the run {folder} exists; continue it with --resume, or give another --name")
+        else:
+            write_json(folder / "environment.json", hardware.environment())
+        write_json(saved, plain)
+    except OSError as error:
+        raise UserError(f"cannot write the run folder {folder}: {error.strerror}") from error
+    return changes
+
+
+def check_same_config(saved: Path, plain: Mapping[str, Any]) -> list[str]:
+    """What differs from a saved config, in words. Raises UserError for what decides what is learnt."""
+    if not saved.is_file():
+        raise UserError(f"nothing to resume: {saved.parent} has no config.json")
+    # read and written again, so that an option which is newer than the run stands at its default
+    before = to_plain(from_plain(RunConfig, read_config(saved), where=str(saved)))
+    changed = dict(_differences(before, plain))
+    if refused := [text for where, text in changed.items() if where not in MAY_CHANGE]:
+        raise UserError(f"a resumed run must learn the same; these differ from {saved}: {'; '.join(refused)}")
+    return list(changed.values())
+
+
+def _differences(before: Any, now: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(set(before) | set(now)):
+            yield from _differences(before.get(key), now.get(key), f"{where}.{key}" if where else key)
+    elif before != now:
+        yield where, f"{where} was {before}, is {now}"
+
+
+def build_model(config: RunConfig, tokenizer: Tokenizer, start: Checkpoint | None) -> Transformer:
+    """Fresh weights from the seed, or the start checkpoint's."""
+    if start is None:
+        shape = replace(config.model, vocab_size=tokenizer.vocab.size)
+        model = Transformer(shape).initialise(generator(config.train.seed, "weights"))
+    else:
+        model = Transformer(_continued_shape(config, start.model.config))
+        model.load_state_dict(start.model.state_dict())
+        if config.card(0, 0).denoising and not start.card.denoising:
+            start_mask_embedding(model, tokenizer)
+    if config.data.sequence_length > model.config.max_length:
+        raise UserError(
+            f"sequence_length {config.data.sequence_length} is longer than the model's max_length "
+            f"{model.config.max_length}"
+        )
+    return model
+
+
+def _continued_shape(config: RunConfig, saved: ModelConfig) -> ModelConfig:
+    """The checkpoint's shape and the config's free fields; if the config's shape is all default, those it changed."""
+    asked, default = vars(config.model), vars(ModelConfig())
+    free = {name: asked[name] for name in FREE_FIELDS}
+    fixed = {name: value for name, value in vars(saved).items() if name not in FREE_FIELDS}
+    wrong = [name for name, value in fixed.items() if asked[name] != value]
+    if wrong and all(asked[name] == default[name] for name in fixed):  # another shape, but nobody asked for it
+        free = {name: value for name, value in free.items() if value != default[name]}
+    elif differ := [f"{name} {asked[name]} differs from {fixed[name]}" for name in wrong if name != "vocab_size"]:
+        where = f"of {config.init_from}; with --init-from the shape comes from the checkpoint"
+        raise UserError(f"{', '.join(differ)} {where}")
+    return replace(saved, **free)
+
+
+@torch.no_grad()
+def start_mask_embedding(model: Transformer, tokenizer: Tokenizer) -> None:
+    """No text holds the mask: its row is noise, or, tied to the head, pushed down by the softmax; take the mean."""
+    vocab = tokenizer.vocab
+    ordinary = torch.ones(vocab.size, dtype=torch.bool)
+    ordinary[[vocab.mask, *vocab.reserved]] = False
+    model.embed.weight[vocab.mask] = model.embed.weight[ordinary].mean(0)

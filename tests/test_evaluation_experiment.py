@@ -124,7 +124,8 @@ def test_models_are_written_with_as_they_were_trained(done):
     assert list(ways) == ["one a pass", "threshold 0.9", "Q mode", "S mode"]
     assert {way.block_size for way in ways.values()} == {4}
     assert (ways["S mode"].threshold, ways["S mode"].edit_threshold) == (0.5, 0.0)
-    assert list(evaluation.ways(replace(block, card=replace(block.card, edits=False)))) == [
+    fixed = replace(block, card=replace(block.card, edits=False))
+    assert list(evaluation.ways(fixed)) == [
         "one a pass",
         "threshold 0.9",
     ]

@@ -19,9 +19,9 @@ from nano_llada.data.read import BadRows, resolve
 from nano_llada.data.rows import Message
 from nano_llada.data.store import Encoding, open_store
 from nano_llada.data.tokenizer import Tokenizer
-from nano_llada.evaluate.statistics import wilson
+from nano_llada.evaluation.statistics import wilson
 from nano_llada.language_model import LanguageModel
-from nano_llada.train.plots import plot_losses
+from nano_llada.training.plots import plot_losses
 from tiny import Place, family, make_place, run_cli, tiny_arguments, write_rows
 
 LONG = "Tom has a red ball. " * 60  # more than the tiny models' context

@@ -18,7 +18,7 @@ import nano_llada
 from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.cli.main import COMMANDS
 from nano_llada.decode.diffusion import DiffusionSampler
-from nano_llada.evaluate.suites.generation import world_questions
+from nano_llada.evaluation.suites.generation import world_questions
 from nano_llada.language_model import LanguageModel
 from nano_llada.world.skills_family import families
 from tiny import Place, family, losses, make_place, read_lines, run_cli, tiny_arguments, write_rows

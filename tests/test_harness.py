@@ -20,8 +20,8 @@ from nano_llada.core.pattern import AttentionPattern
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import SPECIALS, train_characters
-from nano_llada.evaluate import harness
-from nano_llada.evaluate.likelihood import row_nll, text_likelihood
+from nano_llada.evaluation import harness
+from nano_llada.evaluation.likelihood import row_nll, text_likelihood
 from nano_llada.language_model import LanguageModel, encode_start
 from nano_llada.objectives.likelihood import bound_nll
 from tiny import texts

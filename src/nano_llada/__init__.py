@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from nano_llada.config.run import default_run as default_run
     from nano_llada.config.train import TrainConfig as TrainConfig
     from nano_llada.core.errors import UserError as UserError
+    from nano_llada.core.pattern import AttentionPattern as AttentionPattern
     from nano_llada.diffusion.noise import Noise as Noise
     from nano_llada.language_model import LanguageModel as LanguageModel
 
@@ -64,6 +65,7 @@ _PLACES = {  # public name -> module
     "default_run": "config.run",
     "TrainConfig": "config.train",
     "UserError": "core.errors",
+    "AttentionPattern": "core.pattern",
     "Noise": "diffusion.noise",
     "LanguageModel": "language_model",
 }

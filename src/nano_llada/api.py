@@ -12,7 +12,7 @@ from nano_llada.core.device import choose_machine
 from nano_llada.core.errors import UserError
 from nano_llada.language_model import LanguageModel
 from nano_llada.session.run import execute
-from nano_llada.train.log import read_metrics
+from nano_llada.training.log import read_metrics
 
 BUNDLED = Path(__file__).parent / "assets" / "models"
 

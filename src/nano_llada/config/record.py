@@ -46,7 +46,7 @@ def from_plain(cls: type[T], plain: Any, *, base: T | None = None, where: str = 
     for key, value in plain.items():
         place = f"{where}.{key}" if where else key
         if key == "type":
-            if value != type_name(cls):
+            if value not in (cls.__name__, type_name(cls)):
                 raise UserError(f"{place}: expected {type_name(cls)}, got {value!r}")
             continue
         if key not in names:

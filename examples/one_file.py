@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"step {step:4}  loss {sum(losses[-every:]) / every:.3f}  {tokenizer.decode(sample[0])!r}", flush=True
             )
     canvas = torch.cat([tokenizer.encode(prompt)[None], empty[:, len(prompt) :]], dim=1)
-    for passes in (options.length, 12, 4):  # fewer passes: more tokens per forward (TPF), and more mistakes
+    for passes in (options.length, 12, 4):  # fewer passes: more tokens per forward (TPF), unaware of each other
         states = [canvas, *denoise(model, canvas, tokenizer.mask, passes, temperature=0.0, rng=rng)]
         print(f"\n{options.length - len(prompt)} tokens in {len(states) - 1} forward passes")
         for number in sorted({round(i * (len(states) - 1) / 12) for i in range(13)}):

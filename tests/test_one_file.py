@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import itertools
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,8 @@ from nano_llada.model.config import ModelConfig
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives.denoising import Denoising
 
-FILE = Path(__file__).parents[1] / "examples" / "one_file.py"
+ROOT = Path(__file__).parents[1]
+FILE, DOCS = ROOT / "examples" / "one_file.py", ROOT / "docs"
 TOKENS, LENGTH, WIDTH, LAYERS, HEADS = 20, 24, 48, 2, 4  # a head of 12, a SwiGLU of 128
 MASK = TOKENS - 1
 
@@ -217,16 +219,57 @@ def test_impossible_options_are_refused_with_the_reason(one, capsys, options, re
     assert reason in capsys.readouterr().err
 
 
-def test_it_is_short_imports_nothing_of_ours_and_does_nothing_when_imported(one):
+def test_it_is_short_imports_nothing_of_ours_and_does_nothing_when_imported():
     source = FILE.read_text(encoding="utf-8")
     assert len(source.splitlines()) <= 200
+    tree = ast.parse(source)
     names = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0
             names.add(str(node.module).split(".")[0])
     assert names <= {"torch"} | set(sys.stdlib_module_names)
-    options = source.count("parser.add_argument(")
-    assert options <= 6
+    assert source.count("parser.add_argument(") <= 6
+    docstring, *statements, last = tree.body
+    assert isinstance(docstring, ast.Expr)
+    assert isinstance(docstring.value, ast.Constant)
+    assert all(
+        isinstance(s, ast.Import | ast.ImportFrom | ast.ClassDef | ast.FunctionDef | ast.Assign) for s in statements
+    )
+    assert all(isinstance(s.value, ast.Constant) for s in statements if isinstance(s, ast.Assign))
+    assert isinstance(last, ast.If)
+    assert ast.unparse(last.test) == "__name__ == '__main__'"
+
+
+# ---- the pages that explain it
+
+PAGES = ("concepts.md", "concepts_cn.md")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_concepts_page_names_only_files_that_exist(name):
+    text = (DOCS / name).read_text(encoding="utf-8")
+    targets = [target for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]
+    modules = re.findall(r"`((?:config|core|diffusion|objectives|decode)/\w+\.py)`", text)
+    assert len(targets) > 10
+    assert len(modules) > 20
+    missing = [target for target in targets if not (DOCS / target).exists()]
+    missing += [module for module in modules if not (DOCS.parent / "src" / "nano_llada" / module).exists()]
+    assert missing == []
+
+
+def test_both_languages_have_the_same_equations_links_pictures_and_headings():
+    english, chinese = ((DOCS / name).read_text(encoding="utf-8") for name in PAGES)
+    for pattern in (r"\]\(([^)]+)\)", r"`([^`]+)`", r"^(#+) ", r"^ {4}.*\((\d)\)$", r"^(\| ?)", r"\d+\.\d+"):
+        found = [sorted(re.findall(pattern, text, re.MULTILINE)) for text in (english, chinese)]
+        swapped = [entry.replace("concepts_cn.md", "concepts.md") for entry in found[0]]
+        assert swapped == found[1], pattern
+
+
+def test_the_file_numbers_its_equations_as_the_pages_do():
+    numbers = {int(number) for number in re.findall(r"^    \((\d)\) ", FILE.read_text(encoding="utf-8"), re.MULTILINE)}
+    equations = re.findall(r"^ {4}.*\((\d)\)$", (DOCS / "concepts.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert numbers == {1, 2, 3, 4, 5}
+    assert [int(number) for number in equations] == [1, 2, 3, 4, 5, 6, 7]

@@ -7,7 +7,7 @@ most confident tokens first, one or several at a time. Equations are numbered as
     (2) loss              L = E[ (1/t) * sum over masked i of -log p(x_0^i | x_t) ]  >=  -log p(x_0)   (LLaDA, eq. 3)
     (3) exact count       the same expectation: mask exactly k ~ U{1..L} of L tokens, weight L/k       (LLaDA, eq. 6)
     (4) confidence        c_i = p(v_i | x_t), the probability of the token v_i chosen for masked position i
-    (5) reverse process   each pass commits the most confident tokens and leaves the others masked     (low-confidence)
+    (5) reverse process   each pass commits the most confident tokens; the others stay masked  (low-confidence remasking)
 
     python examples/one_file.py                                     # learns four lines by heart: one or two minutes
     python examples/one_file.py --text book.txt --prompt "It was" --steps 5000
@@ -33,10 +33,11 @@ class Tokenizer:
 
     def __init__(self, text: str) -> None:
         self.characters = sorted(set(text))
+        self.ids = {character: number for number, character in enumerate(self.characters)}
         self.mask = len(self.characters)
 
     def encode(self, text: str) -> Tensor:
-        return torch.tensor([self.characters.index(character) for character in text], dtype=torch.int64)
+        return torch.tensor([self.ids[character] for character in text], dtype=torch.int64)
 
     def decode(self, tokens: Tensor) -> str:
         return "".join("_" if token == self.mask else self.characters[token] for token in tokens.tolist())
@@ -105,7 +106,7 @@ def corrupt(tokens: Tensor, mask_count: str, rng: torch.Generator) -> tuple[Tens
     noise = torch.rand(batch, length, generator=rng)
     if mask_count == "bernoulli":  # eq. (1) and (2); rarely, a row has no mask and adds nothing to the loss
         return noise < t, 1 / t
-    k = (t * length).ceil()  # eq. (3): uniform in 1..L, never 0
+    k = (t * length).ceil()  # eq. (3): uniform in 1..L, never 0; the positions of the k smallest draws are masked
     return noise.argsort(dim=1).argsort(dim=1) < k, length / k
 
 
@@ -137,7 +138,7 @@ def denoise(
         rank = confidence.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         count = (masked.sum(1, keepdim=True) / left).ceil()  # an equal share of what is left
         canvas = torch.where(masked & (rank < count), tokens, canvas)  # eq. (5)
-        yield canvas
+        yield canvas  # the tokens of one pass were chosen without seeing each other
 
 
 # ---- The whole of it -------------------------------------------------------------------------------------------------
@@ -184,11 +185,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         losses.append(loss)
         if step % every == 0:
             *_, sample = denoise(model, empty, tokenizer.mask, passes=32, temperature=1.0, rng=rng)
-            print(
-                f"step {step:4}  loss {sum(losses[-every:]) / every:.3f}  {tokenizer.decode(sample[0])!r}", flush=True
-            )
+            mean = sum(losses[-every:]) / every
+            print(f"step {step:4}  loss {mean:.3f}  {tokenizer.decode(sample[0])!r}", flush=True)
     canvas = torch.cat([tokenizer.encode(prompt)[None], empty[:, len(prompt) :]], dim=1)
-    for passes in (options.length, 12, 4):  # fewer passes: more tokens per forward (TPF), unaware of each other
+    for passes in (options.length, 12, 4):  # fewer passes: more tokens per forward (TPF)
         states = [canvas, *denoise(model, canvas, tokenizer.mask, passes, temperature=0.0, rng=rng)]
         print(f"\n{options.length - len(prompt)} tokens in {len(states) - 1} forward passes")
         for number in sorted({round(i * (len(states) - 1) / 12) for i in range(13)}):

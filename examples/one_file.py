@@ -7,7 +7,7 @@ most confident tokens first, one or several at a time. Equations are numbered as
     (2) loss              L = E[ (1/t) * sum over masked i of -log p(x_0^i | x_t) ]  >=  -log p(x_0)   (LLaDA, eq. 3)
     (3) exact count       the same expectation: mask exactly k ~ U{1..L} of L tokens, weight L/k       (LLaDA, eq. 6)
     (4) confidence        c_i = p(v_i | x_t), the probability of the token v_i chosen for masked position i
-    (5) reverse process   each pass commits the most confident tokens; the others stay masked  (low-confidence remasking)
+    (5) reverse process   each pass commits the most confident tokens; the others stay masked (low-confidence remasking)
 
     python examples/one_file.py                                     # learns four lines by heart: one or two minutes
     python examples/one_file.py --text book.txt --prompt "It was" --steps 5000

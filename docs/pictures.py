@@ -211,7 +211,7 @@ def weights(path: Path) -> None:
     k = torch.arange(1, length + 1)
     figure = Figure(figsize=(10, 3.3), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(t, elbo_weight("linear", t), color=HELD, label="Bernoulli: 1/t")
+    left.plot(t, make_noise("linear").weight(t), color=HELD, label="Bernoulli: 1/t")
     left.plot(k / length, length / k, "o", color="#c05621", markersize=4, label=f"exact count: L/k, L = {length}")
     left.set(xlabel="share of tokens that are masked: t, or k/L", yscale="log")
     left.set_yticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from built import act
+from nano_llada.config.model import ModelConfig
+from nano_llada.config.objectives import Denoising, Masking
+from nano_llada.core.batch import StepContext, TokenBatch, Vocabulary
 from nano_llada.core.pattern import AttentionPattern
-from nano_llada.core.types import StepContext, TokenBatch, Vocabulary
-from nano_llada.diffusion.corruption import Masking
-from nano_llada.model.config import ModelConfig
 from nano_llada.model.transformer import Transformer
-from nano_llada.objectives.denoising import Denoising
 
 ROOT = Path(__file__).parents[1]
 FILE, DOCS = ROOT / "examples" / "one_file.py", ROOT / "docs"
@@ -97,9 +97,9 @@ def test_same_logits(ours, library, batch):
 @pytest.mark.parametrize("mask_count", ["exact", "bernoulli"])
 def test_same_loss_and_gradients(one, ours, library, batch, context, mask_count):
     masking = Masking(mask_count=mask_count)
-    noise = masking.corrupt(batch, context)  # a function of (seed, step, row): the objective draws the same
+    noise = act(masking).corrupt(batch, context)  # a function of (seed, step, row): the objective draws the same
     assert 0 < int(noise.masked.sum()) < noise.masked.numel()
-    theirs = Denoising(corruption=masking).loss(library, batch, context)
+    theirs = act(Denoising(corruption=masking)).loss(library, batch, context)
     theirs_mean = theirs.total / theirs.count
     weights = noise.weights.amax(1, keepdim=True)  # one a row; the library's are 0 at visible tokens
     mine = one.diffusion_loss(ours, batch.tokens, noise.masked, weights, MASK)

@@ -131,7 +131,7 @@ SLIPS = [
     ({"data": {"data": "a.jsonl"}}, "data.data: expected a list, got 'a.jsonl'"),
     ({"data": {"data": ["a", 3]}}, "data.data[1]: expected str, got 3"),
     ({"runs": 3}, "runs: expected Path, got 3"),
-    ({"type": type_name(Box)}, "type: expected RunConfig, got 'Box'"),
+    ({"type": "Box"}, "type: expected RunConfig, got 'Box'"),
     ({"model": {"type": "Masking"}}, "model.type: expected ModelConfig, got 'Masking'"),
 ]
 

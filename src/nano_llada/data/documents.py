@@ -138,9 +138,7 @@ def _prepare(row: Row, encoding: Encoding, notes: Notes) -> _Prepared:
     notes.unread.add(unread.counts)
     if encoding.format == "text":
         parts = [part for part in _MARK.split(texts[0]) if part] if encoding.marks == "tokens" else texts
-        return _Prepared(
-            row.where, [p for p in parts if p not in MARKS], lambda e: [_text_of(row.where, e, parts, encoding)]
-        )
+        return _Prepared(row.where, parts, lambda encoded: [_text_of(row.where, encoded, parts, encoding)])
     if encoding.format == "preference":
         both = [[*preference.prompt, Message("assistant", answer)] for answer in texts[-2:]]
         return _Prepared(row.where, texts, lambda encoded: _pair_of(row.where, encoded, both))

@@ -12,7 +12,7 @@ LONGEST_PIECE = 64  # characters without a break that training looks at together
 LONGEST_TOKEN = 32  # bytes; longer ones are rulers of ==== and sentences that occur many times
 # Between a letter and a space or mark behind it every usual pre-tokenizer cuts, whatever follows.
 _SAFE_CUT = re.compile(r"(?<=[^\W\d_])(?=[ \t\n.,;:!?，。；：！？、])")
-_UNBROKEN = re.compile(r"\S{%d,}" % (LONGEST_PIECE + 1))
+_UNBROKEN = re.compile(rf"\S{{{LONGEST_PIECE + 1},}}")
 
 
 def batches(texts: Sequence[str], cuts: bool) -> Iterator[tuple[list[int], list[str]]]:

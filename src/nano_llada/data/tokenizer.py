@@ -61,9 +61,7 @@ class Tokenizer:
         self._cuts = may_be_cut(json.loads(backend.to_str()))
         for name in (*MARKS, MASK):
             if ids[name] in self.encode(name):
-                raise UserError(
-                    f"the tokenizer makes the token {name} of these characters in a text: it cannot be used"
-                )
+                raise UserError(f"the tokenizer turns the characters {name} in a text into that token; use another")
         self.hash = hashlib.sha256(backend.to_str().encode()).hexdigest()[:16]
 
     @classmethod

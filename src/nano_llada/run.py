@@ -19,18 +19,17 @@ from nano_llada.core.errors import UserError
 from nano_llada.core.random import generator
 from nano_llada.core.record import from_plain, read_config, to_plain
 from nano_llada.data.loader import Batches
-from nano_llada.data.tokenizer import Tokenizer
+from nano_llada.data.tokenizer import BUNDLED_TOKENIZER, Tokenizer
 from nano_llada.model.config import FREE_FIELDS, ModelConfig
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives.policy import Policy
 from nano_llada.objectives.preference import Preference
 from nano_llada.rl.rollout import RolloutBatches
-from nano_llada.run_data import load_data, load_rollouts
+from nano_llada.run_data import as_it_began, load_data, load_rollouts, with_first_rules
 from nano_llada.run_failure import explained
 from nano_llada.run_observer import RunObserver
 from nano_llada.train.trainer import Outcome, Trainer
 
-BUNDLED_TOKENIZER = Path(__file__).parent / "assets" / "tokenizer"
 # options that a resumed run may change: what is learnt depends on them by no more than rounding and dropout's noise
 _FREE = (
     "threads device compile gradient_checkpointing micro_batch_size "
@@ -46,6 +45,7 @@ def execute(config: RunConfig, *, resume: bool = False) -> Outcome:
         UserError: for anything a user can mend: data, folders, shapes, a run that is there already.
     """
     started = time.monotonic()
+    config = as_it_began(config) if resume else config
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     hardware.keep_freed_memory()
@@ -74,7 +74,7 @@ def finished(config: RunConfig) -> bool:
     log = config.folder / "log.txt"
     if not log.is_file() or f"{config.name}: finished" not in log.read_text(encoding="utf-8"):
         return False
-    check_same_config(config.folder / "config.json", to_plain(config))  # never another run's results
+    check_same_config(config.folder / "config.json", to_plain(as_it_began(config)))  # never another run's results
     return True
 
 
@@ -192,7 +192,7 @@ def check_same_config(saved: Path, plain: Mapping[str, Any]) -> list[str]:
     if not saved.is_file():
         raise UserError(f"nothing to resume: {saved.parent} has no config.json")
     # read and written again, so that an option which is newer than the run stands at its default
-    before = to_plain(from_plain(RunConfig, read_config(saved), where=str(saved)))
+    before = to_plain(from_plain(RunConfig, with_first_rules(read_config(saved)), where=str(saved)))
     changed = dict(_differences(before, plain))
     if refused := [text for where, text in changed.items() if where not in MAY_CHANGE]:
         raise UserError(f"a resumed run must learn the same; these differ from {saved}: {'; '.join(refused)}")

@@ -25,7 +25,7 @@ class Encoding:
     format: str  # "text", "chat" or "preference"
     text_field: str = "text"
     turns: Turns = "all"
-    text_split: TextSplit = "file"  # what a document is in a .txt file
+    txt_split: TextSplit = "file"  # what a document is in a .txt file
     marks: Literal["text", "tokens"] = "text"  # what <|im_start|> and its like are in a text
 
 
@@ -66,7 +66,7 @@ def documents(
     waiting: list[_Prepared] = []
     size = 0
     for source in sources:
-        for row in read_rows(source, encoding.text_split):
+        for row in read_rows(source, encoding.txt_split):
             if isinstance(row, BadRow):
                 bad_rows.report(row.where, row.reason)
                 continue

@@ -65,7 +65,7 @@ def resolve(sources: Sequence[str]) -> list[Source]:
     return [Source(name) for name in found.values()]
 
 
-def read_rows(source: Source, text_split: TextSplit = "file") -> Iterator[Row | BadRow]:
+def read_rows(source: Source, txt_split: TextSplit = "file") -> Iterator[Row | BadRow]:
     """The rows of a source in their order, read as they are asked for; bad ones come as `BadRow`.
 
     JSON lines and arrays give their objects, parquet and hf their rows, text files ``{"text": document}``.
@@ -77,7 +77,7 @@ def read_rows(source: Source, text_split: TextSplit = "file") -> Iterator[Row | 
     if source.name.startswith("hf:"):
         return _hf(source.name)
     if ending_of(source.name)[0] == ".txt":
-        return _text(source.name, text_split)
+        return _text(source.name, txt_split)
     return (_parquet if ending_of(source.name)[0] == ".parquet" else _json)(source.name)
 
 

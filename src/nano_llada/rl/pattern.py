@@ -47,7 +47,8 @@ class Matcher:
             UserError: if that takes longer than the limit.
         """
         worker = self._started()
-        assert worker.stdin is not None and worker.stdout is not None
+        assert worker.stdin is not None
+        assert worker.stdout is not None
         late = threading.Event()
 
         def stop() -> None:

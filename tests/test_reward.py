@@ -204,7 +204,8 @@ def test_a_file_may_import_files_beside_it(tmp_path):
         (place / "beside.py").write_text(f"VALUE = {value}\n")
         (place / "later.py").write_text(f"MORE = {value * 10}\n")
         (place / "mine.py").write_text(
-            "import beside\n\n\ndef score(question, answer, row):\n    import later\n\n    return beside.VALUE + later.MORE\n"
+            "import beside\n\n\ndef score(question, answer, row):\n"
+            "    import later\n\n    return beside.VALUE + later.MORE\n"
         )
     before = set(sys.modules), list(sys.path)
     one, two = (load_reward(f"{tmp_path / name}/mine.py:score") for name in ("one", "two"))

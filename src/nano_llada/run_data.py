@@ -76,7 +76,7 @@ def load_data(config: RunConfig, tokenizer: Tokenizer) -> tuple[Batches, Batches
         return batches, rows_of(store, held_out, None)
     except UserError as error:
         print(
-            f"nothing is held out to validate on, so losses are of training data alone: {error}; or give --validation"
+            f"nothing is held out, so losses are of training data alone: {error}; or give --validation"
         )
         return batches, None
 

@@ -108,9 +108,7 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
 
 def read_config(path: Path) -> dict[str, Any]:
     """A JSON or TOML file as plain values. Raises UserError with the place of a syntax error."""
-    if not path.is_file() and path.exists():
-        raise UserError(f"cannot read the config file {path}: it is not a file")
-    text = read_text(path)
+    text = read_text(path, "the config file ")
     try:
         plain = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except (ValueError, RecursionError) as error:  # syntax, numbers of thousands of digits, thousands of brackets

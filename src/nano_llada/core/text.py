@@ -82,12 +82,12 @@ def decode_text(data: bytes, name: str) -> str:
         ) from error
 
 
-def read_text(path: Path) -> str:
-    """The text of a file. Raises UserError if it cannot be read or, with its line, decoded."""
+def read_text(path: Path, what: str = "") -> str:
+    """The text of a file, called `what` in messages. Raises UserError if it cannot be read or, with its line, decoded."""
     try:
         return decode_text(path.read_bytes(), str(path))
     except OSError as error:
-        raise UserError(f"cannot read {printable(str(path))}: {error.strerror}") from error
+        raise UserError(f"cannot read {what}{printable(str(path))}: {error.strerror}") from error
 
 
 def printable(text: str) -> str:

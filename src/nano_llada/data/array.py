@@ -107,12 +107,13 @@ def _element(window: _Window, decoder: json.JSONDecoder) -> int:
     while True:
         try:
             end: int = decoder.raw_decode(window.text, window.at)[1]
-            if end < len(window.text) or window.whole:
-                return end
         except ValueError:  # perhaps cut off; RecursionError is for good
             if window.whole:
                 raise
-        if len(window.text) - window.at > MAX_LINE:
+            end = len(window.text)
+        if (end < len(window.text) or window.whole) and end - window.at <= MAX_LINE:
+            return end
+        if end - window.at > MAX_LINE:
             raise ValueError(f"the row is longer than {MAX_LINE // 2**20} MiB, or broken")
         window.grow()
 

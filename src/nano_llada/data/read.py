@@ -48,6 +48,10 @@ class Source:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         datasets, (path, config, split) = _need("datasets", self.name), _hf_parts(self.name)
         with _explained(self.name, Exception):
+            if _is_saved(path):
+                files = sorted(file for file in Path(path).rglob("*") if file.is_file())
+                found = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+                return hashlib.sha256(json.dumps([split, found]).encode()).hexdigest()
             version = datasets.load_dataset_builder(path, config).hash
         return hashlib.sha256(json.dumps([path, config, split, version]).encode()).hexdigest()
 
@@ -86,7 +90,7 @@ def _matches(source: str) -> list[str]:
     if source.startswith("hf:"):
         _hf_parts(source)
         return [source]
-    if path.is_dir() and any((path / name).is_file() for name in _SAVED):
+    if _is_saved(source):
         return [f"hf:{source}"]
     if path.is_dir():
         files = (file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
@@ -101,6 +105,11 @@ def _matches(source: str) -> list[str]:
             f"a folder with such files directly in it, or hf:NAME. Supported endings are {SUPPORTED}"
         )
     return [name for name in names if ending_of(name)]
+
+
+def _is_saved(folder: str) -> bool:
+    """Whether `save_to_disk` of datasets wrote a folder, whose .json files are no data."""
+    return any((Path(folder) / name).is_file() for name in _SAVED)
 
 
 def ending_of(name: str) -> tuple[str, str]:
@@ -244,7 +253,7 @@ def _parquet(name: str) -> Iterator[Row | BadRow]:
 def _hf(name: str) -> Iterator[Row | BadRow]:
     datasets, (path, config, split) = _need("datasets", name), _hf_parts(name)
     with _explained(name, Exception):
-        if any((Path(path) / saved).is_file() for saved in _SAVED):
+        if _is_saved(path):
             found = datasets.load_from_disk(path)
             rows = found[split] if (Path(path) / "dataset_dict.json").is_file() else found
         else:

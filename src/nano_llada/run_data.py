@@ -59,7 +59,7 @@ def load_data(config: RunConfig, tokenizer: Tokenizer) -> tuple[Batches, Batches
     store = open_token_store(config, data.data, tokenizer)
     usable = _usable(store, data)
 
-    def rows_of(some: TokenStore, numbers: Ints, seed: int | None) -> Batches:
+    def rows_of(some: TokenStore, numbers: Ints, seed: int | None, data: DataConfig = data) -> Batches:
         if data.format == "preference":
             return PairBatches(some, data, tokenizer.vocab, rows=train.batch_size, seed=seed, pairs=numbers)
         return Batches(some, data, tokenizer.vocab, rows=train.batch_size, seed=seed, documents=numbers)
@@ -72,12 +72,12 @@ def load_data(config: RunConfig, tokenizer: Tokenizer) -> tuple[Batches, Batches
     batches = rows_of(store, learnt, train.seed)
     if not data.validation_share:
         return batches, None
-    try:
-        return batches, rows_of(store, held_out, None)
+    fill = int(store.lengths[held_out].sum()) >= data.sequence_length
+    try:  # a few short documents do not fill a row of packed text, and then are a row each
+        loose = data if fill or not data.document_mask or not len(held_out) else replace(data, packing=False)
+        return batches, rows_of(store, held_out, None, loose)
     except UserError as error:
-        print(
-            f"nothing is held out, so losses are of training data alone: {error}; or give --validation"
-        )
+        print(f"nothing is held out, so losses are of training data alone: {error}; or give --validation")
         return batches, None
 
 
@@ -87,12 +87,13 @@ def split(store: TokenStore, usable: Ints, data: DataConfig) -> tuple[Ints, Ints
         learnt, held_out = hold_out_by_count(len(usable), data.validation_share)
         return usable[learnt], usable[held_out]
     rows = store.rows[::2][usable] if data.format == "preference" else store.rows[usable]
-    _, first, sizes = np.unique(rows, return_index=True, return_counts=True)  # rows are ascending
-    learnt, held_out = (
-        np.concatenate([np.arange(first[row], first[row] + sizes[row]) for row in rows] or [np.empty(0, np.int64)])
-        for rows in hold_out(len(first), data.validation_share)
-    )
-    return usable[learnt], usable[held_out]
+    _, row_of = np.unique(rows, return_inverse=True)
+    chosen = hold_out(int(row_of.max()) + 1, data.validation_share)[1]
+    rank = np.full(int(row_of.max()) + 1, -1)
+    rank[chosen] = np.arange(len(chosen))
+    place = rank[row_of]
+    held_out = np.flatnonzero(place >= 0)
+    return usable[place < 0], usable[held_out[np.argsort(place[held_out], kind="stable")]]
 
 
 def _usable(store: TokenStore, data: DataConfig) -> Ints:

@@ -83,7 +83,7 @@ def decode_text(data: bytes, name: str) -> str:
 
 
 def read_text(path: Path, what: str = "") -> str:
-    """The text of a file, called `what` in messages. Raises UserError if it cannot be read or, with its line, decoded."""
+    """The text of a file, called `what` in messages. Raises UserError if it cannot be read or decoded."""
     try:
         return decode_text(path.read_bytes(), str(path))
     except OSError as error:

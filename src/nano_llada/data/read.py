@@ -44,14 +44,13 @@ class Source:
     def fingerprint(self) -> str:
         """Hex sha256 of the file, or of the ``hf:`` name and its data version. UserError if missing."""
         if not self.name.startswith("hf:"):
-            with _explained(self.name, OSError), open(self.name, "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            with _explained(self.name, OSError):
+                return _digest(Path(self.name))
         datasets, (path, config, split) = _need("datasets", self.name), _hf_parts(self.name)
         with _explained(self.name, Exception):
             if _is_saved(path):
                 files = sorted(file for file in Path(path).rglob("*") if file.is_file())
-                found = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
-                return hashlib.sha256(json.dumps([split, found]).encode()).hexdigest()
+                return hashlib.sha256(json.dumps([split, *map(_digest, files)]).encode()).hexdigest()
             version = datasets.load_dataset_builder(path, config).hash
         return hashlib.sha256(json.dumps([path, config, split, version]).encode()).hexdigest()
 
@@ -105,6 +104,11 @@ def _matches(source: str) -> list[str]:
             f"a folder with such files directly in it, or hf:NAME. Supported endings are {SUPPORTED}"
         )
     return [name for name in names if ending_of(name)]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_saved(folder: str) -> bool:

@@ -41,7 +41,7 @@ class Tokenizer:
         backend.no_padding()
         backend.no_truncation()
         backend.encode_special_tokens = True
-        backend.add_special_tokens([name for name in MARKS if backend.token_to_id(name) is not None])
+        backend.add_special_tokens([name for name in (*MARKS, MASK) if backend.token_to_id(name) is not None])
         missing = [name for name in (EOS, TURN_START, TURN_END) if backend.token_to_id(name) is None]
         if missing:
             raise UserError(f"the tokenizer lacks {', '.join(missing)}; it needs {EOS}, {TURN_START} and {TURN_END}")

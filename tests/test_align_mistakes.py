@@ -53,7 +53,8 @@ REFUSED: dict[str, tuple[Case, str]] = {
     ),
     "text where rl expects conversations": (
         lambda s: s.words("rl-ar", data=(s.file("text.jsonl", texts(4)),)),
-        "text.jsonl:1: no question (messages, or one of prompt, instruction, question, query, input); the fields are: text",
+        "text.jsonl:1: no question (messages, or one of prompt, instruction, question, query, input); the fields are: "
+        "text",
     ),
     "conversations where dpo expects pairs": (
         lambda s: s.words("dpo-ar", data=(s.done.chat,)),
@@ -61,8 +62,8 @@ REFUSED: dict[str, tuple[Case, str]] = {
     ),
     "a row without a verifier": (
         lambda s: s.words("rl-ar", data=(s.file("open.jsonl", [{"prompt": "2+3?"}]),), reward="verifier"),
-        "open.jsonl:1: no right answer: give it references, reference, ground_truth or answer, or an answer as the last "
-        "message; or give a reward function with --reward FILE.py:FUNCTION",
+        "open.jsonl:1: no right answer: give it references, reference, ground_truth or answer, or an answer as the last"
+        " message; or give a reward function with --reward FILE.py:FUNCTION",
     ),
     "no questions": (lambda s: s.words("rl-ar", data=()), "no questions: give files of conversations with --data"),
     "questions without room": (

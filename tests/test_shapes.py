@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -18,6 +19,8 @@ from nano_llada.data.read import resolve
 from nano_llada.data.rows import ANSWERS, LABELS, QUESTIONS, to_messages, to_preference, to_question
 from nano_llada.data.tokenizer import Tokenizer, train_characters
 from nano_llada.evaluate.judge import read_questions
+from nano_llada.rl.answer import judge_of
+from nano_llada.rl.pattern import Matcher
 from nano_llada.rl.reward import load_reward
 from tiny import Place, family, read_lines, run_cli, tiny_arguments, write_rows
 
@@ -214,7 +217,7 @@ def lost(row: dict, used: list[str], unread: Unread) -> set[str]:
 
 
 @given(row=rows())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_every_text_is_learnt_shown_or_reported(row):
     for read in (to_messages, to_question, to_preference):
         unread = Unread()
@@ -246,6 +249,43 @@ def test_what_must_not_be_learnt_is_not(row):
     given = [turn for value in lists for turn in value if isinstance(turn, dict)]
     others = [t for t in given if t.get("weight") == 0 or ROLE_OF.get(t.get("role", t.get("from"))) != "assistant"]
     assert not words_of(taught) & words_of([others, [row.get(name) for name in ("system", "question", "context")]])
+
+
+ANY = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 2)
+    | st.floats(allow_nan=True)
+    | st.sampled_from(["", "a", "user", "x.py:f"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "from", "value", "text", "weight", "tool_calls"]), inner, max_size=3
+        )
+    ),
+    max_leaves=6,
+)
+KNOWN = sorted(
+    {*FLAT, "messages", "conversations", "history", "tools", "chosen", "rejected", "references", "verifier", "answers"}
+)
+
+
+@given(row=st.dictionaries(st.sampled_from(KNOWN), ANY, max_size=6))
+@settings(max_examples=300, deadline=None)
+def test_any_values_in_the_known_fields_are_read_or_refused_with_a_reason(row):
+    reasons: list[str] = []
+    for read in (to_messages, to_question, to_preference):
+        try:
+            found = read(row, Unread())
+        except ValueError as error:
+            reasons.append(str(error))
+            continue
+        if read is to_question:
+            with contextlib.suppress(ValueError):
+                judge, references = judge_of(row, found.references, Matcher())
+                assert judge("a") in (True, False)
+                assert all(isinstance(one, str) for one in references)
+    assert all(reasons)
 
 
 def test_unread_fields_are_reported_once_for_all_files(done, tmp_path, capsys):

@@ -62,11 +62,15 @@ def to_messages(row: Mapping[str, object], unread: Unread | None = None) -> list
     """
     fields = Fields(row)
     asked = _asked(fields)
-    turns = [*asked.turns, *([] if asked.answered else _answer(fields))]
-    if not asked.name or (asked.name not in CONVERSATIONS and turns[-1].role != "assistant"):
+    answer = [] if asked.answered else _answer(fields)
+    turns = [*asked.turns, *answer]
+    if not asked.name or (asked.name not in CONVERSATIONS and not (turns and turns[-1].role == "assistant")):
         raise ValueError(f"no conversations, no messages, no prompt with a response; {_names(row)}")
     learnt = _until_learnt(turns, asked)
-    if len(learnt) < len(turns):
+    lost = len(turns) - len(learnt)
+    if lost and answer:
+        fields.skipped.add(f"{fields.first(ANSWERS)}[] after the last answer")
+    if lost > len(answer):
         fields.skipped.add(f"{asked.name}[] after the last answer")
     _count(fields, unread)
     return learnt

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 
 def default_cache() -> Path:
-    """Where tokenised data is kept: $NANO_LLADA_CACHE, or a folder in the user's cache."""
-    return Path(os.environ.get("NANO_LLADA_CACHE") or Path.home() / ".cache" / "nano-llada")
+    """Where tokenised data is kept: $NANO_LLADA_CACHE, or a folder in the user's cache, or one for temporary files."""
+    if chosen := os.environ.get("NANO_LLADA_CACHE"):
+        return Path(chosen)
+    try:
+        return Path.home() / ".cache" / "nano-llada"
+    except RuntimeError:  # no HOME, and a user id that the machine does not know
+        user = getattr(os, "getuid", lambda: "user")()
+        return Path(tempfile.gettempdir()) / f"nano-llada-{user}"
 
 
 @dataclass(frozen=True)
@@ -22,13 +29,22 @@ class DataConfig:
     validation: tuple[str, ...] = ()
     """Validation data; none: a `validation_share` of the training documents is held out."""
     validation_share: float = 0.01
-    """Share of training documents held out when no validation data is given."""
+    """Share of training documents (conversations, pairs) held out when no validation data is given; at least one."""
+    held_out: Literal["by_place", "by_count"] = "by_place"
+    """Which are held out: `by_place` depends on a document's number alone, so that more data later moves none of them;
+    `by_count`, the rule of version 0.1.0, depends on how many there are. A resumed run keeps the rule it began with."""
     format: Literal["text", "chat", "preference", "prompts"] = "text"
     """`text`: one document a row, in `text_field`; `chat`: conversations, of which the assistant's turns are learnt;
     `preference`: a prompt with a chosen and a rejected answer, for DPO; `prompts`: conversations whose last answer is
     drawn anew and rewarded, for reinforcement learning."""
     text_field: str = "text"
     """The field of a row that holds its text."""
+    txt_split: Literal["file", "paragraph", "line"] = "file"
+    """What a document is in a .txt file: the whole `file` (in pieces of 64 KiB where it has over 1 MiB), or every
+    `paragraph` or `line`. Lines that are <|endoftext|> always end a document."""
+    marks: Literal["text", "tokens"] = "text"
+    """What <|endoftext|>, <|im_start|> and <|im_end|> written in a text are: ordinary `text`, or the `tokens` of these
+    names. Only for format `text`; in conversations they are always text."""
     sequence_length: int = 256
     """Tokens in a row of a batch."""
     packing: bool = True
@@ -70,6 +86,8 @@ class DataConfig:
         self._check_format()
 
     def _check_format(self) -> None:
+        if self.format != "text" and self.marks != "text":
+            raise ValueError(f"marks {self.marks!r} is for format 'text': in conversations they are always text")
         if self.format == "text" and self.turns != "all":
             raise ValueError(f"turns {self.turns!r} is about conversations; it has no effect with format 'text'")
         if self.format == "prompts" and (self.packing or self.eos_fill or self.validation or self.turns != "all"):

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from nano_llada.core.errors import UserError
 from nano_llada.core.own import load_own, type_name
+from nano_llada.core.text import read_text
 
 T = TypeVar("T")
 
@@ -119,15 +120,10 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
 
 def read_config(path: Path) -> dict[str, Any]:
     """A JSON or TOML file as plain values. Raises UserError with the place of a syntax error."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors write a mark in front
-    except OSError as error:
-        raise UserError(f"cannot read the config file {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"cannot read the config file {path}: {error}") from error
+    text = read_text(path, "the config file ")
     try:
         plain = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # syntax, numbers of thousands of digits, thousands of brackets
         raise UserError(f"{path}: not valid {'TOML' if path.suffix == '.toml' else 'JSON'}: {error}") from error
     if not isinstance(plain, dict):
         raise UserError(f"{path}: expected an object of options")

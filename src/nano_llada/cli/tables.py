@@ -5,33 +5,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 if TYPE_CHECKING:
     from nano_llada.evaluate.record import Record
+    from nano_llada.evaluate.results import Results
+
+MARKS = {"right": "✓ ", "wrong": "✗ ", "": ""}
+HEADLINES = (
+    ("generation", "exact_match"),
+    ("generation", "tpf"),
+    ("speed", "tokens_per_second"),
+    ("speed", "latency_p50"),
+)
 
 
-def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print a head row and the rows under it, as wide as they need."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console()
-    table = Table()
+def print_table(rows: Sequence[Sequence[str]], title: str | None = None) -> None:
+    """Print headings and the rows under them. A cell that is too wide is wrapped, never cut, Chinese text too."""
+    table = Table(title=title and Text(title), title_justify="left", title_style="bold")
     for cell in rows[0]:
-        table.add_column(Text(cell))
+        table.add_column(Text(cell), overflow="fold")
     for row in rows[1:]:
         table.add_row(*[Text(cell) for cell in row])
-    console.print(table)
+    Console().print(table)
 
 
-def print_comparison(records: Sequence[Record]) -> None:
-    """Print the figures of models side by side, how often each was right at what, and what they wrote."""
-    from nano_llada.evaluate.page_tables import WRITTEN, figure_rows, task_rows, written_table
-    from nano_llada.evaluate.suites import metrics_of
+def print_comparison(records: Sequence[Record], results: Results) -> None:
+    """Print what models answered, then a few figures of each, then how often each was right at which task."""
+    # torch and matplotlib behind these would slow --help down
+    from nano_llada.report.tables import headline_rows, task_rows
+    from nano_llada.report.view import answers_of
 
-    for suite in dict.fromkeys(record.suite for record in records):
-        print_table(figure_rows(records, suite, metrics_of(suite)))
+    for asked in answers_of(records):
+        right = [["reference", " / ".join(asked.references)]] if asked.references else []
+        rows = [[answer.model, MARKS[answer.verdict] + answer.text] for answer in asked.answers]
+        print_table([["model", "answer"], *right, *rows], title=f"{asked.task}: {asked.prompt}")
+    print_table(headline_rows(results, [one for one in HEADLINES if one[0] in results.metrics]))
     if any("right" in record.values for record in records):
-        print_table(task_rows(records, WRITTEN, metrics_of(WRITTEN)[0]))
-    if (written := written_table(records)) is not None:
-        print_table(written.rows)
+        print_table(task_rows(results, "generation", results.metrics["generation"][0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 from nano_llada.core.errors import UserError
 from nano_llada.data.read import BadRow, read_rows, resolve
 from nano_llada.data.rows import kind_of, to_messages, to_text
-from nano_llada.evaluate.suite import language_of
+from nano_llada.evaluate.options import SuiteOptions, given
 
 T = TypeVar("T")
 
@@ -49,6 +50,11 @@ def read_passages(sources: Sequence[str], text_field: str = "text", limit: int |
         return Passage(text, row_language(row, text), file, str(name))
 
     return read_items(sources, passage, limit)
+
+
+def passages(shared: SuiteOptions, suite: str) -> tuple[Passage, ...]:
+    """The texts of --text for a suite that needs some. Raises UserError if there are none or a row is broken."""
+    return tuple(read_passages(given(shared.text, suite, "--text"), shared.text_field, shared.limit))
 
 
 def read_items(
@@ -91,3 +97,10 @@ def row_language(row: Mapping[str, Any], text: str) -> str:
     if told not in ("zh", "en"):
         raise ValueError(f"language {told!r} is none of zh, en")
     return str(told)
+
+
+def language_of(text: str) -> str:
+    """zh where at least a third of the letters are Chinese characters, else en."""
+    letters = [letter for letter in text if unicodedata.category(letter).startswith("L")]
+    chinese = sum("\u3400" <= letter <= "\u9fff" for letter in letters)
+    return "zh" if letters and 3 * chinese >= len(letters) else "en"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,11 +16,12 @@ from nano_llada.core.pattern import AttentionPattern
 from nano_llada.core.random import row_uniforms
 from nano_llada.core.types import TokenBatch
 from nano_llada.decode.proposal import confidence, forbid
-from nano_llada.evaluate.items import Passage
+from nano_llada.evaluate.items import Passage, passages
 from nano_llada.evaluate.likelihood import check_window, passage_numbers, window_batches
 from nano_llada.evaluate.metric import Array, CalibrationError, Metric, Ratio
+from nano_llada.evaluate.options import SuiteOptions
 from nano_llada.evaluate.record import Record
-from nano_llada.evaluate.suite import Subject
+from nano_llada.evaluate.suite import Subject, Suite
 from nano_llada.objectives.denoising import noisy_features
 from nano_llada.objectives.next_token import next_token_targets
 
@@ -39,7 +40,7 @@ class Looks:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Suite):
     """How sure a model is of the likeliest token, as the samplers see it, and whether that is the text's own.
 
     A diffusion model is shown each passage with every token hidden with probability `rate` (a block-diffusion model
@@ -52,13 +53,26 @@ class Calibration:
     """
 
     name: ClassVar[str] = "calibration"
+    title: ClassVar[str] = "Calibration"
+    explanation: ClassVar[str] = "Whether the probability that the model gives its choice is how often it is right."
     metrics: ClassVar[tuple[Metric, ...]] = (
-        CalibrationError("calibration_error", BINS),
-        Ratio("accuracy", "right", "tokens"),
-        *(Ratio(f"share_above_{limit}", f"above_{limit}", "tokens", "") for limit in THRESHOLDS),
-        *(Ratio(f"accuracy_above_{limit}", f"right_above_{limit}", f"above_{limit}") for limit in THRESHOLDS),
+        CalibrationError("calibration_error", BINS, unit="fraction"),
+        Ratio("accuracy", "right", "tokens", unit="fraction"),
+        *(
+            Ratio(f"share_above_{limit}", f"above_{limit}", "tokens", "", unit="fraction of tokens")
+            for limit in THRESHOLDS
+        ),
+        *(
+            Ratio(f"accuracy_above_{limit}", f"right_above_{limit}", f"above_{limit}", unit="fraction")
+            for limit in THRESHOLDS
+        ),
     )
+    meanings: ClassVar[Mapping[str, str]] = {
+        "calibration_error": "mean absolute difference between confidence and accuracy, over tokens (ECE, ten bins)",
+        "accuracy": "how often the likeliest token is the text's own",
+    }
     writes: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = ("text", "window")
 
     passages: tuple[Passage, ...]
     window: int  # tokens that are seen at once
@@ -72,6 +86,12 @@ class Calibration:
         at_least(self, 1, "batch_size")
         if not 0 < self.rate <= 1:
             raise ValueError(f"rate is the share of hidden tokens, in (0, 1]; got {self.rate}")
+
+    @classmethod
+    def build(cls, shared: SuiteOptions, own: object, context: int, device: torch.device | str) -> Calibration:
+        window = shared.window_in(context)
+        texts = passages(shared, cls.name)
+        return cls(texts, window, seed=shared.noise_seed, batch_size=shared.batch_size)
 
     def run(self, subject: Subject) -> Iterator[Record]:
         """A record a passage. Raises UserError where a window is longer than the model's context."""

@@ -18,8 +18,9 @@ from nano_llada.data.rows import kind_of, to_text
 from nano_llada.evaluate.items import read_items, row_language
 from nano_llada.evaluate.likelihood import ScoredRow, row_batches
 from nano_llada.evaluate.metric import Metric, Ratio, Share
+from nano_llada.evaluate.options import SuiteOptions, given
 from nano_llada.evaluate.record import Record
-from nano_llada.evaluate.suite import Subject
+from nano_llada.evaluate.suite import Subject, Suite
 from nano_llada.objectives.likelihood import bound_is_exact, bound_scores, exact_scores
 from nano_llada.sampling import answers_chats
 
@@ -68,7 +69,15 @@ def read_choices(sources: Sequence[str], limit: int | None = None) -> list[Choic
 
 
 @dataclass(frozen=True)
-class Choices:
+class ChoicesOptions:
+    """Multiple choice."""
+
+    choices: tuple[str, ...] = ()
+    """Multiple-choice questions, JSON lines, for choices."""
+
+
+@dataclass(frozen=True)
+class Choices(Suite):
     """log p(choice | question) of every choice: exact for an autoregressive model, its bound for a diffusion model.
 
     What is scored is what the model would have to write, for both tracks the same event. A model that continues texts:
@@ -83,12 +92,20 @@ class Choices:
     """
 
     name: ClassVar[str] = "choices"
+    title: ClassVar[str] = "Multiple choice"
+    explanation: ClassVar[str] = "The model scores every choice; the one with the highest likelihood is its answer."
     metrics: ClassVar[tuple[Metric, ...]] = (
         Share("accuracy_sum", "right_sum"),
         Share("accuracy_norm", "right_norm"),
-        Ratio("chance", "chance", better=""),
+        Ratio("chance", "chance", better="", unit="fraction"),
     )
+    meanings: ClassVar[Mapping[str, str]] = {
+        "accuracy_sum": "share of questions whose right choice has the highest total log-likelihood",
+        "accuracy_norm": "the same with log-likelihoods divided by the length of the choice in bytes",
+        "chance": "expected accuracy of a random guess",
+    }
     writes: ClassVar[bool] = False
+    Options: ClassVar[type] = ChoicesOptions
 
     questions: tuple[ChoiceQuestion, ...]
     draws: int = 32  # of the noise; of a single one the error would not be known
@@ -100,6 +117,15 @@ class Choices:
             raise ValueError("no questions to measure on")
         at_least(self, 2, "draws")
         at_least(self, 1, "batch_size")
+
+    @classmethod
+    def is_default(cls, shared: SuiteOptions, own: ChoicesOptions) -> bool:
+        return bool(own.choices)
+
+    @classmethod
+    def build(cls, shared: SuiteOptions, own: ChoicesOptions, context: int, device: torch.device | str) -> Choices:
+        questions = tuple(read_choices(given(own.choices, cls.name, "--choices"), shared.limit))
+        return cls(questions, draws=4 * shared.draws, seed=shared.noise_seed, batch_size=shared.batch_size)
 
     def run(self, subject: Subject) -> Iterator[Record]:
         """A record a question. Raises UserError where a choice alone is longer than the model's context."""

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+import torch
 
 from nano_llada.core.checks import at_least
 from nano_llada.core.errors import UserError
 from nano_llada.core.random import derive_seed
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
-from nano_llada.data.world import examples, verify
+from nano_llada.data.world import SKILLS, examples, verify
 from nano_llada.decode.types import Completion, Request
 from nano_llada.evaluate.answers import complete
-from nano_llada.evaluate.judge import Question
+from nano_llada.evaluate.judge import Question, read_questions
 from nano_llada.evaluate.metric import Metric, Ratio, Share
+from nano_llada.evaluate.options import SuiteOptions
 from nano_llada.evaluate.record import Record
-from nano_llada.evaluate.suite import Subject
+from nano_llada.evaluate.suite import Subject, Suite
 from nano_llada.sampling import answers_chats
 
 
 @dataclass(frozen=True)
-class Generation:
+class Generation(Suite):
     """Each question is asked once, and a program judges the answer, if the question has a judge.
 
     A question that fills the model's whole context is not asked: it counts as wrong, its record says `too_long` 1, and
@@ -32,14 +35,24 @@ class Generation:
     """
 
     name: ClassVar[str] = "generation"
+    title: ClassVar[str] = "Generated answers"
+    explanation: ClassVar[str] = (
+        "A program checks every answer. Decoding several tokens in a pass saves forward passes."
+    )
     metrics: ClassVar[tuple[Metric, ...]] = (
         Share("exact_match", "right"),
-        Ratio("tpf", "tokens", "forwards"),
-        Ratio("forwards", "forwards", better="low"),
-        Ratio("tokens", "tokens", better=""),
+        Ratio("tpf", "tokens", "forwards", unit="tokens/pass"),
+        Ratio("forwards", "forwards", better="low", unit="passes/answer"),
+        Ratio("tokens", "tokens", better="", unit="tokens/answer"),
         Share("ended", "ended"),
     )
+    meanings: ClassVar[Mapping[str, str]] = {
+        "exact_match": "share of answers that are entirely right",
+        "tpf": "tokens per forward pass, the end token not counted: just below 1 for autoregressive decoding",
+        "ended": "share of texts that the model ended itself",
+    }
     writes: ClassVar[bool] = True
+    reads: ClassVar[tuple[str, ...]] = ("skills", "questions")
 
     questions: Sequence[Question]
     seed: int = 0
@@ -52,6 +65,14 @@ class Generation:
         names = [(question.task, question.item, question.language) for question in self.questions]
         if len(set(names)) < len(names):
             raise ValueError("questions must differ in task, item or language")
+
+    @classmethod
+    def is_default(cls, shared: SuiteOptions, own: object) -> bool:
+        return bool(shared.skills or shared.questions)
+
+    @classmethod
+    def build(cls, shared: SuiteOptions, own: object, context: int, device: torch.device | str) -> Generation:
+        return cls(asked_questions(shared, cls.name), shared.noise_seed, shared.batch_size)
 
     def run(self, subject: Subject) -> Iterator[Record]:
         """A record a question, as they are answered: short questions first."""
@@ -114,6 +135,15 @@ def world_questions(skills: Sequence[str], items: int, seed: int = 0) -> list[Qu
         for skill in dict.fromkeys(skills)
         for example in examples(skill, "test", items, seed)
     ]
+
+
+def asked_questions(shared: SuiteOptions, suite: str) -> tuple[Question, ...]:
+    """The questions of --skills and of --questions. Raises UserError if neither is given or a file is broken."""
+    if not shared.skills and not shared.questions:
+        raise UserError(f"the suite {suite} needs --skills or --questions")
+    skills = SKILLS if shared.skills == ("all",) else shared.skills
+    found = list(world_questions(skills, shared.items, shared.noise_seed)) if skills else []
+    return (*found, *(read_questions(shared.questions, shared.limit) if shared.questions else ()))
 
 
 def encode_question(subject: Subject, question: Question) -> tuple[int, ...]:

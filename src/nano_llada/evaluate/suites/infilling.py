@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -17,10 +17,11 @@ from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.decode.config import Decoding, Diffusion
 from nano_llada.decode.types import Completion, Request
 from nano_llada.evaluate.answers import complete
-from nano_llada.evaluate.items import Passage
-from nano_llada.evaluate.metric import Metric, Ratio, Share
+from nano_llada.evaluate.items import Passage, passages
+from nano_llada.evaluate.metric import Metric, Ratio, Share, separately
+from nano_llada.evaluate.options import SuiteOptions
 from nano_llada.evaluate.record import Record
-from nano_llada.evaluate.suite import Subject
+from nano_llada.evaluate.suite import Subject, Suite
 
 MARGIN = 16  # tokens of the passage that stand on each side of a span, at least
 
@@ -41,7 +42,15 @@ class _Cut:
 
 
 @dataclass(frozen=True)
-class Infilling:
+class InfillingOptions:
+    """Infilling."""
+
+    spans: tuple[int, ...] = (1, 4, 16)
+    """Lengths of the gaps in tokens, for infilling."""
+
+
+@dataclass(frozen=True)
+class Infilling(Suite):
     """Spans of some lengths, in tokens of the subject's tokenizer: models with another one are given other spans.
 
     Diffusion over whole rows sees both sides; autoregressive and block models see the left one alone, which every
@@ -50,12 +59,21 @@ class Infilling:
     """
 
     name: ClassVar[str] = "infilling"
-    metrics: ClassVar[tuple[Metric, ...]] = (
+    title: ClassVar[str] = "Infilling"
+    explanation: ClassVar[str] = "Tokens are cut out of a text, and the model has to fill the gap."
+    metrics: ClassVar[tuple[Metric, ...]] = separately(
         Share("exact_match", "exact"),
-        Ratio("token_accuracy", "token_right", "tokens"),
-        Ratio("tpf", "tokens", "forwards"),
+        Ratio("token_accuracy", "token_right", "tokens", unit="fraction of tokens"),
+        Ratio("tpf", "tokens", "forwards", unit="tokens/pass"),
     )
+    meanings: ClassVar[Mapping[str, str]] = {
+        "exact_match": "share of gaps filled exactly as in the text",
+        "token_accuracy": "share of the hidden tokens that were restored",
+        "tpf": "tokens per forward pass",
+    }
     writes: ClassVar[bool] = True
+    Options: ClassVar[type] = InfillingOptions
+    reads: ClassVar[tuple[str, ...]] = ("text",)
 
     passages: Sequence[Passage]
     spans: tuple[int, ...] = (1, 4, 16)
@@ -74,6 +92,13 @@ class Infilling:
         names = Counter((passage.file, passage.item) for passage in self.passages)
         if twice := [name for name, count in names.items() if count > 1]:
             raise ValueError(f"passages must differ in file or item, but {'/'.join(twice[0])} comes twice")
+
+    @classmethod
+    def build(cls, shared: SuiteOptions, own: InfillingOptions, context: int, device: torch.device | str) -> Infilling:
+        """With 96 tokens shown on each side, or as many as all models have room for."""
+        shown = min(96, (context - 1 - max(own.spans, default=1)) // 2)
+        texts = passages(shared, cls.name)
+        return cls(texts, own.spans, context=shown, seed=shared.noise_seed, batch_size=shared.batch_size)
 
     def run(self, subject: Subject) -> Iterator[Record]:
         """A record a span, as they are written.

@@ -5,21 +5,26 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
-from nano_llada.checkpoint.files import Checkpoint
+import torch
+
+from nano_llada.checkpoint.files import Checkpoint, load_checkpoint
 from nano_llada.core.checks import at_least
+from nano_llada.core.errors import UserError
 from nano_llada.core.random import derive_seed
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.decode.config import Autoregressive, Block
 from nano_llada.decode.types import Completion, Request, Write, collect
-from nano_llada.evaluate.items import Passage
+from nano_llada.evaluate.items import Passage, passages
 from nano_llada.evaluate.likelihood import ScoredRow, row_batches
 from nano_llada.evaluate.metric import Metric, Ratio, Share
+from nano_llada.evaluate.options import SuiteOptions
 from nano_llada.evaluate.record import Record
-from nano_llada.evaluate.suite import Subject
+from nano_llada.evaluate.suite import Subject, Suite
 from nano_llada.objectives.likelihood import exact_nll
 
 BROKEN = "\ufffd"  # what a tokenizer writes for bytes that are no whole character
@@ -41,7 +46,17 @@ class _Start:
 
 
 @dataclass(frozen=True)
-class Quality:
+class QualityOptions:
+    """Free text."""
+
+    judge: Path | None = None
+    """The autoregressive model that judges generated text, for quality."""
+    prompt_tokens: int = 32
+    """Tokens of a text given as the prompt that is to be continued, for quality."""
+
+
+@dataclass(frozen=True)
+class Quality(Suite):
     """The text that a model writes after the start of a real one, also a model that was taught to answer.
 
     Perplexity under the judge is no quality by itself: a text that repeats itself is likely. So it is read together
@@ -62,19 +77,33 @@ class Quality:
     batch_size: int = 16
 
     name: ClassVar[str] = "quality"
+    title: ClassVar[str] = "Quality of free text"
+    explanation: ClassVar[str] = "Scored by another model and by counts; no single figure says much by itself."
     writes: ClassVar[bool] = True
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Ratio("generative_perplexity", "judge_nats", "judge_tokens", "", exponential=True),
-        Ratio("reference_perplexity", "reference_nats", "reference_tokens", "", exponential=True),
-        Ratio("judge_bits_per_byte", "judge_nats", "judge_bytes", "", 1 / math.log(2)),
-        Ratio("entropy", "entropy", better=""),  # nats
-        Ratio("reference_entropy", "reference_entropy", better=""),
-        *(Ratio(f"distinct_{n}", f"distinct_{n}", f"ngrams_{n}", "") for n in (1, 2, 3)),
-        Ratio("repetition", "repeated_4grams", "ngrams_4", ""),
-        Ratio("length", "tokens", better=""),
+        Ratio("generative_perplexity", "judge_nats", "judge_tokens", "", exponential=True, unit="per judge token"),
+        Ratio(
+            "reference_perplexity", "reference_nats", "reference_tokens", "", exponential=True, unit="per judge token"
+        ),
+        Ratio("judge_bits_per_byte", "judge_nats", "judge_bytes", "", 1 / math.log(2), unit="bits/byte"),
+        Ratio("entropy", "entropy", better="", unit="nats"),
+        Ratio("reference_entropy", "reference_entropy", better="", unit="nats"),
+        *(Ratio(f"distinct_{n}", f"distinct_{n}", f"ngrams_{n}", "", unit=f"fraction of {n}-grams") for n in (1, 2, 3)),
+        Ratio("repetition", "repeated_4grams", "ngrams_4", "", unit="fraction of 4-grams"),
+        Ratio("length", "tokens", better="", unit="tokens/text"),
         Share("ended", "ended", ""),
-        Ratio("wasted", "wasted", "canvas", "low"),
+        Ratio("wasted", "wasted", "canvas", "low", unit="fraction of positions"),
     )
+    meanings: ClassVar[Mapping[str, str]] = {
+        "generative_perplexity": "perplexity of the text under the judge; dull repetition has a low one too",
+        "reference_perplexity": "the same of the real continuations",
+        "entropy": "entropy of the tokens of a text: how evenly it uses its vocabulary",
+        "repetition": "share of the text's 4-grams that occurred in it before",
+        "ended": "share of texts that the model ended itself",
+        "wasted": "share of the computed positions that are behind the end of the text",
+    }
+    Options: ClassVar[type] = QualityOptions
+    reads: ClassVar[tuple[str, ...]] = ("text",)
 
     def __post_init__(self) -> None:
         if self.judge.track != "ar":
@@ -85,6 +114,15 @@ class Quality:
         if not self.prompts:
             raise ValueError("there are no passages to go on with")
         at_least(self, 1, "prompt_tokens", "batch_size")
+
+    @classmethod
+    def build(cls, shared: SuiteOptions, own: QualityOptions, context: int, device: torch.device | str) -> Quality:
+        prompts = passages(shared, cls.name)
+        if own.judge is None:
+            raise UserError("the suite quality needs --judge: an autoregressive model")
+        judge = load_checkpoint(own.judge, device)
+        sizes = (own.prompt_tokens, shared.noise_seed, shared.batch_size)
+        return cls(prompts, judge, own.judge.name, *sizes)
 
     def run(self, subject: Subject) -> Iterator[Record]:
         """A record a passage, in their order. Raises UserError if the prompts do not fit into the model's context."""

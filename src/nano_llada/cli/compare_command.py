@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     from nano_llada.evaluate.suites import metrics_of
     from nano_llada.evaluate.suites.generation import world_questions
     from nano_llada.report.training_run import read_run
-    from nano_llada.report.write import write_results
+    from nano_llada.report.write import write_report
 
     device = choose_machine(options.device).device
     loaded = [load_checkpoint(path, device) for path in options.checkpoints]
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     records = side_by_side(subjects, questions, options.out, options.timed)
     training = [run for run in runs if run is not None]
     results = measure(records, metrics_of)
-    page = write_results(records, results, options.out, "nano-llada: comparison", training=training)
+    page = write_report(records, options.out, "nano-llada: comparison", training=training, results=results)
     print_comparison(records, results)
     print(f"the report is {page}")
     return 0

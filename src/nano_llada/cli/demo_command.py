@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     from nano_llada.evaluate.results import measure
     from nano_llada.evaluate.suites import metrics_of
     from nano_llada.report.training_run import read_run
-    from nano_llada.report.write import write_results
+    from nano_llada.report.write import write_report
 
     begin = time.monotonic()
     report = config.folder / "report"
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     runs = [read_run(config.folder / name, name) for name in ("ar", "ar-sft", "diffusion", "diffusion-sft")]
     training = [run for run in runs if run is not None]
     results = measure(records, metrics_of)
-    page = write_results(records, results, report, "nano-llada demo: AR against diffusion", training=training)
+    page = write_report(records, report, "nano-llada demo: AR against diffusion", training=training, results=results)
     print_comparison(records, results)
     print(f"done in {(time.monotonic() - begin) / 60:.1f} minutes; the report is {page}")
     print(f"now try: nano-llada chat {config.folder / 'diffusion-sft'} --max-new-tokens {config.answer_length}")

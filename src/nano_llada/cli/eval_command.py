@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     from nano_llada.evaluate.results import measure
     from nano_llada.evaluate.suites import make_suites
     from nano_llada.report.tables import figure_rows
-    from nano_llada.report.write import write_results
+    from nano_llada.report.write import write_report
 
     device = choose_machine(options.device).device
     found = subjects(options, device)
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     records = evaluate(found, suites, folder, plan)
     classes = {suite.name: type(suite) for suite in suites}
     results = measure(records, lambda name: classes[name].metrics)
-    page = write_results(records, results, folder, "nano-llada: evaluation", classes.__getitem__)
+    page = write_report(records, folder, "nano-llada: evaluation", classes.__getitem__, results=results)
     for suite in suites:
         print_table(figure_rows(results, suite.name))
     print(f"the report is {page}")

@@ -36,12 +36,15 @@ def print_comparison(records: Sequence[Record], results: Results) -> None:
     """Print what models answered, then a few figures of each, then how often each was right at which task."""
     # torch and matplotlib behind these would slow --help down
     from nano_llada.report.tables import headline_rows, task_rows
-    from nano_llada.report.view import answers_of
+    from nano_llada.report.view import answers_of, references, verdict
+    from nano_llada.report.words import name_of
 
-    for asked in answers_of(records):
-        right = [["reference", " / ".join(asked.references)]] if asked.references else []
-        rows = [[answer.model, MARKS[answer.verdict] + answer.text] for answer in asked.answers]
-        print_table([["model", "answer"], *right, *rows], title=f"{asked.task}: {asked.prompt}")
+    for first, *others in answers_of(records):
+        rows = [["model", "answer"], *(["reference", text] for text in references(first))]
+        for record in (first, *others):
+            answer = MARKS[verdict(record)] + str(record.detail["answer"])
+            rows.append([name_of((record.model, record.decoder)), answer])
+        print_table(rows, title=f"{first.task}: {first.detail['prompt']}")
     print_table(headline_rows(results, [one for one in HEADLINES if one[0] in results.metrics]))
     if any("right" in record.values for record in records):
         print_table(task_rows(results, "generation", results.metrics["generation"][0]))

@@ -89,12 +89,8 @@ class Suite(ABC):
     meanings: ClassVar[Mapping[str, str]] = {}  # what they mean, by name
     writes: ClassVar[bool]  # whether it asks for text, so that each decoder is measured
     Options: ClassVar[type] = NoOptions  # a frozen dataclass of command-line options, without torch
+    default_for: ClassVar[tuple[str, ...]] = ()  # options that are enough to run it when no suites are named
     reads: ClassVar[tuple[str, ...]] = ()  # which of the shared options `SuiteOptions` it uses
-
-    @classmethod
-    def is_default(cls, shared: SuiteOptions, own: Any) -> bool:
-        """Whether the suite runs for these options when no suites are named."""
-        return False
 
     @classmethod
     @abstractmethod

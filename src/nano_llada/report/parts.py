@@ -1,21 +1,10 @@
-"""What a report consists of, as plain data: every text as it was, no markup."""
+"""What a report consists of, as plain data without markup: sections of tables, plots, traces and answers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
-
-class Part:
-    """Something in a section; `kind` names the macro that renders it."""
-
-    kind: ClassVar[str]
-
-    @property
-    def files(self) -> Mapping[str, bytes]:
-        """Files that belong beside the report, by name."""
-        return {}
+from nano_llada.evaluate.record import Record
 
 
 @dataclass(frozen=True)
@@ -37,10 +26,8 @@ Row = tuple[Cell, ...]
 
 
 @dataclass(frozen=True)
-class Table(Part):
+class Table:
     """Rows under column headings; the first `labels` columns say what a row is about."""
-
-    kind = "table"
 
     caption: str
     head: tuple[str, ...]
@@ -48,65 +35,16 @@ class Table(Part):
     labels: int = 1
     folded: bool = False  # to be shown on request, where the medium can do that
 
-    @property
-    def plain(self) -> list[list[str]]:
-        """The table as text: the headings, then all rows."""
-        return [list(self.head), *([cell.plain for cell in one] for one in self.rows)]
-
 
 @dataclass(frozen=True)
-class Plot(Part):
+class Plot:
     """A picture: SVG for inside a page, PNG for anywhere else."""
-
-    kind = "plot"
 
     name: str
     caption: str
     alt: str  # the content in words
     svg: str
     png: bytes
-
-    @property
-    def files(self) -> Mapping[str, bytes]:
-        return {f"{self.name}.png": self.png}
-
-
-@dataclass(frozen=True)
-class Trace(Part):
-    """The answer to a prompt, token by token, each with the forward pass (from 0) that wrote it."""
-
-    kind = "trace"
-
-    model: str
-    prompt: str
-    verdict: str  # "right", "wrong", or "" without a judge
-    tokens: tuple[tuple[str, int], ...]
-
-    @property
-    def last(self) -> int:
-        """The number of the last pass."""
-        return max(number for _, number in self.tokens)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one model wrote."""
-
-    model: str
-    text: str
-    verdict: str  # as in `Trace`
-
-
-@dataclass(frozen=True)
-class Answers(Part):
-    """What the models wrote to one prompt."""
-
-    kind = "answers"
-
-    task: str
-    prompt: str
-    references: tuple[str, ...]
-    answers: tuple[Answer, ...]
 
 
 @dataclass(frozen=True)
@@ -116,13 +54,11 @@ class Section:
     key: str
     title: str
     paragraphs: tuple[str, ...] = ()
-    points: tuple[tuple[str, str], ...] = ()  # a list: what each is about ("" for nothing), and the text
-    parts: tuple[Part, ...] = ()
-
-    @property
-    def kinds(self) -> set[str]:
-        """The kinds of its parts."""
-        return {part.kind for part in self.parts}
+    points: tuple[tuple[str, str], ...] = ()  # a list: what each is about, and the text
+    plots: tuple[Plot, ...] = ()
+    tables: tuple[Table, ...] = ()
+    traces: tuple[Record, ...] = ()  # answers to be shown pass by pass
+    answers: tuple[tuple[Record, ...], ...] = ()  # all models' answers to one question each
 
 
 def row(*cells: Cell | str) -> Row:

@@ -36,8 +36,12 @@ def suite_plots(records: Sequence[Record], results: Results, suite: str) -> list
     return [plot for plot in found.get(suite, tuple)() if plot is not None]
 
 
-def training_plot(runs: Sequence[TrainingRun], name: str) -> Plot | None:
-    """Training loss faint, validation loss with marks; for runs with a reward, `name` reward instead."""
+def training_plots(runs: Sequence[TrainingRun]) -> list[Plot]:
+    """Training loss faint, validation loss with marks; for runs with a reward, the reward instead."""
+    return [plot for name in ("loss", "reward") if (plot := _training(runs, name)) is not None]
+
+
+def _training(runs: Sequence[TrainingRun], name: str) -> Plot | None:
     drawn = [run for run in runs if run.curve(name)[0] and bool(run.curve("reward")[0]) == (name == "reward")]
     if not drawn:
         return None

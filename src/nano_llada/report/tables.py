@@ -11,17 +11,19 @@ from nano_llada.evaluate.results import Results
 from nano_llada.report.parts import Cell, Row, Table, row
 from nano_llada.report.words import ARROWS, amount, change, heading, interval, name_of, p_value, spread, verdict
 
+OPEN = 2  # metrics of a suite whose tables are not folded
+
 
 def suite_tables(results: Results, suite: str) -> Iterator[Table]:
     """Tables by metric, the best against the others, and both by task where there are several tasks."""
     tasks, whole = results.tasks(suite), results.whole(suite)
     metrics = results.metrics[suite]
     of = ", all tasks" if whole == ALL else f", task {whole}"
-    tables = [_figures(results, suite, metric, [whole], of) for metric in metrics]
+    tables = [_figures(results, suite, metric, [whole], of, folded=n >= OPEN) for n, metric in enumerate(metrics)]
     pairs = [(heading(metric.name, metric), whole, metric) for metric in metrics]
     tables.append(_differences(results, suite, "The best model against each other one", "metric", pairs))
     for metric in metrics if len(tasks) > 1 else ():
-        tables.append(_figures(results, suite, metric, tasks, " by task", by_task=True))
+        tables.append(_figures(results, suite, metric, tasks, " by task", folded=True, by_task=True))
         pairs = [(task, task, metric) for task in tasks]
         caption = f"{heading(metric.name, metric)} by task: the best model against the others"
         tables.append(_differences(results, suite, caption, "task", pairs))
@@ -77,7 +79,7 @@ def headline_rows(results: Results, shown: Iterable[tuple[str, str]]) -> list[li
 
 
 def _figures(
-    results: Results, suite: str, metric: Metric, tasks: Sequence[str], of: str, *, by_task: bool = False
+    results: Results, suite: str, metric: Metric, tasks: Sequence[str], of: str, *, folded: bool, by_task: bool = False
 ) -> Table:
     languages = results.languages(suite)
     seeds = not by_task and any(len(f.runs) > 1 for f in results.figures if f.suite == suite)
@@ -89,7 +91,7 @@ def _figures(
     head = (*(("task",) if by_task else ()), "model", "decoder", *(heading(name, metric) for name in languages))
     head += ("examples", *((heading("each run", metric),) if seeds else ()))
     caption = f"{heading(metric.name, metric)}{of}{ARROWS[metric.better]}"
-    return Table(caption, head, tuple(rows), labels=3 if by_task else 2, folded=by_task)
+    return Table(caption, head, tuple(rows), labels=3 if by_task else 2, folded=folded)
 
 
 def _figure_rows(
@@ -138,7 +140,7 @@ def _differences(
             items = str((by.get(BOTH) or next(iter(by.values()))).items)
             rows.append(row(name, f"★ {name_of(best)}", name_of(other), *cells, items))
     head = (label, "best", "minus", *languages, "examples")
-    return Table(caption, head, tuple(rows), labels=3, folded=label == "task")
+    return Table(caption, head, tuple(rows), labels=3, folded=True)
 
 
 def _difference(found: Difference, metric: Metric) -> Cell:

@@ -4,107 +4,79 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-from nano_llada.evaluate.figures import Way
 from nano_llada.evaluate.record import Record
 from nano_llada.evaluate.results import SURE, Results
 from nano_llada.evaluate.suites import SuiteOf
-from nano_llada.report.parts import Answer, Answers, Cell, Row, Section, Table, Trace, row
-from nano_llada.report.plots import suite_plots, training_plot
+from nano_llada.report.parts import Cell, Row, Section, Table, row
+from nano_llada.report.plots import suite_plots, training_plots
 from nano_llada.report.tables import suite_tables
 from nano_llada.report.training_run import TrainingRun
-from nano_llada.report.words import name_of, summary
+from nano_llada.report.words import summary
 
 ANSWERED = "generation"  # the suite whose answers are shown
 TRACES = 2  # questions of each language whose answers are shown pass by pass
-TRAINING_NOTE = (
-    "The loss of a diffusion model is a bound and depends on its block size. Compare losses only between runs of the "
-    "same kind, with the same tokenizer and the same validation data. Time is that of the optimizer steps alone."
-)
 
 
-@dataclass(frozen=True)
-class Report:
-    """A title and sections, as plain data."""
-
-    title: str
-    sections: tuple[Section, ...]
-
-
-def make_view(
-    records: Sequence[Record], results: Results, suite_of: SuiteOf, training: Sequence[TrainingRun], title: str
-) -> Report:
-    """The sections of a report: summary, suites, traces, answers, training, notes; each where there is something."""
-    return Report(title, tuple(_sections(records, results, suite_of, training)))
-
-
-def _sections(
+def sections(
     records: Sequence[Record], results: Results, suite_of: SuiteOf, training: Sequence[TrainingRun]
 ) -> Iterator[Section]:
+    """Summary, suites, traces, answers, training, notes; each where there is something to show."""
     points = (*summary(results, suite_of), *_training_summary(training))
-    none = () if points else ("No model is ahead: the metrics have no better end or there is one run of a kind.",)
+    none = () if points else ("No model is ahead: the metrics have no better end, or there is one run of each kind.",)
     yield Section("summary", "Summary", none, points)
     for suite in results.metrics:
         about = suite_of(suite)
-        paragraphs = [about.explanation] if about.explanation else []
-        if suite in results.uneven:
-            paragraphs.append("The models did not all get the same examples: differences are over the common ones.")
-        tables = list(suite_tables(results, suite))
-        first = [table for table in tables if not table.folded]
-        parts = (*first[:1], *suite_plots(records, results, suite), *first[1:], *(t for t in tables if t.folded))
-        yield Section(suite, about.title, tuple(paragraphs), (), parts)
-    if traces := _traces(records):
-        paragraphs = ["Every token with the forward pass that wrote it; the darker, the later."]
-        yield Section("traces", "Decoding, pass by pass", tuple(paragraphs), (), traces)
+        uneven = "The models did not all get the same examples: differences are over the common ones."
+        paragraphs = (about.explanation, uneven if suite in results.uneven else "")
+        plots, tables = suite_plots(records, results, suite), suite_tables(results, suite)
+        yield Section(suite, about.title, tuple(filter(None, paragraphs)), (), tuple(plots), tuple(tables))
+    if traces := _traced(records):
+        text = "Every token with the forward pass that wrote it; the darker, the later."
+        yield Section("traces", "Decoding, pass by pass", (text,), traces=traces)
     if answers := answers_of(records):
-        paragraphs = ["The first question of each task and language, and every prompt without a reference answer."]
-        yield Section("answers", "Answers", tuple(paragraphs), (), answers)
+        text = "The first question of each task and language, and every prompt without a reference answer."
+        yield Section("answers", "Answers", (text,), answers=answers)
     if training:
-        plots = (plot for name in ("loss", "reward") if (plot := training_plot(training, name)) is not None)
-        yield Section("training", "Training", (TRAINING_NOTE,), (), (_training_table(training), *plots))
+        text = (
+            "The loss of a diffusion model is a bound and depends on its block size. Compare losses only between runs "
+            "of the same kind, with the same tokenizer and validation data. Time is that of the optimizer steps alone."
+        )
+        plots = training_plots(training)
+        yield Section("training", "Training", (text,), (), tuple(plots), (_training_table(training),))
     if records:
-        shown = {suite: {metric.name for metric in metrics} for suite, metrics in results.metrics.items()}
-        words = [(f"{suite_of(suite).title}, {name}", text) for suite, names in shown.items()
-                 for name, text in suite_of(suite).meanings.items() if name in names]  # fmt: skip
-        yield Section("reading", "How to read this report", tuple(_notes(results)), tuple(words))
+        meanings = [(f"{suite_of(suite).title}, {metric.name}", suite_of(suite).meanings.get(metric.name, ""))
+                    for suite, metrics in results.metrics.items() for metric in metrics]  # fmt: skip
+        points = tuple(pair for pair in meanings if pair[1])
+        yield Section("reading", "How to read this report", tuple(_notes(results)), points)
 
 
-def answers_of(records: Sequence[Record]) -> tuple[Answers, ...]:
-    """Each model's answer to the first question of each task and language, and to all that have no reference."""
-    known = [record for record in records if record.suite == ANSWERED and {"prompt", "answer"} <= set(record.detail)]
-    ways = list(dict.fromkeys((record.model, record.decoder) for record in known))
-    first: dict[tuple[str, str, str], Record] = {}
-    answers: dict[tuple[str, str, str, Way], Answer] = {}
-    for record in known:
-        first.setdefault((record.task, record.language, "" if "right" in record.values else record.item), record)
-        way = (record.model, record.decoder)
-        answer = Answer(name_of(way), str(record.detail["answer"]), _verdict(record))
-        answers.setdefault((record.task, record.language, record.item, way), answer)
-    found = []
-    for (task, language, _), record in sorted(first.items(), key=lambda pair: pair[0]):
-        theirs = [answers.get((task, language, record.item, way)) for way in ways]
-        references = record.detail.get("references", [record.detail.get("reference", "")])
-        right = tuple(str(one) for one in references if one)
-        found.append(Answers(task, str(record.detail["prompt"]), right, tuple(one for one in theirs if one)))
-    return tuple(found)
+def answers_of(records: Sequence[Record]) -> tuple[tuple[Record, ...], ...]:
+    """The models' answers to the first question of each task and language, and to all that have no reference."""
+    first: dict[tuple[str, str, str], str] = {}
+    answers: dict[tuple[str, str, str], dict[tuple[str, str], Record]] = {}
+    for record in records:
+        if record.suite == ANSWERED and {"prompt", "answer"} <= set(record.detail):
+            kind = (record.task, record.language, "" if "right" in record.values else record.item)
+            question = (record.task, record.language, first.setdefault(kind, record.item))
+            if record.item == question[2]:  # of several runs the first
+                answers.setdefault(question, {}).setdefault((record.model, record.decoder), record)
+    return tuple(tuple(answers[question].values()) for question in sorted(answers))
 
 
-def _traces(records: Sequence[Record]) -> tuple[Trace, ...]:
+def _traced(records: Sequence[Record]) -> tuple[Record, ...]:
     """The longest answers of each language, of every model that answered the same questions."""
     known = [record for record in records if _is_traced(record)]
-    chosen: dict[str, list[tuple[str, str]]] = {}
+    chosen: dict[str, dict[tuple[str, str, str], None]] = {}
     for record in sorted(known, key=lambda record: -len(record.detail["pieces"])):
-        mine = chosen.setdefault(record.language, [])
-        if len(mine) < TRACES and (record.task, record.item) not in mine:
-            mine.append((record.task, record.item))
-    shown: dict[tuple[str, ...], Trace] = {}
-    for language, items in sorted(chosen.items()):
-        for task, item in items:
-            for record in known:
-                if (record.language, record.task, record.item) == (language, task, item):
-                    model = f"{name_of((record.model, record.decoder))}, {task}, {language}"
-                    shown.setdefault((model, item), _trace(record, model))  # of several runs the first
+        mine = chosen.setdefault(record.language, {})
+        if len(mine) < TRACES:
+            mine[record.language, record.task, record.item] = None
+    shown: dict[tuple[str, ...], Record] = {}
+    for question in (question for _, some in sorted(chosen.items()) for question in some):
+        for record in known:
+            if (record.language, record.task, record.item) == question:
+                shown.setdefault((*question, record.model, record.decoder), record)  # of several runs the first
     return tuple(shown.values())
 
 
@@ -113,15 +85,6 @@ def _is_traced(record: Record) -> bool:
     if not (isinstance(order, list) and isinstance(pieces, list)):
         return False
     return 0 < len(order) == len(pieces) and all(isinstance(number, int) and number >= 0 for number in order)
-
-
-def _trace(record: Record, model: str) -> Trace:
-    tokens = zip(map(str, record.detail["pieces"]), record.detail["order"], strict=True)
-    return Trace(model, str(record.detail.get("prompt", "")), _verdict(record), tuple(tokens))
-
-
-def _verdict(record: Record) -> str:
-    return {1.0: "right", 0.0: "wrong"}.get(record.values.get("right", math.nan), "")
 
 
 def _training_summary(runs: Sequence[TrainingRun]) -> Iterator[tuple[str, str]]:
@@ -138,14 +101,12 @@ def _training_summary(runs: Sequence[TrainingRun]) -> Iterator[tuple[str, str]]:
 def _training_table(runs: Sequence[TrainingRun]) -> Table:
     losses = ("final validation loss", "lowest", "final training loss")
     head = ("run", "kind", *(f"{name} (nats/token)" for name in losses), "tokens", "parameters", "time (min)")
-    ends: dict[str, list[float]] = {}
-    for run in runs:
-        if (value := run.final("validation_loss")) is not None:
-            ends.setdefault(run.kind, []).append(value)
     rows: list[Row] = []
     for run in runs:
-        final, same = run.final("validation_loss"), ends.get(run.kind, [])
-        best = len(same) > 1 and final == min(same)
+        final = run.final("validation_loss")
+        others = [other.final("validation_loss") for other in runs if other.kind == run.kind and other is not run]
+        ends = [value for value in others if value is not None]
+        best = final is not None and bool(ends) and final <= min(ends)
         lowest = min(run.curve("validation_loss")[1], default=None)
         shown = [_number(value, ".4f") for value in (lowest, run.final("loss"))]
         shown += [_number(value, ",.0f") for value in (run.tokens, run.parameters)]
@@ -165,15 +126,24 @@ def _notes(results: Results) -> Iterator[str]:
         "languages. ★ marks the best value, even where the difference to others is not significant."
     )
     if results.comparisons:
-        expected = results.comparisons * SURE
         yield (
             f"Differences are paired, example by example: best minus other. There are {results.comparisons} "
-            f"comparisons, and p-values are not corrected for that: about {expected:.1f} of them would have p below "
-            f"{SURE} if the models did not differ at all. The best model was chosen on the same examples, which "
-            "favours it."
+            "comparisons, and p-values are not corrected for that: about "
+            f"{results.comparisons * SURE:.1f} of them would have p below {SURE} if the models did not differ at all. "
+            "The best model was chosen on the same examples, which favours it."
         )
     if any(len(figure.runs) > 1 for figure in results.figures):
         yield (
-            "Several runs (seeds) of a model are pooled; the value of each run is shown beside. The distance between "
-            "those says more about another training than the interval, which is over examples alone."
+            "Several runs (seeds) of a model are pooled, and the value of each run is shown. How much those differ "
+            "says more about another training than the interval, which is over examples alone."
         )
+
+
+def verdict(record: Record) -> str:
+    """Either "right", "wrong", or nothing for an answer without a judge."""
+    return {1.0: "right", 0.0: "wrong"}.get(record.values.get("right", math.nan), "")
+
+
+def references(record: Record) -> list[str]:
+    """The right answers to the question of a record."""
+    return [str(text) for text in record.detail.get("references", [record.detail.get("reference", "")]) if text]

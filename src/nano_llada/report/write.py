@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,11 +15,10 @@ from nano_llada.core.errors import UserError
 from nano_llada.evaluate.record import Record
 from nano_llada.evaluate.results import Results, measure
 from nano_llada.evaluate.suites import SuiteOf, suite_named
+from nano_llada.report.parts import Section
 from nano_llada.report.training_run import TrainingRun
-from nano_llada.report.view import Report, make_view
-
-TEMPLATES = Path(__file__).parent / "templates"
-NOTHING = "nothing to report: neither records of an evaluation nor training runs"
+from nano_llada.report.view import references, sections, verdict
+from nano_llada.report.words import name_of
 
 
 def write_report(
@@ -29,12 +27,14 @@ def write_report(
     title: str,
     suite_of: SuiteOf = suite_named,
     training: Sequence[TrainingRun] = (),
+    results: Results | None = None,
 ) -> Path:
     """Write report.md, report.json, report.html and the plots into a folder.
 
     Args:
         suite_of: the suite of records, by its name.
         training: runs to compare besides, or alone.
+        results: the figures of the records, where they are computed already.
 
     Returns:
         The HTML file.
@@ -42,43 +42,38 @@ def write_report(
     Raises:
         UserError: if there is nothing to report, a suite is unknown, or the folder cannot be written.
     """
-    results = measure(records, lambda name: suite_of(name).metrics)
-    return write_results(records, results, folder, title, suite_of, training)
-
-
-def write_results(
-    records: Sequence[Record],
-    results: Results,
-    folder: Path,
-    title: str,
-    suite_of: SuiteOf = suite_named,
-    training: Sequence[TrainingRun] = (),
-) -> Path:
-    """As `write_report`, with the figures of the records computed already."""
     if not records and not training:
-        raise UserError(NOTHING)
-    report = make_view(records, results, suite_of, training, title)
+        raise UserError("nothing to report: neither records of an evaluation nor training runs")
+    results = results or measure(records, lambda name: suite_of(name).metrics)
+    view = tuple(sections(records, results, suite_of, training))
+    files = {f"{plot.name}.png": plot.png for section in view for plot in section.plots}
+    files["report.json"] = _json(results, title, training).encode()
+    files["report.md"] = render("report.md.jinja", title, view, finalize=escape_markdown).encode()
+    files["report.html"] = render("report.html.jinja", title, view, autoescape=True).encode()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in (file for s in report.sections for part in s.parts for file in part.files.items()):
+        for name, content in files.items():
             (folder / name).write_bytes(content)
-        (folder / "report.json").write_text(_json(results, title, training), encoding="utf-8")
-        (folder / "report.md").write_text(to_markdown(report), encoding="utf-8")
-        page = folder / "report.html"
-        page.write_text(to_html(report), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write the report to {folder}: {error.strerror}") from error
-    return page
+    return folder / "report.html"
 
 
-def to_html(report: Report) -> str:
-    """The page: no script, no other file; every text is escaped, except the SVG of plots."""
-    return _environment(autoescape=True).get_template("report.html.jinja").render(report=report)
+def render(template: str, title: str, view: Sequence[Section], **options: Any) -> str:
+    """A template filled in.
 
-
-def to_markdown(report: Report) -> str:
-    """The Markdown: every text that is filled in goes through `escape_markdown`."""
-    return _environment(finalize=escape_markdown).get_template("report.md.jinja").render(report=report)
+    Args:
+        options: of the Jinja environment: what escapes every text that is filled in. Only the SVG of plots is exempt.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **options,
+    )
+    helpers = {"name_of": name_of, "verdict": verdict, "references": references, "zip": zip}
+    return environment.get_template(template).render(title=title, sections=view, **helpers).lstrip() + "\n"
 
 
 def escape_markdown(value: object) -> str:
@@ -88,17 +83,6 @@ def escape_markdown(value: object) -> str:
     text = re.sub(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
     # what would begin a heading, quote, list or rule: a backslash before its last character
     return re.sub(r"^(\s*(?:[#+=-]*|\d+))(?=[#+=.)-](?:\s|$)|>)", r"\g<1>\\", text)
-
-
-def _environment(**options: Any) -> Environment:
-    return Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        **options,
-    )
 
 
 def _json(results: Results, title: str, training: Sequence[TrainingRun]) -> str:
@@ -115,12 +99,5 @@ def _json(results: Results, title: str, training: Sequence[TrainingRun]) -> str:
         "comparisons": results.comparisons,
         "training": runs,
     }
-    return json.dumps(_finite(report), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    finite = json.loads(json.dumps(report), parse_constant=lambda _: None)
+    return json.dumps(finite, ensure_ascii=False, indent=1, allow_nan=False) + "\n"

@@ -95,7 +95,8 @@ def make_suites(options: SuiteOptions, context: int, device: torch.device | str 
     if missing := [name for name in options.suites if name not in known]:
         raise UserError(f"suite {missing[0]!r} is not known: name it on the command line with --suites")
     classes = [known[name] for name in options.suites]
-    classes = classes or [cls for cls in known.values() if cls.is_default(options, options)]
+    if not classes:
+        classes = [cls for cls in known.values() if any(getattr(options, name) for name in cls.default_for)]
     if not classes:
         raise UserError(
             "nothing to measure: give --text FILES, --skills all, --questions FILES or --choices FILES, and perhaps "

@@ -104,6 +104,7 @@ class Choices(Suite):
         "accuracy_norm": "the same with log-likelihoods divided by the length of the choice in bytes",
         "chance": "expected accuracy of a random guess",
     }
+    default_for: ClassVar[tuple[str, ...]] = ("choices",)
     writes: ClassVar[bool] = False
     Options: ClassVar[type] = ChoicesOptions
 
@@ -117,10 +118,6 @@ class Choices(Suite):
             raise ValueError("no questions to measure on")
         at_least(self, 2, "draws")
         at_least(self, 1, "batch_size")
-
-    @classmethod
-    def is_default(cls, shared: SuiteOptions, own: ChoicesOptions) -> bool:
-        return bool(own.choices)
 
     @classmethod
     def build(cls, shared: SuiteOptions, own: ChoicesOptions, context: int, device: torch.device | str) -> Choices:

@@ -51,6 +51,7 @@ class Generation(Suite):
         "tpf": "tokens per forward pass, the end token not counted: just below 1 for autoregressive decoding",
         "ended": "share of texts that the model ended itself",
     }
+    default_for: ClassVar[tuple[str, ...]] = ("skills", "questions")
     writes: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]] = ("skills", "questions")
 
@@ -65,10 +66,6 @@ class Generation(Suite):
         names = [(question.task, question.item, question.language) for question in self.questions]
         if len(set(names)) < len(names):
             raise ValueError("questions must differ in task, item or language")
-
-    @classmethod
-    def is_default(cls, shared: SuiteOptions, own: object) -> bool:
-        return bool(shared.skills or shared.questions)
 
     @classmethod
     def build(cls, shared: SuiteOptions, own: object, context: int, device: torch.device | str) -> Generation:

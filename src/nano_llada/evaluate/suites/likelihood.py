@@ -61,6 +61,7 @@ class Likelihood(Suite):
         "nats_per_token": "the same per token; not comparable between tokenizers",
         "monte_carlo_error": "standard error of bits_per_byte from the random masks alone; 0 where it is exact",
     }
+    default_for: ClassVar[tuple[str, ...]] = ("text",)
     writes: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ("text", "window")
 
@@ -74,10 +75,6 @@ class Likelihood(Suite):
         passage_numbers(self.passages)
         at_least(self, 2, "window", "draws")
         at_least(self, 1, "batch_size")
-
-    @classmethod
-    def is_default(cls, shared: SuiteOptions, own: object) -> bool:
-        return bool(shared.text)
 
     @classmethod
     def build(cls, shared: SuiteOptions, own: object, context: int, device: torch.device | str) -> Likelihood:

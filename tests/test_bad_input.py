@@ -317,7 +317,7 @@ DECODING: dict[str, tuple[Case, str]] = {
     ),
     "a decoder that is no setting": (
         lambda s: ["eval", s.done.runs / "diffusion", "--text", s.done.text, "--decoders", "treshold=0.9"],
-        "'treshold=0.9' is no SETTING=VALUE",
+        "'treshold=0.9' is not SETTING=VALUE",
     ),
     "a decoder that cannot be": (
         lambda s: ["eval", s.done.runs / "diffusion", "--text", s.done.text, "--decoders", "threshold=1.5"],

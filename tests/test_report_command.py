@@ -26,7 +26,7 @@ LINES = (
 @pytest.fixture(autouse=True)
 def one_suite(monkeypatch):
     """A suite of one metric, whatever the real ones are."""
-    suite = SimpleNamespace(metrics=(Share("exact_match", "right"),))
+    suite = SimpleNamespace(title="Suite", explanation="", metrics=(Share("exact_match", "right"),), meanings={})
     monkeypatch.setattr("nano_llada.evaluate.suites.suite_named", lambda name: suite)
     monkeypatch.setattr("nano_llada.evaluate.statistics.RESAMPLES", 50)
 
@@ -130,7 +130,7 @@ def test_mistakes_are_explained(tmp_path, capsys):
     assert "given twice" in fails(capsys, run, run)
     assert "given twice" in fails(capsys, other, other / "records.jsonl")
     write_rows(run / "metrics.jsonl", [{"step": 1, "loss": 1.0}, {"loss": 2.0}, {"step": 3}])
-    assert f"{run / 'metrics.jsonl'}:2: no line of a run's metrics" in fails(capsys, run)
+    assert f"{run / 'metrics.jsonl'}:2: not a line of metrics" in fails(capsys, run)
     (run / "metrics.jsonl").write_text("", encoding="utf-8")
     assert "has no line yet" in fails(capsys, run)
     training(run)

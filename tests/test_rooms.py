@@ -31,6 +31,7 @@ MAY = {
     "sampling.py": ("core", "data", "model", "decode", "checkpoint", "config"),
     "rl": ("core", "data", "model", "decode", "objectives", "sampling"),
     "evaluate": ("core", "data", "decode", "objectives", "checkpoint", "sampling", "rl"),
+    "report": ("core", "checkpoint", "config", "train", "evaluate"),
 }
 WITHOUT_TORCH = ("config.py", "cli/", "data/config.py", "model/config.py", "train/config.py", "decode/config.py")
 WITHOUT_TORCH += (
@@ -106,7 +107,7 @@ def test_nobody_imports_the_command_line():
 
 
 def test_module_level_imports_are_absolute_and_of_what_is_always_installed():
-    base = {"torch", "numpy", "tokenizers", "safetensors", "tyro", "rich", "matplotlib", "nano_llada"}
+    base = {"torch", "numpy", "tokenizers", "safetensors", "tyro", "rich", "matplotlib", "jinja2", "nano_llada"}
 
     def other(name: str) -> set[str]:
         outside = {full.split(".")[0] for full in imports(tree(name), at_module_level=True)}

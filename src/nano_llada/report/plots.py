@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -237,8 +238,9 @@ def _plot(figure: Canvas, name: str, caption: str, alt: str) -> Plot:
     columns = max(1, min(len(named), 80 // (max(map(len, named), default=1) + 6)))
     figure.legend(list(named.values()), list(named), loc="outside upper left", ncols=columns, frameon=False)
     png, svg = io.BytesIO(), io.StringIO()
-    figure.savefig(png, format="png", dpi=110)
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # names may be Chinese
+        figure.savefig(png, format="png", dpi=110)
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
     opening, _, body = svg.getvalue().partition("<svg")[2].partition(">")
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)

@@ -7,7 +7,8 @@ import pytest
 from nano_llada.core.errors import UserError
 from nano_llada.data.rows import Message
 from nano_llada.data.world import examples
-from nano_llada.evaluate.judge import last_number, read_questions
+from nano_llada.evaluate.questions import read_questions
+from nano_llada.verify import last_number
 from tiny import write_rows
 
 NUMBERS = {
@@ -177,8 +178,8 @@ MISTAKES = [
     (GOOD | {"verifier": 3}, "unknown verifier 3"),
     (GOOD | {"verifier": {"kind": "exact"}}, "verifier cannot be read"),
     (GOOD | {"verifier": {"kind": "exact", "expected": ["x"], "count": None}}, "verifier` cannot be read"),
-    (GOOD | {"verifier": "regex", "answer": "("}, "'\\(' is no regular expression"),
-    (GOOD | {"verifier": "numeric"}, "'!' holds no number"),
+    (GOOD | {"verifier": "regex", "answer": "("}, "'\\(' is not a regular expression"),
+    (GOOD | {"verifier": "numeric"}, "'!' contains no number"),
     (GOOD | {"verifier": "nowhere.py:f"}, "nowhere.py:f'.*a file that exists"),
     (GOOD | {"language": "fr"}, "language 'fr' is none of zh, en"),
     (GOOD | {"task": []}, "task is a list, expected text or a number"),

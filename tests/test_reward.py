@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nano_llada.core.errors import UserError
-from nano_llada.rl.reward import load_reward, verifier_of
+from nano_llada.verify import load_reward, verifier_of
 
 SEVEN = {"verifier": {"kind": "exact", "expected": ["7", "seven"], "count": 0}}
 OURS = """

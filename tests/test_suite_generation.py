@@ -17,7 +17,7 @@ from nano_llada.data.world import examples
 from nano_llada.decode.config import Autoregressive, Block, Diffusion
 from nano_llada.decode.types import Write
 from nano_llada.evaluate.figures import figures
-from nano_llada.evaluate.judge import Question
+from nano_llada.evaluate.questions import Question
 from nano_llada.evaluate.suite import Subject
 from nano_llada.evaluate.suites.generation import Generation, encode_question, world_questions
 

@@ -17,8 +17,8 @@ from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives.policy import Policy
 from nano_llada.rl.question import read_questions
-from nano_llada.rl.reward import VERIFIER, load_reward
 from nano_llada.rl.rollout import RolloutBatches
+from nano_llada.verify import VERIFIER, load_reward
 
 
 def load_data(config: RunConfig, tokenizer: Tokenizer) -> tuple[Batches, Batches | None]:

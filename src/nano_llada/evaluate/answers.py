@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import Tokenizer
-from nano_llada.data.world import Example, verify
+from nano_llada.data.world import Example
 from nano_llada.decode.types import Completion, Request, Sampler, collect
+from nano_llada.verify import verify
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from nano_llada.core.errors import UserError
 from nano_llada.evaluate.items import Passage, language_of
-from nano_llada.evaluate.judge import Question
 from nano_llada.evaluate.measure import PLAN, measured, protocol_of
+from nano_llada.evaluate.questions import Question
 from nano_llada.evaluate.record import RECORDS, Record, write_records
 from nano_llada.evaluate.suite import Subject, Suite
 from nano_llada.evaluate.suites.generation import Generation, encode_question

@@ -12,8 +12,8 @@ import torch
 from nano_llada.checkpoint.files import Checkpoint
 from nano_llada.config import RunConfig
 from nano_llada.core.types import StepContext, TokenBatch
-from nano_llada.evaluate.judge import read_questions
 from nano_llada.evaluate.measure import measured, protocol_of
+from nano_llada.evaluate.questions import read_questions
 from nano_llada.evaluate.suite import Subject, Suite
 from nano_llada.evaluate.suites.choices import Choices, read_choices
 from nano_llada.evaluate.suites.generation import Generation

@@ -7,10 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from typing import Any
-
-import matplotlib
-from matplotlib.figure import Figure as Canvas
+from typing import TYPE_CHECKING, Any
 
 from nano_llada.evaluate.figures import ALL, BOTH, Figure, Way, figures
 from nano_llada.evaluate.likelihood import BUCKET
@@ -21,6 +18,9 @@ from nano_llada.report.parts import Plot
 from nano_llada.report.training_run import TrainingRun
 from nano_llada.report.words import name_of
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
 # distinguishable with colour-blind eyes, and on light and dark paper
 COLOURS = ("#1f83c4", "#d55e00", "#0a9b73", "#c8649a", "#d39200", "#56b4e9", "#8c6bb1", "#999933")
 MARKERS, LINES = "osD^vPX*", ("-", "--", ":", "-.")
@@ -28,13 +28,10 @@ MARKERS, LINES = "osD^vPX*", ("-", "--", ":", "-.")
 
 def suite_plots(records: Sequence[Record], results: Results, suite: str) -> list[Plot]:
     """All plots that can be drawn for a suite."""
-    found = {
-        "generation": lambda: (_frontier(results), _skills(results)),
-        "likelihood": lambda: (_positions(records, results),),
-        "calibration": lambda: (_reliability(records, results),),
-        "infilling": lambda: (_spans(results),),
-    }
-    return [plot for plot in found.get(suite, tuple)() if plot is not None]
+    makers = {"generation": (_frontier, _skills), "infilling": (_spans,)}
+    readers = {"likelihood": (_positions,), "calibration": (_reliability,)}
+    found = [*(make(results) for make in makers.get(suite, ())), *(r(records, results) for r in readers.get(suite, ()))]
+    return [plot for plot in found if plot is not None]
 
 
 def training_plots(runs: Sequence[TrainingRun]) -> list[Plot]:
@@ -194,6 +191,8 @@ def _spans(results: Results) -> Plot | None:
 
 def _canvas(panels: int = 1, height: float = 4.0) -> tuple[Canvas, list[Any]]:
     """An empty figure and its axes, side by side."""
+    from matplotlib.figure import Figure as Canvas  # importing it makes folders in the user's home
+
     figure = Canvas(figsize=(7.2, height), layout="constrained")
     axes = list(figure.subplots(1, panels, squeeze=False).flat)
     for each in axes:
@@ -232,6 +231,8 @@ def _reach(found: Sequence[Figure]) -> list[list[float]]:
 
 def _plot(figure: Canvas, name: str, caption: str, alt: str) -> Plot:
     """The figure with a legend above it, as PNG, and as SVG with the colour of the page and without addresses."""
+    import matplotlib  # see `_canvas`
+
     named: dict[str, Any] = {}
     for axes in figure.axes:
         named |= {text: handle for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}

@@ -11,7 +11,7 @@ from nano_llada.data.chat import encode_prompt
 from nano_llada.data.read import BadRow, BadRows, Row, Source, read_rows
 from nano_llada.data.rows import Where, to_messages
 from nano_llada.data.tokenizer import Tokenizer
-from nano_llada.rl.reward import verifier_of
+from nano_llada.verify import verifier_of
 
 
 @dataclass(frozen=True)

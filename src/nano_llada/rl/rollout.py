@@ -23,8 +23,8 @@ from nano_llada.model.transformer import Transformer
 from nano_llada.objectives.policy import Policy
 from nano_llada.objectives.preference import BoundScore
 from nano_llada.rl.question import Question
-from nano_llada.rl.reward import Reward
 from nano_llada.sampling import make_sampler
+from nano_llada.verify import Reward
 
 FILE = "rollouts.jsonl"
 

@@ -7,7 +7,7 @@ from nano_llada.data.world.generate import Example, chats, examples
 from nano_llada.data.world.preferences import preferences
 from nano_llada.data.world.skills import DEMO_SKILLS, SKILLS
 from nano_llada.data.world.splits import LANGUAGES, SPLITS, Key, Language, Split, split_of
-from nano_llada.data.world.verify import Verifier, verify
+from nano_llada.verify import Verifier, verify
 
 __all__ = [
     "DEMO_SKILLS",

@@ -12,7 +12,7 @@ from nano_llada.core.errors import UserError
 from nano_llada.data.world.item import Item, Skill
 from nano_llada.data.world.skills import skill_named
 from nano_llada.data.world.splits import LANGUAGES, Key, Language, Split, check_request
-from nano_llada.data.world.verify import Verifier
+from nano_llada.verify import Verifier
 
 # Redraws of an item already given, before its small world is taken to be used up and repeats are allowed.
 REDRAWS = 20

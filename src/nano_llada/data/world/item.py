@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from nano_llada.data.world.splits import Admits, Key, Language, Split, admitted_in, split_of
-from nano_llada.data.world.verify import Verifier
+from nano_llada.verify import Verifier
 
 
 @dataclass(frozen=True)

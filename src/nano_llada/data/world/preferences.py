@@ -14,7 +14,6 @@ from nano_llada.data.world.skills_number import LARGEST, addition_walk, counted,
 from nano_llada.data.world.skills_world import time_walk
 from nano_llada.data.world.splits import LANGUAGES, Language, Split
 from nano_llada.data.world.steps import Walk, near_tallies
-from nano_llada.data.world.verify import verify
 from nano_llada.data.world.vocabulary import (
     ANIMALS,
     CATEGORIES,
@@ -31,6 +30,7 @@ from nano_llada.data.world.vocabulary import (
     PLACES,
     find,
 )
+from nano_llada.verify import verify
 
 # Gives answers of the same kind as an example's, not all of which are wrong.
 Rule = Callable[[Example], list[str]]

@@ -8,8 +8,8 @@ from random import Random
 
 from nano_llada.data.world.item import Item, Skill, Turn, ask
 from nano_llada.data.world.splits import Admits, Key
-from nano_llada.data.world.verify import Verifier
 from nano_llada.data.world.vocabulary import CATEGORIES, COLOURS, OBJECTS, PEOPLE, find, row
+from nano_llada.verify import Verifier
 
 JSON_ZH = ("写成JSON：{fields}。", "用JSON写：{fields}。")
 JSON_EN = ("Write as JSON: {fields}.", "Give this as JSON: {fields}.")

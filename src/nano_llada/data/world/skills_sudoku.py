@@ -8,7 +8,7 @@ from random import Random
 
 from nano_llada.data.world.item import Item, Skill, Turn
 from nano_llada.data.world.splits import Admits, Key
-from nano_llada.data.world.verify import Verifier, is_sudoku
+from nano_llada.verify import Verifier, is_sudoku
 
 SUDOKU_ZH = ("数独：{grid}。", "请填好数独：{grid}。")
 SUDOKU_EN = ("Sudoku: {grid}.", "Fill the sudoku: {grid}.")

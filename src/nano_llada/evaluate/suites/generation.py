@@ -15,15 +15,16 @@ from nano_llada.core.errors import UserError
 from nano_llada.core.random import derive_seed
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
-from nano_llada.data.world import SKILLS, examples, verify
+from nano_llada.data.world import SKILLS, examples
 from nano_llada.decode.types import Completion, Request
 from nano_llada.evaluate.answers import complete
-from nano_llada.evaluate.judge import Question, read_questions
 from nano_llada.evaluate.metric import Metric, Ratio, Share
 from nano_llada.evaluate.options import SuiteOptions
+from nano_llada.evaluate.questions import Question, read_questions
 from nano_llada.evaluate.record import Record
 from nano_llada.evaluate.suite import Subject, Suite
 from nano_llada.sampling import answers_chats
+from nano_llada.verify import verify
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From records to figures: a value and its interval for each model, task and language; and two models compared."""
+"""From records to figures: a value with its interval for each model, task and language; and two models compared."""
 
 from __future__ import annotations
 

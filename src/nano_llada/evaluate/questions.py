@@ -51,7 +51,7 @@ def read_questions(sources: Sequence[str], limit: int | None = None) -> list[Que
     (else the row's number) and `language` (else what the prompt looks like) name the record.
 
     Raises:
-        UserError: with file and line for a row that is none of this, or asked before; if there is no row.
+        UserError: with file and line for an invalid or repeated row; if there is no row.
     """
     load = functools.cache(load_reward)
     seen: set[tuple[str, str, str]] = set()
@@ -82,7 +82,7 @@ def _conversation(row: Mapping[str, Any]) -> list[Message]:
         raise ValueError(f"messages is {kind_of(row[name])}, expected a list with at least one message")
     if not any(isinstance(m, dict) and m.get("role", m.get("from")) in ("user", "human") for m in row[name]):
         raise ValueError("messages has no user turn")
-    opened = {"role": "assistant", "content": "?"}  # or what stands behind the last answer would not be read
+    opened = {"role": "assistant", "content": "?"}  # or the turns after the last answer would not be read
     turns = to_messages({"messages": [*row[name], opened]})[:-1]
     if turns[-1].role != "assistant":
         turns.append(none)

@@ -38,7 +38,7 @@ class Subject:
         return make_sampler(self.checkpoint.model, self.checkpoint.tokenizer.vocab, self.decoding)
 
     def encode_prompt(self, text: str) -> tuple[int, ...]:
-        """Tokens before what is to be written: a user's turn for a model that answers, else the start of a text."""
+        """Tokens before what is to be written: a user's turn for a chat model, else the start of a text."""
         tokenizer = self.checkpoint.tokenizer
         if answers_chats(self.checkpoint):
             return tuple(encode_prompt(tokenizer, [Message("user", text)]))

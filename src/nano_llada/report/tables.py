@@ -18,7 +18,7 @@ def suite_tables(results: Results, suite: str) -> Iterator[Table]:
     """Tables by metric, the best against the others, and both by task where there are several tasks."""
     tasks, whole = results.tasks(suite), results.whole(suite)
     metrics = results.metrics[suite]
-    of = ", all tasks" if whole == ALL else f", task {whole}"
+    of = ", all tasks" if whole == ALL else f", {whole}"
     tables = [_figures(results, suite, metric, [whole], of, folded=n >= OPEN) for n, metric in enumerate(metrics)]
     pairs = [(heading(metric.name, metric), whole, metric) for metric in metrics]
     tables.append(_differences(results, suite, "The best model against each other one", "metric", pairs))

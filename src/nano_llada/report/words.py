@@ -118,7 +118,7 @@ def _by_language(results: Results, metric: Metric, first: Figure) -> str:
 
 
 def _with_unit(text: str, metric: Metric) -> str:
-    return text if metric.share or not metric.unit else f"{text} {metric.unit}"
+    return text if metric.share or not metric.unit or "fraction" in metric.unit else f"{text} {metric.unit}"
 
 
 def _way(figure: Figure) -> Way:

@@ -33,7 +33,7 @@ def write_report(
 
     Args:
         suite_of: the suite of records, by its name.
-        training: runs to compare besides, or alone.
+        training: runs to compare in addition, or alone.
         results: the figures of the records, where they are computed already.
 
     Returns:

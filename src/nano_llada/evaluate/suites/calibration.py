@@ -1,4 +1,4 @@
-"""Whether a model knows what it knows: how sure it is of the tokens it would write, and how often those are right."""
+"""Calibration: the confidence of a model in the tokens it would write, and how often those are right."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ POSITIONS = 1024  # whose logits are held at once
 
 @dataclass(frozen=True)
 class Looks:
-    """What a model would write at some places of a batch, all (N,)."""
+    """What a model would write at some positions of a batch, all (N,)."""
 
     rows: Tensor  # int64: which row a place is in
     confidence: Tensor  # float32: probability of the likeliest token, among those that may be written
@@ -41,15 +41,15 @@ class Looks:
 
 @dataclass(frozen=True)
 class Calibration(Suite):
-    """How sure a model is of the likeliest token, as the samplers see it, and whether that is the text's own.
+    """The confidence of the likeliest token, as the samplers see it, and whether it is the text's own.
 
-    A diffusion model is shown each passage with every token hidden with probability `rate` (a block-diffusion model
-    each block, behind the clean blocks before it) and asked at the hidden places; an autoregressive model is asked for
-    every next token. Records hold `count_b`, `right_b` and `confidence_b` (a sum) of the tokens in bin b of ten, which
-    make a reliability plot, and for each threshold what writing all tokens that are likelier buys.
+    For a diffusion model every token of a passage is masked with probability `rate` (for a block-diffusion model in
+    each block, after the clean blocks before it) and predicted at the masked positions; an autoregressive model
+    predicts every next token. Records hold `count_b`, `right_b` and `confidence_b` (a sum) of the tokens in bin b of
+    ten, for a reliability plot, and for each threshold how many tokens are above it and how many of those are right.
 
     Raises:
-        ValueError: for options that cannot be.
+        ValueError: for options out of range.
     """
 
     name: ClassVar[str] = "calibration"

@@ -1,4 +1,4 @@
-"""Questions answered by writing: how often that is right, and how many forward passes it takes."""
+"""Generated answers: how often they are right, and how many forward passes they take."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from nano_llada.verify import verify
 
 @dataclass(frozen=True)
 class Generation(Suite):
-    """Each question is asked once, and a program judges the answer, if the question has a judge.
+    """Each question is asked once, and a program checks the answer if the question has a judge.
 
-    A question that fills the model's whole context is not asked: it counts as wrong, its record says `too_long` 1, and
-    it has no part in the figures about writing. So models with different contexts are asked the same.
+    A question that fills the model's whole context is not asked: it counts as wrong, its record has `too_long` 1, and
+    it is left out of the figures about decoding. So models with different contexts get the same questions.
     """
 
     name: ClassVar[str] = "generation"
@@ -82,7 +82,7 @@ class Generation(Suite):
             if len(prompt) >= context:
                 yield self._too_long(subject, question, len(prompt))
                 continue
-            # named, not numbered in the order given: the same draws in whatever company a question is asked
+            # by name, not by number: the same draws whatever other questions are asked
             seed = derive_seed(self.seed, "generation", question.task, question.item, question.language)
             asked.append(question)
             requests.append(Request(prompt, seed=seed))
@@ -93,14 +93,14 @@ class Generation(Suite):
         text = subject.checkpoint.tokenizer.decode(completion.tokens, specials=False)
         values = {} if question.judge is None else {"right": float(question.judge(text))}
         values |= {
-            "tokens": len(completion.tokens),  # none behind the end counts, nor the end itself
+            "tokens": len(completion.tokens),  # up to the end token, which is not counted
             "forwards": completion.forwards,
             "ended": completion.finish == "stop",
             "edits": completion.edits,
             "too_long": 0,
         }
         detail: dict[str, Any] = {"prompt": question.text, "answer": text, "references": list(question.references)}
-        if subject.checkpoint.track == "diffusion":  # left to right there is nothing to see
+        if subject.checkpoint.track == "diffusion":  # left to right the order says nothing
             pieces = [subject.checkpoint.tokenizer.decode([token]) for token in completion.tokens]
             detail |= {"pieces": pieces, "order": completion.order}
         return subject.record(self, question.task, question.language, question.item, values, **detail)
@@ -145,7 +145,7 @@ def asked_questions(shared: SuiteOptions, suite: str) -> tuple[Question, ...]:
 
 
 def encode_question(subject: Subject, question: Question) -> tuple[int, ...]:
-    """Tokens before the answer: a conversation for a model that answers, else the start of a text."""
+    """Tokens before the answer: a conversation for a chat model, else the start of a text."""
     if question.before and answers_chats(subject.checkpoint):
         turns = [*question.before, Message("user", question.prompt)]
         return tuple(encode_prompt(subject.checkpoint.tokenizer, turns))

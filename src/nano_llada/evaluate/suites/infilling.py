@@ -1,4 +1,4 @@
-"""Cloze: a span is cut out of a text, and the model writes it, with what follows in view where it can look there."""
+"""Infilling: a span is cut out of a text and the model fills it, seeing both sides if its attention allows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nano_llada.evaluate.options import SuiteOptions
 from nano_llada.evaluate.record import Record
 from nano_llada.evaluate.suite import Subject, Suite
 
-MARGIN = 16  # tokens of the passage that stand on each side of a span, at least
+MARGIN = 16  # tokens of the passage on each side of a span, at least
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class InfillingOptions:
 
 @dataclass(frozen=True)
 class Infilling(Suite):
-    """Spans of some lengths, in tokens of the subject's tokenizer: models with another one are given other spans.
+    """Gaps of several lengths, in tokens of the subject's tokenizer: models with another one get other gaps.
 
-    Diffusion over whole rows sees both sides; autoregressive and block models see the left one alone, which every
-    record's `sees` says. All write exactly as many tokens as were cut out, and no end. Passages too short for a length
-    (span and 16 tokens on each side) are left out of it, counted in `skipped` of its records.
+    Whole-text diffusion sees both sides; autoregressive and block models see the left side alone, as `sees` in each
+    record states. All generate exactly as many tokens as were cut out, without an end token. Passages too short for a
+    length (the gap and 16 tokens on each side) are skipped and counted in `skipped` of its records.
     """
 
     name: ClassVar[str] = "infilling"
@@ -77,7 +77,7 @@ class Infilling(Suite):
 
     passages: Sequence[Passage]
     spans: tuple[int, ...] = (1, 4, 16)
-    per_span: int = 1  # places in each passage for each length; they share an item, as they are no independent draws
+    per_span: int = 1  # places in each passage for each length; they share an item, as they are not independent
     context: int = 96  # tokens shown on each side, at most
     seed: int = 0
     batch_size: int = 32
@@ -139,8 +139,8 @@ class Infilling(Suite):
     def _fill(self, subject: Subject, span: int, cuts: Sequence[_Cut], skipped: int) -> Iterator[Record]:
         tokenizer = subject.checkpoint.tokenizer
         requests = [_request(cut, subject.decoding, tokenizer.vocab, self.seed) for cut in cuts]
-        # what does not know of gaps is kept from ending by the least number of tokens
-        most = max(span, subject.decoding.max_new_tokens)  # each request says itself how many it wants
+        # a model that cannot infill is kept from ending early by the minimum length
+        most = max(span, subject.decoding.max_new_tokens)  # each request has its own limit
         decoding = replace(subject.decoding, min_new_tokens=span, max_new_tokens=most)
         writer = replace(subject, decoding=decoding).sampler()
         for number, completion in complete(writer, requests, self.batch_size):

@@ -1,4 +1,4 @@
-"""How well a model predicts held-out texts, text by text: bits per byte, exact or as a bound, and where in a window."""
+"""How well a model predicts held-out texts: bits per byte, exact or as a bound, and by position in a window."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Likelihood(Suite):
     A record's `nats_p0`, `tokens_p0` are those of the first 32 tokens of each window, `_p1` of the next, and so on.
 
     Raises:
-        ValueError: for options that cannot be.
+        ValueError: for options out of range.
     """
 
     name: ClassVar[str] = "likelihood"

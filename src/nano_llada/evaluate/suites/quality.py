@@ -1,4 +1,4 @@
-"""Free text: a model goes on with real passages; a judge says how likely the text is, counts say how varied it is."""
+"""Free text: a model continues real passages; a judge scores how likely the text is, counts measure its variety."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from nano_llada.evaluate.record import Record
 from nano_llada.evaluate.suite import Subject, Suite
 from nano_llada.objectives.likelihood import exact_nll
 
-BROKEN = "\ufffd"  # what a tokenizer writes for bytes that are no whole character
+BROKEN = "\ufffd"  # what a tokenizer writes for bytes that are not a whole character
 
 
 @dataclass(frozen=True)
 class _Start:
-    """The start of a passage, and how it really goes on, in the subject's tokens."""
+    """The start of a passage and its real continuation, in the subject's tokens."""
 
     passage: Passage
     ids: list[int]
@@ -57,12 +57,12 @@ class QualityOptions:
 
 @dataclass(frozen=True)
 class Quality(Suite):
-    """The text that a model writes after the start of a real one, also a model that was taught to answer.
+    """Continuations of real texts, by base and chat models alike.
 
-    Perplexity under the judge is no quality by itself: a text that repeats itself is likely. So it is read together
-    with the entropy and the distinct n-grams, and each next to what the judge thinks of the passages' own
-    continuation, as long as the text written. N-grams and entropy are of the subject's tokens: compare them only
-    between models with one tokenizer. None of the figures has a better end: best is what is like the real texts.
+    Perplexity under the judge is not a measure of quality by itself: a text that repeats itself is likely. Read it
+    together with the entropy and the distinct n-grams, and compare each with the passages' own continuation of the
+    same length. N-grams and entropy are over the subject's tokens: compare them only between models with one
+    tokenizer. No figure but `wasted` is better high or low: the aim is to be like the real texts.
 
     Raises:
         ValueError: if the judge is not autoregressive, or an option is out of range.
@@ -112,7 +112,7 @@ class Quality(Suite):
                 "knows how likely a text is"
             )
         if not self.prompts:
-            raise ValueError("there are no passages to go on with")
+            raise ValueError("there are no passages to continue")
         at_least(self, 1, "prompt_tokens", "batch_size")
 
     @classmethod
@@ -166,11 +166,11 @@ class Quality(Suite):
             }
             values |= variety(completion.tokens) | _entropy(completion.tokens, "entropy")
             values |= _entropy(real[i], "reference_entropy")
-            told = {"judge": self.judge_name, "prompt": prompts[i], "text": texts[i], "reference": texts[other]}
+            detail = {"judge": self.judge_name, "prompt": prompts[i], "text": texts[i], "reference": texts[other]}
             passage = start.passage
             item = f"{passage.item}@{tokenizer.hash[:6]}"  # another tokenizer cuts another prompt
             task = f"{passage.file}, judged by {self.judge_name}"
-            yield subject.record(self, task, passage.language, item, values, **told)
+            yield subject.record(self, task, passage.language, item, values, **detail)
 
 
 def whole_start(tokenizer: Tokenizer, ids: Sequence[int], count: int) -> int:
@@ -182,7 +182,7 @@ def whole_start(tokenizer: Tokenizer, ids: Sequence[int], count: int) -> int:
 
 
 def variety(tokens: Sequence[int]) -> dict[str, float]:
-    """Different n-grams and all n-grams of a text, n up to 3; and how many of its 4-grams stood in it before."""
+    """Different n-grams and all n-grams of a text, n up to 3; and how many of its 4-grams occurred in it before."""
     values: dict[str, float] = {}
     for n in (1, 2, 3, 4):
         grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
@@ -239,7 +239,7 @@ def _canvas(subject: Subject, start: _Start, reached: int) -> int:
 
 
 def _text(tokenizer: Tokenizer, tokens: Sequence[int], *, cut: bool) -> str:
-    """What the tokens say, without the character that a cut went through (up to three bytes of it stand there)."""
+    """The text of the tokens, without a character that was cut in two (up to three bytes of it are left)."""
     text = tokenizer.decode(tokens, specials=False)
     return re.sub(f"{BROKEN}{{1,3}}$", "", text) if cut else text
 

@@ -40,14 +40,14 @@ class SpeedOptions:
 
 @dataclass(frozen=True)
 class Speed(Suite):
-    """How fast a model writes: only tokens up to the end of each text count, whatever else was computed.
+    """How fast a model generates text. Only tokens up to the end of each text count, whatever else was computed.
 
-    The prompts are questions to a model that answers, and starts of texts to one that does not. A batch holds one
-    language, and is always full: where prompts run out, the first come once more. Latency is that of texts written one
-    at a time; until the first token stands for a diffusion model, whatever stands behind it already.
+    The prompts are user turns for a chat model, and starts of texts for a base model. A batch has one language and is
+    always full: the last one is filled up with the first prompts. Latency is that of texts decoded one at a time; the
+    first token counts as soon as it is written, even if a diffusion model has written later ones before.
 
-    A processor's memory is the most that the whole process has used so far: for figures that say something, measure one
-    model a process. A GPU's is that of the batch.
+    On a CPU, memory is the peak of the whole process so far: measure one model per process for a meaningful figure. On
+    a GPU it is the peak of the batch.
 
     Raises:
         ValueError: if there are no prompts or batch sizes, or an option is out of range.
@@ -90,7 +90,7 @@ class Speed(Suite):
 
     def __post_init__(self) -> None:
         if not self.prompts:
-            raise ValueError("there are no prompts to write after")
+            raise ValueError("there are no prompts")
         if not self.batch_sizes or min(self.batch_sizes) < 1 or len(set(self.batch_sizes)) < len(self.batch_sizes):
             raise ValueError(f"batch_sizes must be different numbers of at least 1, got {self.batch_sizes}")
         at_least(self, 1, "repeats", "prompt_tokens")

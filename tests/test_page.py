@@ -236,6 +236,7 @@ def test_markdown_holds_no_raw_html_and_no_table_breaks(tmp_path):
 def test_what_markdown_would_read_is_escaped_and_nothing_else():
     same = ["exact_match", "2.1 · Q mode", "+6.9 points", "−1", "95 %", "a (b)", "C#", "x>y", "p = 0.05", "10-5"]
     assert [escape_markdown(text) for text in same] == same
+    assert escape_markdown("\x1b[31mred\x07") == "␛\\[31mred␇"
     changed = {"- x": "\\- x", "12. x": "12\\. x", "## x": "#\\# x", "> x": "\\> x", "__init__": "\\_\\_init\\_\\_"}
     assert {text: escape_markdown(text) for text in changed} == changed
 

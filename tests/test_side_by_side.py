@@ -178,7 +178,7 @@ def test_one_question_a_task_and_every_prompt_is_shown(records):
 
 
 def test_the_terminal_shows_answers_first_then_few_figures_and_cuts_no_chinese(subjects, tmp_path, capsys, monkeypatch):
-    long = "再见" * 60
+    long = "再见" * 60 + " :x: [red] \x1b[31m"
     monkeypatch.setenv("COLUMNS", "60")
     records = side_by_side(subjects, FREE, tmp_path)
     records = [replace(r, detail=r.detail | {"answer": long}) if r.suite == "generation" else r for r in records]
@@ -186,6 +186,9 @@ def test_the_terminal_shows_answers_first_then_few_figures_and_cuts_no_chinese(s
     shown = capsys.readouterr().out
     assert max(cell_len(line) for line in shown.splitlines()) <= 60
     assert shown.count("再") == shown.count("见") >= 4 * 60
+    assert ":x:" in shown
+    assert "[red]" in shown
+    assert "\x1b" not in shown
     assert shown.rindex("再") < shown.index("tokens")  # figures come behind all answers
     rows = headline_rows(measure(records, metrics_of), HEADLINES)
     heads = ["model", "tpf (tokens/pass)", "tokens_per_second (tokens/s)", "latency_p50 (ms)"]

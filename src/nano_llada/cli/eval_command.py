@@ -91,9 +91,10 @@ def _options_class(arguments: Sequence[str]) -> type[Options]:
 
 
 def _words_of(arguments: Sequence[str], option: str) -> list[str]:
-    """The values of an option that takes several."""
+    """The values of an option that takes several, given as `OPTION A B` or `OPTION=A`."""
     begin = arguments.index(option) + 1 if option in arguments else len(arguments)
-    return list(itertools.takewhile(lambda word: not word.startswith("-"), arguments[begin:]))
+    joined = [word.partition("=")[2] for word in arguments if word.startswith(f"{option}=")]
+    return [*joined, *itertools.takewhile(lambda word: not word.startswith("-"), arguments[begin:])]
 
 
 def subjects(options: Options, device: torch.device | str) -> list[Subject]:

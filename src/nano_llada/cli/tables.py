@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from nano_llada.core.visible import visible
+
 if TYPE_CHECKING:
     from nano_llada.evaluate.record import Record
     from nano_llada.evaluate.results import Results
@@ -23,12 +25,15 @@ HEADLINES = (
 
 
 def print_table(rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-    """Print headings and the rows under them. A cell that is too wide is wrapped, never cut, Chinese text too."""
-    table = Table(title=title and Text(title), title_justify="left", title_style="bold")
+    """Print headings and the rows under them. A cell that is too wide is wrapped, never cut, Chinese text too.
+
+    No text is read as markup, and control characters are shown instead of sent to the terminal.
+    """
+    table = Table(title=title and Text(visible(title)), title_justify="left", title_style="bold")
     for cell in rows[0]:
-        table.add_column(Text(cell), overflow="fold")
+        table.add_column(Text(visible(cell)), overflow="fold")
     for row in rows[1:]:
-        table.add_row(*[Text(cell) for cell in row])
+        table.add_row(*[Text(visible(cell)) for cell in row])
     Console().print(table)
 
 

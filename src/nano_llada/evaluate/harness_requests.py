@@ -26,7 +26,7 @@ def number_of(request: Any) -> int:
 
 
 def parse_chat(text: str) -> list[Message]:
-    """The turns of a conversation that `apply_chat_template` wrote, of which the last is open; empty for other texts."""
+    """The turns of a conversation that `apply_chat_template` wrote, the last one open; empty for other texts."""
     if not text.startswith(TURN_START):
         return []
     turns = []

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from nano_llada.core.errors import UserError
+from nano_llada.core.visible import visible
 from nano_llada.evaluate.record import Record
 from nano_llada.evaluate.results import Results, measure
 from nano_llada.evaluate.suites import SuiteOf, suite_named
@@ -78,7 +79,7 @@ def render(template: str, title: str, view: Sequence[Section], **options: Any) -
 
 def escape_markdown(value: object) -> str:
     """Text as one line that Markdown shows as it is: no markup, no raw HTML, nothing that ends a cell of a table."""
-    text = " ⏎ ".join(str(value).splitlines())
+    text = visible(" ⏎ ".join(str(value).splitlines()))
     text = text.replace("&", "&amp;").replace("<", "&lt;")
     text = re.sub(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
     # what would begin a heading, quote, list or rule: a backslash before its last character

@@ -1,0 +1,472 @@
+"""The forward pass of decoding: the same function as `Transformer`, without anything that only training needs.
+
+What a decoding step costs on a CPU is reading every weight once, plus the overhead of each small operation. So here
+
+* weights are laid out once for the kernels that read them (`Product`);
+* a pass takes `Window`s: of each row only the tokens that are new. All windows lie end to end in one matrix, without
+  padding, and go through each product together;
+* keys and values are written to preallocated slots by index (`KeyValueStore`); rows join and leave between passes;
+* positions, masks and indices are made once a pass and shared by all layers (`_Plan`);
+* the last layer's output is computed only where logits are read.
+
+A row's logits do not depend on the other rows of a pass, nor on how many tokens it computes at once, to the last bit,
+where `exact` is true. Matrix kernels sum in another order for a single row than for many: products are given at least
+as many rows as `PackedProduct.probe` found to be necessary, and attention at least four queries, over a number of keys
+that is a multiple of 64. Masked keys add exact zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nano_llada.core.errors import UserError
+from nano_llada.model.config import ModelConfig
+from nano_llada.model.quantised import (
+    SCALE,
+    QuantisedProduct,
+    dequantise,
+    integer_products_work,
+    quantise_state,
+)
+from nano_llada.model.transformer import Transformer, rotary_frequencies
+
+Precision = Literal["fp32", "bf16", "int8"]
+KEYS = 64  # keys are read in multiples of this, so that vector kernels never meet a remainder
+QUERIES = 4  # fewest queries of an attention call: with fewer, matrix kernels sum in another order
+WIDEST = 256  # rows of one product: more are computed in parts, since kernels change their blocking with the size
+PACKED_FOR = 32  # rows for which oneDNN chooses its weight layout; layouts for 8 to 128 were equally fast
+PROBED = (1, 2, 3, 4, 5, 8, 15, 16, 17, 33, 64, 65, 128, 255, 256)  # rows for which `probe` compares results
+ELEMENTS = 2**15  # elementwise operations on more are split between threads at places that vector kernels do not like
+
+
+@dataclass(frozen=True)
+class Window:
+    """The tokens of one row that a pass computes, and which places of the row each of them sees.
+
+    Token i goes to place ``start + i`` of the row's slot and sees the first ``reach[i]`` places, whatever was written
+    there last. Use `causal`, `full` or `block_causal`; or give `reach`, e.g. for one causal token followed by masks
+    that see each other: ``(start + 1, start + 1 + k, ...)``.
+
+    Attributes:
+        slot: where the row's keys and values are.
+        start: place of the first token; the places before it hold what was computed earlier.
+        tokens: the tokens.
+        reach: for each token the number of places it sees.
+        wanted: indices into `tokens` whose logits are read.
+        positions: for each token its position in the text; default: its place.
+        among: (w, w) bool, which token of this window sees which; replaces `reach` for the places of the window. For
+            drafts after several alternative prefixes, which must not see each other.
+    """
+
+    slot: int
+    start: int
+    tokens: Sequence[int]
+    reach: Sequence[int]
+    wanted: Sequence[int]
+    positions: Sequence[int] | None = None
+    among: Tensor | None = None
+
+
+def causal(slot: int, start: int, tokens: Sequence[int], wanted: Sequence[int]) -> Window:
+    """Every token sees what comes before it and itself: AR decoding, prefill, verification of drafts."""
+    return Window(slot, start, tokens, range(start + 1, start + len(tokens) + 1), wanted)
+
+
+def full(slot: int, start: int, tokens: Sequence[int], wanted: Sequence[int], visible: int = 0) -> Window:
+    """Every token sees all others and everything before; with `visible`, at least that many places.
+
+    A canvas, a block of masks, or with `visible` a part of a canvas whose other places were computed earlier.
+    """
+    return Window(slot, start, tokens, (max(start + len(tokens), visible),) * len(tokens), wanted)
+
+
+def block_causal(slot: int, start: int, tokens: Sequence[int], wanted: Sequence[int], block_size: int) -> Window:
+    """Every token sees its own block and earlier ones; blocks are counted from the beginning of the row."""
+    end = start + len(tokens)
+    reach = [min((place // block_size + 1) * block_size, end) for place in range(start, end)]
+    return Window(slot, start, tokens, reach, wanted)
+
+
+class KeyValueStore:
+    """Keys and values of all rows: for each layer (slots, kv_heads, capacity, head_width)."""
+
+    def __init__(self, config: ModelConfig, slots: int, capacity: int, device: torch.device) -> None:
+        self.slots, self.capacity = slots, capacity
+        rounded = -(-capacity // KEYS) * KEYS  # whole groups of keys are read, also at the end
+        shape = (slots, config.kv_heads, rounded, config.head_width)
+        self.keys, self.values = (
+            [torch.zeros(shape, device=device) for _ in range(config.num_layers)] for _ in range(2)
+        )
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in (*self.keys, *self.values))
+
+    @torch.inference_mode()
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Let the row in `target` begin with the first `count` places of `source`: a shared prefix."""
+        for store in (*self.keys, *self.values):
+            store[target, :, :count] = store[source, :, :count]
+
+
+class Product(Protocol):
+    """A matrix product with prepared weights: (N, K) float32 to (N, F) float32."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class PlainProduct:
+    """`F.linear`, in the type of its weights: for GPUs, and where oneDNN is not available."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x.to(self._weight.dtype), self._weight).float()
+
+
+class PackedProduct:
+    """Weights in oneDNN's blocked layout: as fast as the transposed layout for one row, and faster for 4 to 32."""
+
+    def __init__(self, weight: Tensor, fewest: int = 1) -> None:
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_FOR)
+        self._dtype, self._fewest = weight.dtype, fewest
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if len(x) < self._fewest:
+            return self._multiply(x.expand(self._fewest, -1).contiguous() if len(x) == 1 else self._padded(x))[: len(x)]
+        if len(x) > WIDEST:
+            return torch.cat([self(part) for part in x.split(WIDEST)])
+        return self._multiply(x)
+
+    def _padded(self, x: Tensor) -> Tensor:
+        return F.pad(x, (0, 0, 0, self._fewest - len(x)))
+
+    def _multiply(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self._dtype), self._packed, None, "none", [], "")
+        return out.float()
+
+    @classmethod
+    def probe(cls, features: int, inputs: int, dtype: torch.dtype) -> int | None:
+        """The fewest rows a product needs, so that each row's result is the same for every number of rows.
+
+        Measured with random weights of that shape: kernels are chosen by shape, not by content. None: there is no such
+        number up to four.
+        """
+        rng = torch.Generator().manual_seed(0)
+        product = cls(torch.randn(features, inputs, generator=rng).to(dtype))
+        rows = torch.randn(WIDEST, inputs, generator=rng)
+        expected = product(rows)
+        same = {count: torch.equal(product(rows[:count].clone()), expected[:count]) for count in PROBED}
+        for fewest in (1, 2, 3, 4):
+            if all(equal for count, equal in same.items() if count >= fewest):
+                return fewest
+        return None
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Windows of equal width in consecutive slots, which one attention call serves."""
+
+    tokens: slice  # of all tokens of the pass
+    slots: slice
+    rows: int
+    width: int
+    keys: int
+    mask: Tensor  # (rows, 1, at least QUERIES, keys), 0 or -inf
+
+
+class _Plan:
+    """What all layers need to know about a pass."""
+
+    def __init__(self, windows: Sequence[Window], store: KeyValueStore, angles: tuple[Tensor, Tensor]) -> None:
+        device = angles[0].device
+        tokens: list[int] = []
+        positions: list[int] = []
+        wanted: list[int] = []
+        self._slots: list[int] = []
+        self._places: list[int] = []
+        for window in windows:
+            places = range(window.start, window.start + len(window.tokens))
+            wanted += [len(tokens) + i for i in window.wanted]
+            tokens += window.tokens
+            positions += places if window.positions is None else window.positions
+            self._slots += [window.slot] * len(places)
+            self._places += places
+        self.tokens, where = torch.tensor([tokens, positions], device=device)
+        self.wanted = torch.tensor(wanted, dtype=torch.int64, device=device)
+        self.everything_wanted = len(wanted) == len(tokens)
+        self.cos, self.sin = (table.index_select(0, where)[:, None] for table in angles)
+        self.groups = [_group(*run, store.keys[0].shape[2], device) for run in _runs(windows)]
+        self._where = (windows[0].slot, slice(windows[0].start, windows[0].start + len(windows[0].tokens)))
+        if len(windows) > 1:
+            self._index = (torch.tensor(self._slots, device=device), torch.tensor(self._places, device=device))
+        self._single = len(windows) == 1
+
+    def write(self, store: Tensor, new: Tensor) -> None:
+        """Put (N, kv_heads, D) where the windows say."""
+        if self._single:
+            slot, places = self._where
+            store[slot, :, places] = new.transpose(0, 1)
+        else:
+            store[self._index[0], :, self._index[1]] = new
+
+
+def _runs(windows: Sequence[Window]) -> list[tuple[int, list[Window]]]:
+    """Neighbouring windows that one attention call can serve, with the index of their first token."""
+    runs: list[tuple[int, list[Window]]] = []
+    first = 0
+    for window in windows:
+        before = runs[-1][1][-1] if runs else None
+        if before and before.slot + 1 == window.slot and len(before.tokens) == len(window.tokens):
+            runs[-1][1].append(window)
+        else:
+            runs.append((first, [window]))
+        first += len(window.tokens)
+    return runs
+
+
+def _group(first: int, windows: list[Window], capacity: int, device: torch.device) -> _Group:
+    width = len(windows[0].tokens)
+    farthest = max(max(max(window.reach), window.start + width) for window in windows)
+    keys = min(-(-farthest // KEYS) * KEYS, capacity)
+    filled = [1] * (QUERIES - width)  # of the queries that only fill up
+    reach = torch.tensor([[*window.reach, *filled] for window in windows], device=device)
+    hidden = torch.arange(keys, device=device) >= reach[:, :, None]
+    for row, window in enumerate(windows):
+        if window.among is not None:
+            hidden[row, :width, window.start : window.start + width] = ~window.among.to(device)
+    mask = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -torch.inf)[:, None]
+    slots = slice(windows[0].slot, windows[0].slot + len(windows))
+    return _Group(slice(first, first + width * len(windows)), slots, len(windows), width, keys, mask)
+
+
+class _Layer:
+    """One Transformer block: attention and SwiGLU, each after a norm and added to the residual stream."""
+
+    def __init__(
+        self, config: ModelConfig, prefix: str, vectors: Mapping[str, Tensor], product: Callable[[str], Product]
+    ) -> None:
+        self._heads, self._kv_heads, self._eps = config.num_heads, config.kv_heads, config.norm_eps
+        self._head_width = config.head_width
+        self._attention_gain, self._mlp_gain = (vectors[f"{prefix}{n}_norm.weight"] for n in ("attention", "mlp"))
+        self._qk_gain: Tensor | None = None
+        if config.qk_norm:
+            gains = [vectors[f"{prefix}attention.{n}_norm.weight"] for n in ("q", "k")]
+            self._qk_gain = torch.cat([gains[0].expand(self._heads, -1), gains[1].expand(self._kv_heads, -1)])
+        self._qkv, self._out = product(f"{prefix}attention.qkv.weight"), product(f"{prefix}attention.out.weight")
+        self._gate_up, self._down = product(f"{prefix}gate_up.weight"), product(f"{prefix}down.weight")
+
+    def __call__(self, x: Tensor, plan: _Plan, keys: Tensor, values: Tensor, chosen: Tensor | None) -> Tensor:
+        """(N, H) to the same; with `chosen` (M,), only those rows."""
+        qkv = self._qkv(normed(x, self._attention_gain, self._eps))
+        qkv = qkv.view(len(x), self._heads + 2 * self._kv_heads, self._head_width)
+        qk, v = qkv.split([self._heads + self._kv_heads, self._kv_heads], dim=1)
+        if self._qk_gain is not None:
+            qk = normed(qk, self._qk_gain, self._eps)
+        q, k = rotated(qk, plan.cos, plan.sin).split([self._heads, self._kv_heads], dim=1)
+        plan.write(keys, k)
+        plan.write(values, v)
+        gathered = self._attend(q, plan, keys, values)
+        if chosen is not None:
+            x, gathered = x.index_select(0, chosen), gathered.index_select(0, chosen)
+        x = self._out(gathered).add_(x)
+        return self._down(swiglu(self._gate_up(normed(x, self._mlp_gain, self._eps)))).add_(x)
+
+    def _attend(self, q: Tensor, plan: _Plan, keys: Tensor, values: Tensor) -> Tensor:
+        """(N, heads, D) queries to what they gather, (N, heads * D)."""
+        parts = []
+        for group in plan.groups:
+            mine = q[group.tokens].view(group.rows, group.width, self._heads, self._head_width)
+            if group.width < QUERIES:
+                mine = F.pad(mine, (0, 0, 0, 0, 0, QUERIES - group.width))
+            y = F.scaled_dot_product_attention(
+                mine.transpose(1, 2),
+                keys[group.slots, :, : group.keys],
+                values[group.slots, :, : group.keys],
+                attn_mask=group.mask,
+                enable_gqa=self._heads != self._kv_heads,
+            )
+            parts.append(y[:, :, : group.width].transpose(1, 2).reshape(group.rows * group.width, -1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class LeanModel:
+    """A model prepared for decoding. See the module's description; `forward` is the whole interface of a pass.
+
+    Attributes:
+        config: the shape of the model.
+        precision: what its weights are stored in.
+        exact: whether a row's logits were found to be independent of the other rows of a pass.
+        kernel: which products were chosen, for logs.
+    """
+
+    def __init__(
+        self, config: ModelConfig, state: Mapping[str, Tensor], precision: Precision, device: torch.device
+    ) -> None:
+        self.config, self.precision, self.device = config, precision, device
+        vectors = {name: tensor.to(device) for name, tensor in state.items() if tensor.dim() == 1}
+        maker = _ProductMaker(state, precision, device)
+        self._layers = [_Layer(config, f"blocks.{i}.", vectors, maker.make) for i in range(config.num_layers)]
+        self._norm = vectors["norm.weight"]
+        self._head = maker.make("embed.weight" if config.tie_embeddings else "head.weight")
+        self._embed, self._embed_scale = state["embed.weight"].to(device), vectors.get("embed.weight" + SCALE)
+        self.exact, self.kernel = maker.exact, maker.kernel
+        self._angles = _angle_tables(config, config.max_length, device)
+
+    @classmethod
+    def prepare(cls, model: Transformer, precision: Precision = "fp32") -> LeanModel:
+        """From a model in training's layout. The weights are copied: later training does not change the result.
+
+        Raises:
+            UserError: for bf16 on a processor that does not multiply it natively.
+        """
+        state = {name: tensor.detach().float().clone() for name, tensor in model.state_dict().items()}
+        if model.config.tie_embeddings:
+            state.pop("head.weight", None)
+        if precision == "int8":
+            state = quantise_state(state)
+        return cls(model.config, state, precision, model.embed.weight.device)
+
+    @classmethod
+    def from_quantised(cls, config: ModelConfig, state: Mapping[str, Tensor], device: str = "cpu") -> LeanModel:
+        """From int8 weights, as `quantise_state` makes them and `load_quantised` reads them."""
+        return cls(config, state, "int8", torch.device(device))
+
+    def new_store(self, slots: int, capacity: int) -> KeyValueStore:
+        """An empty store for at most `slots` rows of at most `capacity` tokens."""
+        return KeyValueStore(self.config, slots, capacity, self.device)
+
+    @torch.inference_mode()
+    def forward(self, windows: Sequence[Window], store: KeyValueStore) -> Tensor:
+        """Logits (M, V) float32 at the wanted tokens of all windows, in order.
+
+        Keys and values of all tokens are written to the store. They count as held for a row as soon as its next window
+        starts behind them, and are overwritten if it does not.
+
+        Raises:
+            UserError: if a window does not fit into the store or is inconsistent.
+        """
+        if not windows:
+            raise UserError("a forward pass needs at least one window")
+        for window in windows:
+            _check(window, store)
+        if len({window.slot for window in windows}) < len(windows):
+            raise UserError("two windows of a pass have the same slot: give a row one window a pass")
+        self._grow_tables(windows)
+        plan = _Plan(windows, store, self._angles)
+        x = self._embedded(plan.tokens)
+        for i, layer in enumerate(self._layers):
+            last = i == len(self._layers) - 1 and not plan.everything_wanted
+            x = layer(x, plan, store.keys[i], store.values[i], plan.wanted if last else None)
+        if not len(plan.wanted):
+            return x.new_zeros(0, self.config.vocab_size)
+        x = x if len(x) == len(plan.wanted) and not plan.everything_wanted else x.index_select(0, plan.wanted)
+        return self._head(normed(x, self._norm, self.config.norm_eps))
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        rows = self._embed.index_select(0, tokens)
+        if self._embed_scale is None:
+            return rows.float()
+        return rows.float().mul_(self._embed_scale.index_select(0, tokens)[:, None])
+
+    def _grow_tables(self, windows: Sequence[Window]) -> None:
+        """A store may hold more than the context that the model was trained with."""
+        end = max(window.start + len(window.tokens) for window in windows)
+        end = max(end, *(max(window.positions) + 1 for window in windows if window.positions), 0)
+        if end > len(self._angles[0]):
+            self._angles = _angle_tables(self.config, 2 * end, self.device)
+
+
+class _ProductMaker:
+    """Chooses the kernel of every product of a model, and probes each shape once."""
+
+    def __init__(self, state: Mapping[str, Tensor], precision: Precision, device: torch.device) -> None:
+        self._state, self._device, self._quantised = state, device, precision == "int8"
+        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        cpu = device.type == "cpu"
+        if precision == "bf16" and cpu and not multiplies_bf16():
+            raise UserError("this processor has no bfloat16 units, which makes bf16 slower than fp32: use fp32 or int8")
+        self._packs = cpu and torch.backends.mkldnn.is_available()
+        self._integers = self._quantised and cpu and integer_products_work()
+        self._fewest: dict[tuple[int, int], int | None] = {}
+        self.exact = self._integers or self._packs
+        self.kernel = "integer" if self._integers else "packed" if self._packs else "plain"
+
+    def make(self, name: str) -> Product:
+        """The product with a named matrix."""
+        weight = self._state[name].to(self._device)
+        if self._quantised:
+            scale = self._state[name + SCALE].to(self._device)
+            if self._integers:
+                return QuantisedProduct(weight, scale)
+            weight = dequantise(weight, scale)
+        weight = weight.to(self._dtype)
+        if not self._packs:
+            return PlainProduct(weight)
+        features, inputs = weight.shape
+        if (features, inputs) not in self._fewest:
+            self._fewest[features, inputs] = PackedProduct.probe(features, inputs, self._dtype)
+        fewest = self._fewest[features, inputs]
+        self.exact = self.exact and fewest is not None
+        return PackedProduct(weight, fewest or 1)
+
+
+def multiplies_bf16() -> bool:
+    """Whether the CPU has units for bfloat16 products."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    found = [getattr(torch.cpu, name) for name in checks if hasattr(torch.cpu, name)]
+    return any(check() for check in found)
+
+
+def normed(x: Tensor, gain: Tensor, eps: float) -> Tensor:
+    """``x / rms(x) * gain`` over the last dimension."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return (x * norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()).mul_(gain)
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the halves of each head, (N, heads, D), by angles (N, 1, D); of the first half `sin` is negative."""
+    swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    return (x * cos).add_(swapped.mul_(sin))
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """``silu(gate) * up`` of (N, 2F) holding both side by side."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    if gate.numel() <= ELEMENTS:
+        return F.silu(gate).mul_(up)
+    # exp is not the same to the last bit in a vector and in a remainder, so threads may not choose where to split
+    rows = max(ELEMENTS // gate.shape[1], 1)
+    return torch.cat([F.silu(part) for part in gate.split(rows)]).mul_(up)
+
+
+def _angle_tables(config: ModelConfig, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos and sin (count, D) for `rotated`."""
+    frequencies, scale = rotary_frequencies(config)
+    angles = torch.arange(count)[:, None].float() * frequencies
+    cos, sin = angles.cos() * scale, angles.sin() * scale
+    return torch.cat([cos, cos], dim=-1).to(device), torch.cat([-sin, sin], dim=-1).to(device)
+
+
+def _check(window: Window, store: KeyValueStore) -> None:
+    count, end = len(window.tokens), window.start + len(window.tokens)
+    if not count:
+        raise UserError(f"the window of slot {window.slot} has no tokens")
+    if not 0 <= window.slot < store.slots:
+        raise UserError(f"slot {window.slot} does not exist: the store has {store.slots}")
+    if window.start < 0 or max(end, *window.reach) > store.capacity:
+        raise UserError(f"the store holds {store.capacity} tokens a row, {max(end, *window.reach)} are needed")
+    if len(window.reach) != count or min(window.reach) < 1:
+        raise UserError(f"{count} tokens need as many reaches of at least 1, got {list(window.reach)}")
+    if any(not 0 <= i < count for i in window.wanted):
+        raise UserError(f"wanted tokens must be among the {count} of the window, got {list(window.wanted)}")
+    if window.positions is not None and len(window.positions) != count:
+        raise UserError(f"{count} tokens but {len(window.positions)} positions")

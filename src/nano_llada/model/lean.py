@@ -11,7 +11,7 @@ What a decoding step costs on a CPU is reading every weight once, plus the overh
 
 A row's logits do not depend on the other rows of a pass, nor on how many tokens it computes at once, to the last bit,
 where `exact` is true. Matrix kernels sum in another order for a single row than for many: products are given at least
-as many rows as `PackedProduct.probe` found to be necessary, and attention at least four queries, over a number of keys
+as many rows as `fewest_rows` found to be necessary, and attention at least four queries, over a number of keys
 that is a multiple of 64. Masked keys add exact zeros.
 """
 
@@ -40,8 +40,9 @@ Precision = Literal["fp32", "bf16", "int8"]
 KEYS = 64  # keys are read in multiples of this, so that vector kernels never meet a remainder
 QUERIES = 4  # fewest queries of an attention call: with fewer, matrix kernels sum in another order
 WIDEST = 256  # rows of one product: more are computed in parts, since kernels change their blocking with the size
+SMALL = 2**18  # entries of a matrix up to which the overhead of a call matters more than the layout
 PACKED_FOR = 32  # rows for which oneDNN chooses its weight layout; layouts for 8 to 128 were equally fast
-PROBED = (1, 2, 3, 4, 5, 8, 15, 16, 17, 33, 64, 65, 128, 255, 256)  # rows for which `probe` compares results
+PROBED = (1, 2, 3, 4, 5, 8, 15, 16, 17, 33, 64, 65, 128, 255, 256)  # rows for which `fewest_rows` compares results
 ELEMENTS = 2**15  # elementwise operations on more are split between threads at places that vector kernels do not like
 
 
@@ -132,43 +133,69 @@ class PlainProduct:
         return F.linear(x.to(self._weight.dtype), self._weight).float()
 
 
+class TransposedProduct:
+    """Weights stored (K, F): least overhead per call, for matrices that are read in microseconds."""
+
+    def __init__(self, weight: Tensor, fewest: int = 1) -> None:
+        self._weight, self._fewest = weight.T.contiguous(), fewest
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return in_parts(self._multiply, x, self._fewest)
+
+    def _multiply(self, x: Tensor) -> Tensor:
+        return torch.mm(x.to(self._weight.dtype), self._weight).float()
+
+
 class PackedProduct:
-    """Weights in oneDNN's blocked layout: as fast as the transposed layout for one row, and faster for 4 to 32."""
+    """Weights in oneDNN's blocked layout: the fastest that was found for 4 to 64 rows, if results may not depend on
+    the number of rows also for fewer.
+    """
 
     def __init__(self, weight: Tensor, fewest: int = 1) -> None:
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_FOR)
         self._dtype, self._fewest = weight.dtype, fewest
 
     def __call__(self, x: Tensor) -> Tensor:
-        if len(x) < self._fewest:
-            return self._multiply(x.expand(self._fewest, -1).contiguous() if len(x) == 1 else self._padded(x))[: len(x)]
-        if len(x) > WIDEST:
-            return torch.cat([self(part) for part in x.split(WIDEST)])
-        return self._multiply(x)
-
-    def _padded(self, x: Tensor) -> Tensor:
-        return F.pad(x, (0, 0, 0, self._fewest - len(x)))
+        return in_parts(self._multiply, x, self._fewest)
 
     def _multiply(self, x: Tensor) -> Tensor:
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self._dtype), self._packed, None, "none", [], "")
         return out.float()
 
-    @classmethod
-    def probe(cls, features: int, inputs: int, dtype: torch.dtype) -> int | None:
-        """The fewest rows a product needs, so that each row's result is the same for every number of rows.
 
-        Measured with random weights of that shape: kernels are chosen by shape, not by content. None: there is no such
-        number up to four.
-        """
-        rng = torch.Generator().manual_seed(0)
-        product = cls(torch.randn(features, inputs, generator=rng).to(dtype))
-        rows = torch.randn(WIDEST, inputs, generator=rng)
-        expected = product(rows)
-        same = {count: torch.equal(product(rows[:count].clone()), expected[:count]) for count in PROBED}
-        for fewest in (1, 2, 3, 4):
-            if all(equal for count, equal in same.items() if count >= fewest):
-                return fewest
-        return None
+class SingleRowProduct:
+    """Another kernel for one row than for more. Faster, but the two differ in the last bits."""
+
+    def __init__(self, single: Product, several: Product) -> None:
+        self._single, self._several = single, several
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._single(x) if len(x) == 1 else self._several(x)
+
+
+def in_parts(multiply: Callable[[Tensor], Tensor], x: Tensor, fewest: int) -> Tensor:
+    """Multiply x (N, K) with at least `fewest` rows at once, and at most `WIDEST`."""
+    count = len(x)
+    if count > WIDEST:
+        return torch.cat([in_parts(multiply, part, fewest) for part in x.split(WIDEST)])
+    if count < fewest:
+        return multiply(F.pad(x, (0, 0, 0, fewest - count)))[:count]
+    return multiply(x)
+
+
+def fewest_rows(make: Callable[[Tensor], Product], features: int, inputs: int) -> int | None:
+    """How many rows a product needs at least, so that a row's result is the same for every number of rows.
+
+    Measured with random weights (F, K): kernels are chosen by shape, not by content. None: more than four, or there is
+    no such number.
+    """
+    rng = torch.Generator().manual_seed(0)
+    product = make(torch.randn(features, inputs, generator=rng))
+    rows = torch.randn(WIDEST, inputs, generator=rng)
+    expected = product(rows)
+    differs = [count for count in PROBED if not torch.equal(product(rows[:count].clone()), expected[:count])]
+    fewest = max(differs, default=0) + 1
+    return fewest if fewest <= QUERIES else None
 
 
 @dataclass(frozen=True)
@@ -309,11 +336,16 @@ class LeanModel:
     """
 
     def __init__(
-        self, config: ModelConfig, state: Mapping[str, Tensor], precision: Precision, device: torch.device
+        self,
+        config: ModelConfig,
+        state: Mapping[str, Tensor],
+        precision: Precision,
+        device: torch.device,
+        batch_invariant: bool = True,
     ) -> None:
         self.config, self.precision, self.device = config, precision, device
         vectors = {name: tensor.to(device) for name, tensor in state.items() if tensor.dim() == 1}
-        maker = _ProductMaker(state, precision, device)
+        maker = _ProductMaker(state, precision, device, batch_invariant)
         self._layers = [_Layer(config, f"blocks.{i}.", vectors, maker.make) for i in range(config.num_layers)]
         self._norm = vectors["norm.weight"]
         self._head = maker.make("embed.weight" if config.tie_embeddings else "head.weight")
@@ -322,8 +354,12 @@ class LeanModel:
         self._angles = _angle_tables(config, config.max_length, device)
 
     @classmethod
-    def prepare(cls, model: Transformer, precision: Precision = "fp32") -> LeanModel:
+    def prepare(cls, model: Transformer, precision: Precision = "fp32", batch_invariant: bool = True) -> LeanModel:
         """From a model in training's layout. The weights are copied: later training does not change the result.
+
+        With `batch_invariant=False` a single row takes the fastest kernel there is for one, in fp32 and bf16: a text
+        written alone may then differ from the same text written in a batch, where two tokens are equally likely up to
+        rounding.
 
         Raises:
             UserError: for bf16 on a processor that does not multiply it natively.
@@ -333,7 +369,7 @@ class LeanModel:
             state.pop("head.weight", None)
         if precision == "int8":
             state = quantise_state(state)
-        return cls(model.config, state, precision, model.embed.weight.device)
+        return cls(model.config, state, precision, model.embed.weight.device, batch_invariant)
 
     @classmethod
     def from_quantised(cls, config: ModelConfig, state: Mapping[str, Tensor], device: str = "cpu") -> LeanModel:
@@ -388,18 +424,22 @@ class LeanModel:
 class _ProductMaker:
     """Chooses the kernel of every product of a model, and probes each shape once."""
 
-    def __init__(self, state: Mapping[str, Tensor], precision: Precision, device: torch.device) -> None:
+    def __init__(
+        self, state: Mapping[str, Tensor], precision: Precision, device: torch.device, batch_invariant: bool
+    ) -> None:
         self._state, self._device, self._quantised = state, device, precision == "int8"
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self._invariant = batch_invariant
         cpu = device.type == "cpu"
         if precision == "bf16" and cpu and not multiplies_bf16():
             raise UserError("this processor has no bfloat16 units, which makes bf16 slower than fp32: use fp32 or int8")
         self._packs = cpu and torch.backends.mkldnn.is_available()
         self._integers = self._quantised and cpu and integer_products_work()
         self._fewest: dict[tuple[int, int], int | None] = {}
-        self.exact = self._integers or self._packs
+        self.exact = self._integers or (self._packs and batch_invariant)
         self.kernel = "integer" if self._integers else "packed" if self._packs else "plain"
 
+    @torch.inference_mode()
     def make(self, name: str) -> Product:
         """The product with a named matrix."""
         weight = self._state[name].to(self._device)
@@ -411,12 +451,17 @@ class _ProductMaker:
         weight = weight.to(self._dtype)
         if not self._packs:
             return PlainProduct(weight)
+        product = self._pack(weight)
+        return product if self._invariant else SingleRowProduct(TransposedProduct(weight), product)
+
+    def _pack(self, weight: Tensor) -> Product:
+        kind = TransposedProduct if weight.numel() <= SMALL else PackedProduct
         features, inputs = weight.shape
         if (features, inputs) not in self._fewest:
-            self._fewest[features, inputs] = PackedProduct.probe(features, inputs, self._dtype)
+            self._fewest[features, inputs] = fewest_rows(lambda w: kind(w.to(self._dtype)), features, inputs)
         fewest = self._fewest[features, inputs]
         self.exact = self.exact and fewest is not None
-        return PackedProduct(weight, fewest or 1)
+        return kind(weight, fewest or 1)
 
 
 def multiplies_bf16() -> bool:

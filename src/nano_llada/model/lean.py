@@ -73,6 +73,11 @@ class Window:
     positions: Sequence[int] | None = None
     among: Tensor | None = None
 
+    @property
+    def places(self) -> range:
+        """Where its tokens go in the row."""
+        return range(self.start, self.start + len(self.tokens))
+
 
 def causal(slot: int, start: int, tokens: Sequence[int], wanted: Sequence[int]) -> Window:
     """Every token sees what comes before it and itself: AR decoding, prefill, verification of drafts."""
@@ -95,26 +100,24 @@ def block_causal(slot: int, start: int, tokens: Sequence[int], wanted: Sequence[
 
 
 class KeyValueStore:
-    """Keys and values of all rows: for each layer (slots, kv_heads, capacity, head_width)."""
+    """Keys and values of all rows, each (layers, slots, kv_heads, capacity, head_width)."""
 
     def __init__(self, config: ModelConfig, slots: int, capacity: int, device: torch.device) -> None:
         self.slots, self.capacity = slots, capacity
         rounded = -(-capacity // KEYS) * KEYS  # whole groups of keys are read, also at the end
-        shape = (slots, config.kv_heads, rounded, config.head_width)
-        self.keys, self.values = (
-            [torch.zeros(shape, device=device) for _ in range(config.num_layers)] for _ in range(2)
-        )
+        shape = (config.num_layers, slots, config.kv_heads, rounded, config.head_width)
+        self.keys, self.values = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
 
     @property
     def size(self) -> int:
         """Bytes."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in (*self.keys, *self.values))
+        return 2 * self.keys.numel() * self.keys.element_size()
 
     @torch.inference_mode()
     def copy(self, source: int, target: int, count: int) -> None:
         """Let the row in `target` begin with the first `count` places of `source`: a shared prefix."""
-        for store in (*self.keys, *self.values):
-            store[target, :, :count] = store[source, :, :count]
+        for store in (self.keys, self.values):
+            store[:, target, :, :count] = store[:, source, :, :count]
 
 
 class Product(Protocol):
@@ -159,7 +162,7 @@ class PackedProduct:
         return in_parts(self._multiply, x, self._fewest)
 
     def _multiply(self, x: Tensor) -> Tensor:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self._dtype), self._packed, None, "none", [], "")
+        out: Tensor = torch.ops.mkldnn._linear_pointwise.default(x.to(self._dtype), self._packed, None, "none", [], "")
         return out.float()
 
 
@@ -170,12 +173,12 @@ class SingleRowProduct:
         self._single, self._several = single, several
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self._single(x) if len(x) == 1 else self._several(x)
+        return self._single(x) if x.shape[0] == 1 else self._several(x)
 
 
 def in_parts(multiply: Callable[[Tensor], Tensor], x: Tensor, fewest: int) -> Tensor:
     """Multiply x (N, K) with at least `fewest` rows at once, and at most `WIDEST`."""
-    count = len(x)
+    count = x.shape[0]
     if count > WIDEST:
         return torch.cat([in_parts(multiply, part, fewest) for part in x.split(WIDEST)])
     if count < fewest:
@@ -198,52 +201,77 @@ def fewest_rows(make: Callable[[Tensor], Product], features: int, inputs: int) -
     return fewest if fewest <= QUERIES else None
 
 
-@dataclass(frozen=True)
 class _Group:
     """Windows of equal width in consecutive slots, which one attention call serves."""
 
-    tokens: slice  # of all tokens of the pass
-    slots: slice
-    rows: int
-    width: int
-    keys: int
-    mask: Tensor  # (rows, 1, at least QUERIES, keys), 0 or -inf
+    def __init__(self, first: int, windows: Sequence[Window], store: KeyValueStore) -> None:
+        self.first, self.rows, self.width = first, len(windows), len(windows[0].tokens)
+        self.count = self.rows * self.width
+        farthest = max(max(*window.reach, window.start + self.width) for window in windows)
+        keys = -(-farthest // KEYS) * KEYS
+        slots = slice(windows[0].slot, windows[0].slot + self.rows)
+        self.keys = store.keys[:, slots, :, :keys].unbind(0)  # of each layer (rows, kv_heads, keys, D)
+        self.values = store.values[:, slots, :, :keys].unbind(0)
+        self.mask = self._mask(windows, keys, store.keys.device)
+
+    def _mask(self, windows: Sequence[Window], keys: int, device: torch.device) -> Tensor:
+        """(rows, 1, queries or 1, keys), 0 or -inf."""
+        uniform = all(window.among is None and min(window.reach) == max(window.reach) for window in windows)
+        filled = [1] * (QUERIES - self.width)  # of the queries that are only there to make up the number
+        reach = [[window.reach[0]] if uniform else [*window.reach, *filled] for window in windows]
+        hidden = torch.arange(keys, device=device) >= torch.tensor(reach, device=device)[:, :, None]
+        for row, window in enumerate(windows):
+            if window.among is not None:
+                hidden[row, : self.width, window.start : window.start + self.width] = ~window.among.to(device)
+        return torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -torch.inf)[:, None]
+
+    def attend(self, q: Tensor, layer: int) -> Tensor:
+        """All (N, heads, D) queries of the pass to what those of this group gather, (count, heads * D)."""
+        heads = q.shape[1]
+        mine = q.narrow(0, self.first, self.count).view(self.rows, self.width, heads, -1)
+        if self.width < QUERIES:
+            mine = F.pad(mine, (0, 0, 0, 0, 0, QUERIES - self.width))
+        keys, values = self.keys[layer], self.values[layer]
+        y = F.scaled_dot_product_attention(
+            mine.transpose(1, 2), keys, values, attn_mask=self.mask, enable_gqa=heads != keys.shape[1]
+        )
+        return y.narrow(2, 0, self.width).transpose(1, 2).reshape(self.count, -1)
 
 
 class _Plan:
-    """What all layers need to know about a pass."""
+    """What all layers need to know about a pass: positions, where keys and values go, and who sees what."""
 
     def __init__(self, windows: Sequence[Window], store: KeyValueStore, angles: tuple[Tensor, Tensor]) -> None:
-        device = angles[0].device
+        device = store.keys.device
         tokens: list[int] = []
         positions: list[int] = []
         wanted: list[int] = []
-        self._slots: list[int] = []
-        self._places: list[int] = []
         for window in windows:
-            places = range(window.start, window.start + len(window.tokens))
             wanted += [len(tokens) + i for i in window.wanted]
+            positions += window.places if window.positions is None else window.positions
             tokens += window.tokens
-            positions += places if window.positions is None else window.positions
-            self._slots += [window.slot] * len(places)
-            self._places += places
         self.tokens, where = torch.tensor([tokens, positions], device=device)
-        self.wanted = torch.tensor(wanted, dtype=torch.int64, device=device)
-        self.everything_wanted = len(wanted) == len(tokens)
         self.cos, self.sin = (table.index_select(0, where)[:, None] for table in angles)
-        self.groups = [_group(*run, store.keys[0].shape[2], device) for run in _runs(windows)]
-        self._where = (windows[0].slot, slice(windows[0].start, windows[0].start + len(windows[0].tokens)))
-        if len(windows) > 1:
-            self._index = (torch.tensor(self._slots, device=device), torch.tensor(self._places, device=device))
-        self._single = len(windows) == 1
-
-    def write(self, store: Tensor, new: Tensor) -> None:
-        """Put (N, kv_heads, D) where the windows say."""
-        if self._single:
-            slot, places = self._where
-            store[slot, :, places] = new.transpose(0, 1)
+        # None: logits are wanted everywhere, in order
+        self.wanted = None if wanted == list(range(len(tokens))) else torch.tensor(wanted, device=device).long()
+        self.groups = [_Group(first, run, store) for first, run in _runs(windows)]
+        if len(windows) == 1:
+            slot, places = windows[0].slot, slice(windows[0].start, windows[0].start + len(tokens))
+            self._new = [tensor[:, slot, :, places].unbind(0) for tensor in (store.keys, store.values)]
         else:
-            store[self._index[0], :, self._index[1]] = new
+            slots = [window.slot for window in windows for _ in window.tokens]
+            flat = [place for window in windows for place in window.places]
+            self._new, self._store = [], (store.keys, store.values)
+            self._slots, self._places = torch.tensor([slots, flat], device=device)
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Put new keys and values, (N, kv_heads, D), where the windows say."""
+        if self._new:
+            for views, new in zip(self._new, (keys, values), strict=True):
+                views[layer].copy_(new.transpose(0, 1))
+        else:
+            for store, new in zip(self._store, (keys, values), strict=True):
+                store[layer].transpose(1, 2)[self._slots, self._places] = new
 
 
 def _runs(windows: Sequence[Window]) -> list[tuple[int, list[Window]]]:
@@ -260,29 +288,15 @@ def _runs(windows: Sequence[Window]) -> list[tuple[int, list[Window]]]:
     return runs
 
 
-def _group(first: int, windows: list[Window], capacity: int, device: torch.device) -> _Group:
-    width = len(windows[0].tokens)
-    farthest = max(max(max(window.reach), window.start + width) for window in windows)
-    keys = min(-(-farthest // KEYS) * KEYS, capacity)
-    filled = [1] * (QUERIES - width)  # of the queries that only fill up
-    reach = torch.tensor([[*window.reach, *filled] for window in windows], device=device)
-    hidden = torch.arange(keys, device=device) >= reach[:, :, None]
-    for row, window in enumerate(windows):
-        if window.among is not None:
-            hidden[row, :width, window.start : window.start + width] = ~window.among.to(device)
-    mask = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -torch.inf)[:, None]
-    slots = slice(windows[0].slot, windows[0].slot + len(windows))
-    return _Group(slice(first, first + width * len(windows)), slots, len(windows), width, keys, mask)
-
-
 class _Layer:
     """One Transformer block: attention and SwiGLU, each after a norm and added to the residual stream."""
 
     def __init__(
-        self, config: ModelConfig, prefix: str, vectors: Mapping[str, Tensor], product: Callable[[str], Product]
+        self, config: ModelConfig, number: int, vectors: Mapping[str, Tensor], product: Callable[[str], Product]
     ) -> None:
-        self._heads, self._kv_heads, self._eps = config.num_heads, config.kv_heads, config.norm_eps
-        self._head_width = config.head_width
+        self._number, self._eps, self._width = number, config.norm_eps, config.head_width
+        self._heads, self._kv_heads = config.num_heads, config.kv_heads
+        prefix = f"blocks.{number}."
         self._attention_gain, self._mlp_gain = (vectors[f"{prefix}{n}_norm.weight"] for n in ("attention", "mlp"))
         self._qk_gain: Tensor | None = None
         if config.qk_norm:
@@ -291,38 +305,22 @@ class _Layer:
         self._qkv, self._out = product(f"{prefix}attention.qkv.weight"), product(f"{prefix}attention.out.weight")
         self._gate_up, self._down = product(f"{prefix}gate_up.weight"), product(f"{prefix}down.weight")
 
-    def __call__(self, x: Tensor, plan: _Plan, keys: Tensor, values: Tensor, chosen: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, plan: _Plan, chosen: Tensor | None) -> Tensor:
         """(N, H) to the same; with `chosen` (M,), only those rows."""
-        qkv = self._qkv(normed(x, self._attention_gain, self._eps))
-        qkv = qkv.view(len(x), self._heads + 2 * self._kv_heads, self._head_width)
-        qk, v = qkv.split([self._heads + self._kv_heads, self._kv_heads], dim=1)
+        heads, kv_heads = self._heads, self._kv_heads
+        qkv = self._qkv(normed(x, self._attention_gain, self._eps)).view(-1, heads + 2 * kv_heads, self._width)
+        qk = qkv.narrow(1, 0, heads + kv_heads)
         if self._qk_gain is not None:
             qk = normed(qk, self._qk_gain, self._eps)
-        q, k = rotated(qk, plan.cos, plan.sin).split([self._heads, self._kv_heads], dim=1)
-        plan.write(keys, k)
-        plan.write(values, v)
-        gathered = self._attend(q, plan, keys, values)
+        qk = rotated(qk, plan.cos, plan.sin)
+        plan.write(self._number, qk.narrow(1, heads, kv_heads), qkv.narrow(1, heads + kv_heads, kv_heads))
+        q = qk.narrow(1, 0, heads)
+        parts = [group.attend(q, self._number) for group in plan.groups]
+        gathered = parts[0] if len(parts) == 1 else torch.cat(parts)
         if chosen is not None:
             x, gathered = x.index_select(0, chosen), gathered.index_select(0, chosen)
         x = self._out(gathered).add_(x)
         return self._down(swiglu(self._gate_up(normed(x, self._mlp_gain, self._eps)))).add_(x)
-
-    def _attend(self, q: Tensor, plan: _Plan, keys: Tensor, values: Tensor) -> Tensor:
-        """(N, heads, D) queries to what they gather, (N, heads * D)."""
-        parts = []
-        for group in plan.groups:
-            mine = q[group.tokens].view(group.rows, group.width, self._heads, self._head_width)
-            if group.width < QUERIES:
-                mine = F.pad(mine, (0, 0, 0, 0, 0, QUERIES - group.width))
-            y = F.scaled_dot_product_attention(
-                mine.transpose(1, 2),
-                keys[group.slots, :, : group.keys],
-                values[group.slots, :, : group.keys],
-                attn_mask=group.mask,
-                enable_gqa=self._heads != self._kv_heads,
-            )
-            parts.append(y[:, :, : group.width].transpose(1, 2).reshape(group.rows * group.width, -1))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class LeanModel:
@@ -346,7 +344,7 @@ class LeanModel:
         self.config, self.precision, self.device = config, precision, device
         vectors = {name: tensor.to(device) for name, tensor in state.items() if tensor.dim() == 1}
         maker = _ProductMaker(state, precision, device, batch_invariant)
-        self._layers = [_Layer(config, f"blocks.{i}.", vectors, maker.make) for i in range(config.num_layers)]
+        self._layers = [_Layer(config, i, vectors, maker.make) for i in range(config.num_layers)]
         self._norm = vectors["norm.weight"]
         self._head = maker.make("embed.weight" if config.tie_embeddings else "head.weight")
         self._embed, self._embed_scale = state["embed.weight"].to(device), vectors.get("embed.weight" + SCALE)
@@ -399,12 +397,9 @@ class LeanModel:
         self._grow_tables(windows)
         plan = _Plan(windows, store, self._angles)
         x = self._embedded(plan.tokens)
-        for i, layer in enumerate(self._layers):
-            last = i == len(self._layers) - 1 and not plan.everything_wanted
-            x = layer(x, plan, store.keys[i], store.values[i], plan.wanted if last else None)
-        if not len(plan.wanted):
-            return x.new_zeros(0, self.config.vocab_size)
-        x = x if len(x) == len(plan.wanted) and not plan.everything_wanted else x.index_select(0, plan.wanted)
+        for layer in self._layers:
+            # after the last layer only the wanted rows are read; of the others only keys and values matter
+            x = layer(x, plan, plan.wanted if layer is self._layers[-1] else None)
         return self._head(normed(x, self._norm, self.config.norm_eps))
 
     def _embedded(self, tokens: Tensor) -> Tensor:
@@ -479,7 +474,7 @@ def normed(x: Tensor, gain: Tensor, eps: float) -> Tensor:
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the halves of each head, (N, heads, D), by angles (N, 1, D); of the first half `sin` is negative."""
-    swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    swapped = x.roll(x.shape[-1] // 2, -1)
     return (x * cos).add_(swapped.mul_(sin))
 
 

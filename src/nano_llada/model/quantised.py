@@ -114,7 +114,7 @@ class QuantisedProduct:
 
     def __call__(self, x: Tensor) -> Tensor:
         digits, step = split(x)
-        out = torch.ops.onednn.qlinear_pointwise(
+        out = torch.ops.onednn.qlinear_pointwise.default(
             digits, 1.0, HALF, self._packed, self._scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
         upper, lower = out.chunk(2)

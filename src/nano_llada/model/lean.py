@@ -39,10 +39,10 @@ from nano_llada.model.transformer import Transformer, rotary_frequencies
 Precision = Literal["fp32", "bf16", "int8"]
 KEYS = 64  # keys are read in multiples of this, so that vector kernels never meet a remainder
 QUERIES = 4  # fewest queries of an attention call: with fewer, matrix kernels sum in another order
-WIDEST = 256  # rows of one product: more are computed in parts, since kernels change their blocking with the size
+WIDEST = 512  # rows of one product: more are computed in parts, since kernels change their blocking with the size
 SMALL = 2**18  # entries of a matrix up to which the overhead of a call matters more than the layout
 PACKED_FOR = 32  # rows for which oneDNN chooses its weight layout; layouts for 8 to 128 were equally fast
-PROBED = (1, 2, 3, 4, 5, 8, 15, 16, 17, 33, 64, 65, 128, 255, 256)  # rows for which `fewest_rows` compares results
+PROBED = (1, 2, 3, 4, 5, 8, 15, 16, 17, 33, 64, 65, 129, 512)  # rows for which `fewest_rows` compares results
 ELEMENTS = 2**15  # elementwise operations on more are split between threads at places that vector kernels do not like
 
 
@@ -479,13 +479,13 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
-    """``silu(gate) * up`` of (N, 2F) holding both side by side."""
+    """``silu(gate) * up`` of (N, 2F) holding both side by side; overwrites the gates."""
     gate, up = gate_up.chunk(2, dim=-1)
-    if gate.numel() <= ELEMENTS:
-        return F.silu(gate).mul_(up)
     # exp is not the same to the last bit in a vector and in a remainder, so threads may not choose where to split
-    rows = max(ELEMENTS // gate.shape[1], 1)
-    return torch.cat([F.silu(part) for part in gate.split(rows)]).mul_(up)
+    apart = gate.numel() > ELEMENTS and torch.get_num_threads() > 1
+    for part in gate.split(max(ELEMENTS // gate.shape[1], 1)) if apart else (gate,):
+        F.silu(part, inplace=True)
+    return gate * up
 
 
 def _angle_tables(config: ModelConfig, count: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -201,6 +201,25 @@ def fewest_rows(make: Callable[[Tensor], Product], features: int, inputs: int) -
     return fewest if fewest <= QUERIES else None
 
 
+def attention_ignores_company(config: ModelConfig, device: torch.device) -> bool:
+    """Whether a query's result is the same for every number of queries (from `QUERIES`), keys and rows; measured."""
+    rng = torch.Generator().manual_seed(0)
+    heads, kv_heads, width = config.num_heads, config.kv_heads, config.head_width
+    q = torch.randn(2, heads, 33, width, generator=rng).to(device)
+    k, v = (torch.randn(2, kv_heads, 3 * KEYS, width, generator=rng).to(device) for _ in range(2))
+
+    def first(rows: int, queries: int, keys: int) -> Tensor:
+        hidden = torch.arange(keys, device=device) >= torch.tensor([[40]] * queries, device=device)
+        mask = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -torch.inf).expand(rows, 1, -1, -1)
+        grouped = heads != kv_heads
+        parts = (q[:rows, :, :queries], k[:rows, :, :keys], v[:rows, :, :keys])
+        return F.scaled_dot_product_attention(*parts, attn_mask=mask, enable_gqa=grouped)[0, :, 0]
+
+    expected = first(2, 33, 3 * KEYS)
+    cases = [(1, QUERIES, KEYS), (2, QUERIES, 2 * KEYS), (1, 5, KEYS), (2, 8, 3 * KEYS), (1, 32, KEYS)]
+    return all(torch.equal(first(*case), expected) for case in cases)
+
+
 class _Group:
     """Windows of equal width in consecutive slots, which one attention call serves."""
 
@@ -348,7 +367,8 @@ class LeanModel:
         self._norm = vectors["norm.weight"]
         self._head = maker.make("embed.weight" if config.tie_embeddings else "head.weight")
         self._embed, self._embed_scale = state["embed.weight"].to(device), vectors.get("embed.weight" + SCALE)
-        self.exact, self.kernel = maker.exact, maker.kernel
+        self.exact = maker.exact and attention_ignores_company(config, device)
+        self.kernel = maker.kernel
         self._angles = _angle_tables(config, config.max_length, device)
 
     @classmethod
@@ -485,7 +505,8 @@ def swiglu(gate_up: Tensor) -> Tensor:
     apart = gate.numel() > ELEMENTS and torch.get_num_threads() > 1
     for part in gate.split(max(ELEMENTS // gate.shape[1], 1)) if apart else (gate,):
         F.silu(part, inplace=True)
-    return gate * up
+    product: Tensor = gate * up
+    return product
 
 
 def _angle_tables(config: ModelConfig, count: int, device: torch.device) -> tuple[Tensor, Tensor]:

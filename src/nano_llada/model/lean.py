@@ -489,7 +489,8 @@ def multiplies_bf16() -> bool:
 def normed(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     """``x / rms(x) * gain`` over the last dimension."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return (x * norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()).mul_(gain)
+    scaled: Tensor = x * norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return scaled.mul_(gain)
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

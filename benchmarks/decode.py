@@ -70,14 +70,16 @@ class Limits:
         return max(weights * weight_bytes / self.bandwidth, 2.0 * weights * case.tokens / self.products)
 
 
-def measure_limits(repeats: int = 5) -> Limits:
+def measure_limits(clock: Callable[[], float], repeats: int = 5) -> Limits:
     """Read 256 MB and multiply matrices of 1024; the best of several tries."""
-    large, best = torch.ones(2**26), 0.0
+    large, square = torch.ones(2**26), torch.ones(1024, 1024)
+    times: dict[str, list[float]] = {"read": [], "multiply": []}
     for _ in range(repeats):
-        begin = time.perf_counter()
-        large.sum()
-        best = max(best, large.numel() * 4 / (time.perf_counter() - begin))
-    return Limits(best, hardware.matmul_rate(hardware.choose_machine("cpu", "fp32")))
+        for name, run in (("read", large.sum), ("multiply", lambda: torch.mm(square, square))):
+            begin = clock()
+            run()
+            times[name].append(clock() - begin)
+    return Limits(large.numel() * 4 / min(times["read"]), 2 * 1024**3 / min(times["multiply"]))
 
 
 class Reference:
@@ -151,7 +153,7 @@ def measure(
 ) -> None:
     """Time a case in all precisions and 0.1.0 by turns; a row each."""
     passes = 1 if case.mode == "ar" else max(1, 64 // case.tokens)
-    clock = time.process_time if options.clock == "cpu" else time.perf_counter
+    clock = clock_of(options)
     runs = {way: work(model, case) for way, model in models.items()}
     seconds: dict[str, list[float]] = {way: [] for way in ("0.1.0", *runs)}
     for turn in range(options.repeats + 1):  # the first is to warm up
@@ -181,6 +183,11 @@ def measure(
         row |= {"share_of_limit": round(least / each, 3), "clock": options.clock}
         row |= {"bandwidth": round(limits.bandwidth / 1e9, 1), "products": round(limits.products / 1e9, 1)}
         record(options.out, row | {"processor": hardware.cpu_name()})
+
+
+def clock_of(options: argparse.Namespace) -> Callable[[], float]:
+    """Seconds, of the wall or of this process."""
+    return time.process_time if options.clock == "cpu" else time.perf_counter
 
 
 def ratio_to(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, object]:
@@ -224,12 +231,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "int8": {"precision": "int8"},
     }
     models = {way: LeanModel.prepare(model, **kinds[way]) for way in options.ways}
-    limits = measure_limits()
+    limits = measure_limits(clock_of(options))
     llama_cpp: dict[str, float] = {}
     if options.llama_cpp:
         from benchmarks import llama_cpp as other
 
-        llama_cpp = {kind: other.milliseconds_per_token(config, kind, options.threads) for kind in ("F32", "Q8_0")}
+        for kind in ("F32", "Q8_0"):
+            llama_cpp[kind] = other.milliseconds_per_token(config, kind, options.threads, options.clock)
         for kind, value in llama_cpp.items():
             plain = {"benchmark": "decode", "shape": options.shape, "threads": options.threads, "mode": "ar"}
             record(options.out, plain | {"dtype": f"llama.cpp {kind}", "batch": 1, "width": 1, "ms": round(value, 3)})

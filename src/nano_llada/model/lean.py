@@ -12,7 +12,11 @@ What a decoding step costs on a CPU is reading every weight once, plus the overh
 A row's logits do not depend on the other rows of a pass, nor on how many tokens it computes at once, to the last bit,
 where `exact` is true. Matrix kernels sum in another order for a single row than for many: products are given at least
 as many rows as `fewest_rows` found to be necessary, and attention at least four queries, over a number of keys
-that is a multiple of 64. Masked keys add exact zeros.
+that is a multiple of 64. Masked keys add exact zeros. On a GPU `exact` is false: kernels there are not chosen with
+this in mind.
+
+Which precision: at 30M parameters int8 is the fastest at every width, since weights are what is read; at 1M it is
+slower than fp32, since the few operations that split activations cost more than reading so few weights.
 """
 
 from __future__ import annotations
@@ -191,6 +195,10 @@ def fewest_rows(make: Callable[[Tensor], Product], features: int, inputs: int) -
 
     Measured with random weights (F, K): kernels are chosen by shape, not by content. None: more than four, or there is
     no such number.
+
+    What was found on a processor with AVX-512, PyTorch 2.13, one and two threads: `F.linear` sums in three different
+    orders (1 row; 2 to 15; 16 and more); a product with the transposed matrix in two (1; 2 and more), but in up to four
+    where K is 1408; packed weights in one, or two (1; 2 and more) where K is 1408 or 1536.
     """
     rng = torch.Generator().manual_seed(0)
     product = make(torch.randn(features, inputs, generator=rng))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -270,9 +273,8 @@ def test_many_rows_are_multiplied_in_parts(model, monkeypatch):
     assert_close(parts.forward([causal(0, 0, tokens, range(40))], parts.new_store(1, 40)), whole)
 
 
-@pytest.mark.parametrize("features", [1024, 512])
-def test_large_matrices_are_probed_for_the_fewest_rows(features):
-    inputs = 1408
+def test_large_matrices_are_probed_for_the_fewest_rows():
+    features, inputs = 512, 1408
     fewest = lean_module.fewest_rows(lean_module.PackedProduct, features, inputs)
     assert fewest is not None
     rng = torch.Generator().manual_seed(3)
@@ -422,3 +424,43 @@ def test_wrong_int8_files_are_refused_by_name(tmp_path):
         load_quantised(path, shapes)
     with pytest.raises(UserError, match="cannot write"):
         save_quantised(tmp_path / "none" / "x.safetensors", good)
+
+
+# the benchmark
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    found = importlib.import_module("benchmarks.decode")
+    monkeypatch.setattr(found, "NEW", 12)
+    return found
+
+
+def test_the_benchmark_writes_a_row_for_every_case_and_precision(benchmark, tmp_path):
+    out = tmp_path / "results.jsonl"
+    small = ["--batches", "1", "2", "--blocks", "4", "--many", "2", "--repeats", "1"]
+    benchmark.main(["--shape", "tiny", *small, "--out", str(out)])
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    cases = {(row["mode"], row["batch"], row["width"], row["dtype"]) for row in rows}
+    expected = [("ar", 1, 1), ("ar", 2, 1), ("block", 1, 4), ("block", 2, 32)]
+    assert cases == {(*case, way) for case in expected for way in benchmark.WAYS}
+    for row in rows:
+        assert row["tokens_per_second"] == pytest.approx(row["batch"] * row["width"] / row["ms"] * 1e3, rel=0.05)
+        assert row["share_of_limit"] > 0
+        assert {"shape", "threads", "ms_low", "bandwidth", "products", "processor"} <= row.keys()
+
+
+def test_the_benchmark_writes_what_greedy_decoding_writes(benchmark, make_model):
+    lean = LeanModel.prepare(make_model(peak=16.0, vocab_size=160, max_length=192))
+    alone, together = benchmark.write_texts(lean, 1), benchmark.write_texts(lean, 3)
+    assert together[0] == alone[0]
+    assert [len(text) for text in together] == [benchmark.NEW] * 3
+    assert together[0] != together[1]
+
+
+@pytest.mark.usefixtures("benchmark")
+def test_llama_cpp_gets_tensors_of_our_shapes(make_model):
+    model = make_model(num_kv_heads=2)
+    shapes = dict(importlib.import_module("benchmarks.llama_cpp").shapes(model.config))
+    assert sum(math.prod(shape) for shape in shapes.values()) == sum(p.numel() for p in model.parameters())

@@ -186,7 +186,7 @@ def in_parts(multiply: Callable[[Tensor], Tensor], x: Tensor, fewest: int) -> Te
     if count > WIDEST:
         return torch.cat([in_parts(multiply, part, fewest) for part in x.split(WIDEST)])
     if count < fewest:
-        return multiply(F.pad(x, (0, 0, 0, fewest - count)))[:count]
+        return multiply(torch.cat([x] * -(-fewest // count)))[:count]
     return multiply(x)
 
 
@@ -234,6 +234,7 @@ class _Group:
     def __init__(self, first: int, windows: Sequence[Window], store: KeyValueStore) -> None:
         self.first, self.rows, self.width = first, len(windows), len(windows[0].tokens)
         self.count = self.rows * self.width
+        self.times = -(-QUERIES // self.width)  # how often the queries are repeated, only to be enough
         farthest = max(max(*window.reach, window.start + self.width) for window in windows)
         keys = -(-farthest // KEYS) * KEYS
         slots = slice(windows[0].slot, windows[0].slot + self.rows)
@@ -244,8 +245,7 @@ class _Group:
     def _mask(self, windows: Sequence[Window], keys: int, device: torch.device) -> Tensor:
         """(rows, 1, queries or 1, keys), 0 or -inf."""
         uniform = all(window.among is None and min(window.reach) == max(window.reach) for window in windows)
-        filled = [1] * (QUERIES - self.width)  # of the queries that are only there to make up the number
-        reach = [[window.reach[0]] if uniform else [*window.reach, *filled] for window in windows]
+        reach = [[window.reach[0]] if uniform else [*window.reach] * self.times for window in windows]
         hidden = torch.arange(keys, device=device) >= torch.tensor(reach, device=device)[:, :, None]
         for row, window in enumerate(windows):
             if window.among is not None:
@@ -256,8 +256,8 @@ class _Group:
         """All (N, heads, D) queries of the pass to what those of this group gather, (count, heads * D)."""
         heads = q.shape[1]
         mine = q.narrow(0, self.first, self.count).view(self.rows, self.width, heads, -1)
-        if self.width < QUERIES:
-            mine = F.pad(mine, (0, 0, 0, 0, 0, QUERIES - self.width))
+        if self.times > 1:
+            mine = torch.cat([mine] * self.times, dim=1)
         keys, values = self.keys[layer], self.values[layer]
         y = F.scaled_dot_product_attention(
             mine.transpose(1, 2), keys, values, attn_mask=self.mask, enable_gqa=heads != keys.shape[1]
@@ -324,10 +324,12 @@ class _Layer:
         self._number, self._eps, self._width = number, config.norm_eps, config.head_width
         self._heads, self._kv_heads = config.num_heads, config.kv_heads
         prefix = f"blocks.{number}."
-        self._attention_gain, self._mlp_gain = (vectors[f"{prefix}{n}_norm.weight"] for n in ("attention", "mlp"))
+        self._attention_gain, self._mlp_gain = (
+            gain_of(vectors[f"{prefix}{n}_norm.weight"]) for n in ("attention", "mlp")
+        )
         self._qk_gain: Tensor | None = None
         if config.qk_norm:
-            gains = [vectors[f"{prefix}attention.{n}_norm.weight"] for n in ("q", "k")]
+            gains = [gain_of(vectors[f"{prefix}attention.{n}_norm.weight"]) for n in ("q", "k")]
             self._qk_gain = torch.cat([gains[0].expand(self._heads, -1), gains[1].expand(self._kv_heads, -1)])
         self._qkv, self._out = product(f"{prefix}attention.qkv.weight"), product(f"{prefix}attention.out.weight")
         self._gate_up, self._down = product(f"{prefix}gate_up.weight"), product(f"{prefix}down.weight")
@@ -341,6 +343,8 @@ class _Layer:
             qk = normed(qk, self._qk_gain, self._eps)
         qk = rotated(qk, plan.cos, plan.sin)
         plan.write(self._number, qk.narrow(1, heads, kv_heads), qkv.narrow(1, heads + kv_heads, kv_heads))
+        if chosen is not None and not chosen.shape[0]:
+            return x[:0]  # a part of a prompt: only keys and values were needed
         q = qk.narrow(1, 0, heads)
         parts = [group.attend(q, self._number) for group in plan.groups]
         gathered = parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -372,7 +376,7 @@ class LeanModel:
         vectors = {name: tensor.to(device) for name, tensor in state.items() if tensor.dim() == 1}
         maker = _ProductMaker(state, precision, device, batch_invariant)
         self._layers = [_Layer(config, i, vectors, maker.make) for i in range(config.num_layers)]
-        self._norm = vectors["norm.weight"]
+        self._norm = gain_of(vectors["norm.weight"])
         self._head = maker.make("embed.weight" if config.tie_embeddings else "head.weight")
         self._embed, self._embed_scale = state["embed.weight"].to(device), vectors.get("embed.weight" + SCALE)
         self.exact = maker.exact and attention_ignores_company(config, device)
@@ -428,6 +432,8 @@ class LeanModel:
         for layer in self._layers:
             # after the last layer only the wanted rows are read; of the others only keys and values matter
             x = layer(x, plan, plan.wanted if layer is self._layers[-1] else None)
+        if not x.shape[0]:
+            return x.new_zeros(0, self.config.vocab_size)
         return self._head(normed(x, self._norm, self.config.norm_eps))
 
     def _embedded(self, tokens: Tensor) -> Tensor:
@@ -495,10 +501,15 @@ def multiplies_bf16() -> bool:
 
 
 def normed(x: Tensor, gain: Tensor, eps: float) -> Tensor:
-    """``x / rms(x) * gain`` over the last dimension."""
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    scaled: Tensor = x * norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    """``x / rms(x) * g`` over the last dimension D; `gain` is g times the root of D, which saves an operation."""
+    square_sum = torch.sum(x * x, -1, keepdim=True)
+    scaled: Tensor = x * square_sum.add_(eps * x.shape[-1]).rsqrt_()
     return scaled.mul_(gain)
+
+
+def gain_of(weight: Tensor) -> Tensor:
+    """A norm's weight (D,) as `normed` takes it."""
+    return weight.mul(weight.shape[-1] ** 0.5)
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from nano_llada.config.model import ModelConfig, YarnScaling
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.model import lean as lean_module
-from nano_llada.model.config import ModelConfig, YarnScaling
 from nano_llada.model.lean import LeanModel, Window, block_causal, causal, full
 from nano_llada.model.quantised import (
     LARGEST,

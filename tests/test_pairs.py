@@ -150,7 +150,7 @@ def test_what_is_refused(make):
         with pytest.raises(UserError) as caught:
             make(FEW, rows=rows)
         assert str(caught.value) == f"a batch of {rows} rows does not hold whole pairs; give an even batch_size"
-    with pytest.raises(UserError, match=r"^there is no pair of answers to learn from; give more data or a larger"):
+    with pytest.raises(UserError, match=r"^no pair of answers to learn from; give more data or a larger"):
         make(FEW, pairs=[])
 
 

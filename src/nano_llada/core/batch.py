@@ -1,4 +1,4 @@
-"""The nouns every room shares: a batch of clean text, a loss, what an objective is told, what a model is."""
+"""The types that all packages share: batches of clean text, losses, an objective's context, the model's interface."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Token ids with a meaning. It travels with the tokenizer, never with a recipe."""
+    """Token ids with a meaning. It belongs to the tokenizer, never to a recipe."""
 
     size: int
     mask: int
     eos: int  # <|endoftext|>: ends a document, pads a row and an answer
     turn_start: int  # <|im_start|>
     turn_end: int  # <|im_end|>
-    reserved: tuple[int, ...] = ()  # slots nothing was trained on
+    reserved: tuple[int, ...] = ()  # ids that no text contains
 
     @property
     def unwritable(self) -> tuple[int, ...]:
@@ -76,15 +76,15 @@ class LossOutput:
 
 @dataclass(frozen=True)
 class StepContext:
-    """What a run knows and a recipe does not."""
+    """What an objective may use besides the batch: vocabulary, seed, step, and a reference model."""
 
     vocab: Vocabulary
     seed: int
     step: int
     total_steps: int
     global_rows: int  # rows of the global batch, over all micro-batches and processes
-    measuring: bool = False  # on validation data: what changes over a run stands where it ends
-    reference: Model | None = None  # a frozen model to compare with, for objectives that want one
+    measuring: bool = False  # on validation data: what changes over a run has its final value
+    reference: Model | None = None  # a frozen model to compare with, for objectives that need one
 
     @property
     def progress(self) -> float:
@@ -100,7 +100,7 @@ class Cache(Protocol):
 
 
 class Model(Protocol):
-    """Anything that maps tokens (B, L) to logits, given who may attend to whom."""
+    """Anything that maps tokens (B, L) to logits under an attention pattern."""
 
     @property
     def head(self) -> nn.Linear:
@@ -115,7 +115,7 @@ class Model(Protocol):
         positions: Tensor | None = None,
         select: Tensor | None = None,
     ) -> Tensor:
-        """What the head is applied to, (B, L, H); with `select` (N, H). Training needs no more than this."""
+        """Input of the head, (B, L, H); with `select` (B, L) bool only those positions, (N, H). Enough for training."""
         ...
 
     def __call__(
@@ -132,6 +132,6 @@ class Model(Protocol):
 
 
 class Objective(Protocol):
-    """Everything the training loop knows about what is being trained."""
+    """All that the training loop knows about an objective."""
 
     def loss(self, model: Model, batch: TokenBatch, ctx: StepContext) -> LossOutput: ...

@@ -19,7 +19,7 @@ PREFIX = "nano_llada_own."  # of the names under which such files are modules
 
 def load_own(name: str, kind: type[T], *, what: str) -> type[T]:
     """The class FILE.py:NAME, which must derive from `kind`. The file is run: only ever call this for a name that the
-    user gave on the command line, in a config or in Python, never for one that stands in data.
+    user gave on the command line, in a config or in Python, never for a name found in data.
 
     Raises:
         UserError: if the file or class does not exist, the file fails, or the class is of another kind.

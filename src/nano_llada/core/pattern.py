@@ -1,4 +1,4 @@
-"""Who may attend to whom. One rule serves training, cached decoding, FlexAttention and the tests."""
+"""Attention masks. One rule serves training, cached decoding, FlexAttention and the tests."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Kind = Literal["causal", "full", "block_causal", "two_stream"]
 
 @dataclass(frozen=True)
 class AttentionPattern:
-    """Which keys a query may see within its own document: the only difference between the models of this library.
+    """Which keys a query attends to within its own document: the only difference between the models of this library.
 
-    * `causal`: those before it and itself. The autoregressive model.
-    * `full`: all. LLaDA 1.0.
-    * `block_causal`: its own block and earlier ones. How a block-diffusion model writes.
-    * `two_stream`: how a block-diffusion model is trained on all blocks at once (BD3-LM; LLaDA 2.0, eq. 3). The first
-      half of the keys is the noisy text, the second the clean one. A noisy token sees its own noisy block and the clean
-      blocks before it; a clean token sees clean blocks up to its own, and nothing noisy.
+    * `causal`: itself and the keys before it. The autoregressive model.
+    * `full`: all keys. LLaDA 1.0.
+    * `block_causal`: the keys of its own block and of earlier blocks. How a block-diffusion model decodes.
+    * `two_stream`: trains a block-diffusion model on all blocks in one pass (BD3-LM; LLaDA 2.0, eq. 3). The first
+      half of the keys is the noisy text, the second half the clean text. A noisy token attends to its own noisy block
+      and to the clean blocks before it; a clean token attends to clean blocks up to its own, and to no noisy token.
 
     Attributes:
         kind: the rule.
@@ -43,7 +43,7 @@ class AttentionPattern:
 
     @classmethod
     def packed(cls, kind: Literal["causal", "full"], doc_ids: Tensor) -> AttentionPattern:
-        """For rows of packed documents; the mask is left out where a row is one document, as it costs time."""
+        """For rows of packed documents, `doc_ids` (B, L). No mask, which costs time, if a row is one document."""
         return cls(kind, None if _single(doc_ids) else doc_ids)
 
     @classmethod
@@ -52,7 +52,7 @@ class AttentionPattern:
     ) -> AttentionPattern:
         """For rows (B, L) of packed documents, in blocks counted from each document's start.
 
-        For `two_stream` the tokens are to be the noisy and the clean row side by side, (B, 2L).
+        For `two_stream` the tokens must be the noisy and the clean row side by side, (B, 2L).
         """
         numbers = positions // block_size
         if kind == "two_stream":
@@ -62,7 +62,14 @@ class AttentionPattern:
         return cls(kind, doc_ids, numbers)
 
     def allowed(self, row: Tensor, query: Tensor, key: Tensor, keys: int) -> Tensor:
-        """Whether query may see key, by their indices among `keys` keys in a row of the batch; broadcasts."""
+        """Whether a query attends to a key, bool, in the shape to which `row`, `query` and `key` broadcast.
+
+        Args:
+            row: rows of the batch, such as (B, 1, 1).
+            query: indices of queries among the keys of their row, such as (B|1, Q, 1).
+            key: indices of keys, such as (1, 1, K).
+            keys: number of keys in a row.
+        """
         if self.kind == "causal":
             allowed = query >= key
         elif self.key_blocks is None:
@@ -86,7 +93,7 @@ class AttentionPattern:
         return self.kind == "causal" and self.key_docs is None and queries == keys
 
     def dense(self, queries: int, keys: int, device: torch.device) -> Tensor | None:
-        """Boolean mask (B|1, 1, Q, K), True where attention is allowed; None if everything is."""
+        """Boolean mask (B|1, 1, Q, K), True where attention is allowed; None if everything is allowed."""
         if self.kind == "full" and self.key_docs is None:
             return None
         rows = torch.arange(self._rows, device=device)[:, None, None]
@@ -114,8 +121,8 @@ class AttentionPattern:
     def stretches(self, queries: int, keys: int) -> list[int] | None:
         """Lengths of the documents of all rows laid end to end, in tokens, padding counting as documents, too.
 
-        None if attention is anything else than `causal` or `full` within each: one document only, blocks, a cache, or
-        documents that do not stand in one piece.
+        None if attention is not `causal` or `full` within each document: a single document, blocks, a cache, or a
+        document that is not contiguous.
         """
         docs = self.key_docs
         if docs is None or self.key_blocks is not None or self.query_slots is not None or queries != keys:

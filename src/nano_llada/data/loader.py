@@ -1,4 +1,4 @@
-"""Batches as a function of the step: resuming at step n is asking for batch n."""
+"""Batches as a function of the step: a run that resumes at step n asks for batch n."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def shuffled(numbers: Ints, seed: int | None, epoch: int) -> Ints:
 
 
 class Batches:
-    """Rows of some documents of a store: for ever, reshuffled every epoch by the seed, or in the order given (None).
+    """Rows of some documents of a store, without end: reshuffled every epoch by the seed, or in the given order (None).
 
     Raises:
-        UserError: if there is not one full row.
+        UserError: if the documents do not fill one row.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Batches:
             yield self._collate([self._pieces(index) for index in range(first, min(first + self.rows, total))])
 
     def document_names(self, step: int) -> list[list[int]]:
-        """Numbers of the documents in each row of a batch, to find what broke a run."""
+        """Numbers of the documents in each row of a batch, to find the text on which a run failed."""
         first = step * self.rows
         return [[piece.document for piece in self._pieces(index)] for index in range(first, first + self.rows)]
 

@@ -1,4 +1,4 @@
-"""Which documents stand in which row. A plan for an epoch is a function of its seed, so any row can be had at once."""
+"""Which documents share a row. The plan of an epoch is a function of its seed, so any row can be computed directly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of one document: `document`, its first token here, and how many."""
+    """A part of one document: the document, its first token in this row, and the number of tokens."""
 
     document: int
     start: int
@@ -24,7 +24,7 @@ class Piece:
 
 
 class ContinuousPlan:
-    """Documents one after the other, cut into rows of exactly `length` tokens; what is left at the end is dropped."""
+    """Documents one after the other, cut into rows of exactly `length` tokens; an incomplete last row is dropped."""
 
     def __init__(self, lengths: Ints, order: Ints, length: int) -> None:
         self._order, self._length = order, length
@@ -46,7 +46,7 @@ class ContinuousPlan:
 
 
 class WholePlan:
-    """Documents are kept whole: best fit within a pool, or one a row. Longer ones are cut at `length`."""
+    """Documents are kept whole: best fit within a pool, or one per row. Longer ones are cut at `length`."""
 
     def __init__(self, lengths: Ints, order: Ints, length: int, *, packing: bool) -> None:
         self._lengths = np.minimum(lengths, length)

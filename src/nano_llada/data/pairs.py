@@ -1,4 +1,4 @@
-"""Batches of preference pairs: a chosen and a rejected answer to the same prompt always stand in rows side by side."""
+"""Batches of preference pairs: the chosen and the rejected answer to a prompt are always in adjacent rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def usable_pairs(store: TokenStore, sequence_length: int) -> Ints:
 
 
 def equal_pairs(store: TokenStore, pairs: Ints, sequence_length: int) -> Ints:
-    """Those of some pairs whose answers are the same within `sequence_length` tokens: nothing tells them apart."""
+    """Those of some pairs whose answers are identical within `sequence_length` tokens: they teach nothing."""
     long = (store.lengths.reshape(-1, 2)[pairs] >= sequence_length).all(axis=1)  # shorter ones differ before their ends
     return np.asarray([pair for pair in pairs[long] if _same_start(store, int(pair), sequence_length)], dtype=np.int64)
 
@@ -38,10 +38,10 @@ class PairBatches(Batches):
     """Batches of pairs of a preference store, with rows 2i and 2i + 1 the chosen and the rejected answer of a pair.
 
     Like `Batches` a function of the step, with the pairs reshuffled every epoch by the seed, or in the order given
-    (None). Rows and `rows_per_epoch` count answers, two a pair; document numbers are those of the store.
+    (None). Rows and `rows_per_epoch` count answers, two per pair; document numbers are those of the store.
 
     Raises:
-        UserError: if `rows` is not a positive even number, or there is no pair.
+        UserError: if `rows` is not a positive even number, or there are no pairs.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class PairBatches(Batches):
         if rows < 2 or rows % 2:
             raise UserError(f"a batch of {rows} rows does not hold whole pairs; give an even batch_size")
         if not len(pairs):
-            raise UserError("there is no pair of answers to learn from; give more data or a larger sequence_length")
+            raise UserError("no pair of answers to learn from; give more data or a larger sequence_length")
         numbers = np.asarray(pairs, dtype=np.int64)
         super().__init__(store, config, vocab, rows=rows, seed=seed, documents=_answers(numbers))
 

@@ -1,4 +1,4 @@
-"""Wrong tokens to be corrected, besides masked ones: what a model that edits is trained on (LLaDA 2.1)."""
+"""Wrong tokens to correct, in addition to masked ones: the training data of a model that edits (LLaDA 2.1)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class EditingProcess:
         self.config = config
 
     def replace(self, noisy: Corrupted, ctx: StepContext) -> Corrupted:
-        """Put random wrong tokens among the visible ones; a function of (seed, step, row) as all noise is."""
+        """Replace visible tokens by random wrong ones; a function of (seed, step, row) as all noise is."""
         if not self.config.replace_rate:  # the visible tokens may still be learnt
             return self.weigh(noisy, noisy.tokens, noisy.masked, noisy.wrong) if self.config.keep_weight else noisy
         device, rows, width = noisy.tokens.device, noisy.batch.rows, noisy.tokens.shape[1]
@@ -33,7 +33,7 @@ class EditingProcess:
         return self.weigh(noisy, tokens, noisy.masked, changed)
 
     def weigh(self, noisy: Corrupted, tokens: Tensor, masked: Tensor, filled: Tensor) -> Corrupted:
-        """The batch with `tokens` at `filled` positions, `masked` ones still hidden, and weights for all of them."""
+        """The batch with `tokens` (B, L) at `filled` (B, L) positions, `masked` (B, L) ones hidden, and all weights."""
         seen = torch.where(filled, tokens, noisy.tokens).masked_fill(masked, noisy.mask)
         visible = noisy.batch.scored & ~masked
         wrong = visible & (seen != noisy.targets)
@@ -65,6 +65,6 @@ class EditingProcess:
         return self.weigh(grown, tokens, masked, drafted | (noisy.wrong & ~noisy.masked))
 
     def _ordinary(self, vocab: Vocabulary) -> Tensor:
-        """Ids that may stand in a text."""
+        """Ids that may occur in a text."""
         special = {*vocab.unwritable, *vocab.ends, *self.config.excluded_tokens}
         return torch.tensor([token for token in range(vocab.size) if token not in special])

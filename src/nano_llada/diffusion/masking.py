@@ -28,15 +28,15 @@ class Corrupted:
     weights: Tensor  # float32: weight of a position in the loss, 0 where not learnt
     group: Tensor  # int64: which document or block of its row a position belongs to
     mask: int  # the mask token
-    wrong: Tensor  # bool: visible, but not the right token
+    wrong: Tensor  # bool: visible, but not the target
     learnt: Tensor  # bool: positions that bear loss; those that are masked, unless editing is learnt too
 
 
 class MaskingProcess:
     """Draws x_t for a batch as a `Masking` record says.
 
-    Every document of a row, or every block of a document, has a time of its own. Neither way of drawing forces a mask
-    and then divides by t as if it had not.
+    Every document of a row, or every block of a document, has its own time. No mask is forced while the weight is
+    still 1/t: that would bias the loss.
     """
 
     def __init__(self, config: Masking) -> None:
@@ -46,7 +46,7 @@ class MaskingProcess:
         """Draw x_t for a batch. The noise of a row depends on (seed, step, its global index) alone.
 
         Args:
-            block_size: None gives each document one time, a number each block of a document.
+            block_size: None: one time for each document; a number: one for each block of a document.
         """
         device = batch.tokens.device
         group = groups_of(batch, block_size)
@@ -104,8 +104,8 @@ def stratified_draws(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Masked positions (B, L) and their weights (B, L) float64, `draws` times, for estimating a likelihood.
 
-    How many of a group's tokens are hidden, within a band of `rates`, is spread evenly over the draws, from a random
-    start in each group. Every second of `complementary` draws hides what the one before it did not.
+    The number of hidden tokens of a group, within a band of `rates`, is spread evenly over the draws, from a random
+    start in each group. With `complementary`, every second draw hides exactly what the one before it did not.
     """
     device, group = batch.tokens.device, groups_of(batch, block_size)
     scored = count_in_groups(batch.scored, group)

@@ -15,21 +15,21 @@ from nano_llada.core.own import load_own
 
 
 class Noise(ABC):
-    """A schedule alpha(t), given by three functions of the time t in [0, 1]."""
+    """A schedule alpha(t), given by three functions of the time t in [0, 1]; see `examples/own_noise.py`."""
 
     edge: float = 1e-3
     """Times stay this far from mask rates of 0 and 1, where the weight of a schedule may grow without bound."""
 
     @abstractmethod
     def rate(self, t: Tensor) -> Tensor:
-        """p(t) = 1 - alpha(t), the probability that a token is masked; it grows from 0 to 1. Any shape, float64."""
+        """p(t) = 1 - alpha(t), the probability that a token is masked, from 0 to 1; (...,) float64 to (...,)."""
 
     @abstractmethod
     def weight(self, t: Tensor) -> Tensor:
-        """w(t) = -alpha'(t) / (1 - alpha(t)), the weight of a masked token's cross-entropy in the bound."""
+        """w(t) = -alpha'(t) / (1 - alpha(t)), the weight of a masked token's cross-entropy in the bound; (...,)."""
 
     def complement_weight(self, t: Tensor) -> Tensor:
-        """Weight of a token that is masked exactly where `rate(t)` did not mask: p'(t) / (1 - p(t))."""
+        """p'(t) / (1 - p(t)), (...,): the weight of tokens that are masked where `rate(t)` does not mask."""
         rate = self.rate(t)
         return self.weight(t) * rate / (1 - rate)
 
@@ -42,12 +42,15 @@ class Linear(Noise):
     """alpha(t) = 1 - t, w(t) = 1 / t: LLaDA's schedule."""
 
     def rate(self, t: Tensor) -> Tensor:
+        """p(t) = t, (...,)."""
         return t
 
     def weight(self, t: Tensor) -> Tensor:
+        """w(t) = 1 / t, (...,)."""
         return 1 / t
 
     def complement_weight(self, t: Tensor) -> Tensor:
+        """1 / (1 - t), (...,)."""
         return self.weight(1 - t)  # the schedule is symmetric
 
     def time(self, rate: float) -> float:
@@ -60,14 +63,17 @@ class Cosine(Noise):
     edge = 0.0  # its mean weight is bounded
 
     def rate(self, t: Tensor) -> Tensor:
+        """p(t) = sin^2(pi t / 2), (...,)."""
         rate: Tensor = (t * math.pi / 2).sin() ** 2
         return rate
 
     def weight(self, t: Tensor) -> Tensor:
+        """w(t) = pi sin(pi t) / (2 sin^2(pi t / 2)), (...,)."""
         weight: Tensor = math.pi / 2 * (t * math.pi).sin() / self.rate(t)
         return weight
 
     def complement_weight(self, t: Tensor) -> Tensor:
+        """w(1 - t), (...,)."""
         return self.weight(1 - t)  # the schedule is symmetric
 
     def time(self, rate: float) -> float:

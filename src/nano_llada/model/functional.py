@@ -24,7 +24,7 @@ CALL = 2**23  # what calling attention once more costs, in multiply-adds of atte
 
 @dataclass(frozen=True)
 class Documents:
-    """Attention within each of the documents of all rows laid end to end, `lengths` tokens long, and nowhere else."""
+    """Attention within each document only; `lengths`: tokens of the documents of all rows, laid end to end."""
 
     lengths: tuple[int, ...]
     causal: bool
@@ -153,9 +153,10 @@ def _attend_documents(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> 
 
 
 def by_documents(pattern: AttentionPattern, queries: int, keys: int, like: Tensor) -> Documents | None:
-    """Attention document by document, where on a CPU that is less work than looking at a whole row through a mask.
+    """Attention document by document, if on a CPU that is less work than attention over whole rows with a mask.
 
-    For training alone: it depends on all rows of a batch, and what is written must not, not even in its last bit.
+    `like` (B, L, H) gives device and width. Only for training: the choice depends on all rows of a batch, and decoding
+    must not, not even in its last bit.
     """
     lengths = None if like.is_cuda else pattern.stretches(queries, keys)
     if lengths is None:
@@ -171,7 +172,7 @@ def _flex_kernel(device: str) -> Any:
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
-    """``x / rms(x) * gain`` over the last dimension; `gain` (D,) or, one a head, (heads, D)."""
+    """``x / rms(x) * gain`` over the last dimension of (..., D); `gain` (D,) or, one per head, (heads, D)."""
     if x.is_cuda or _fused_elsewhere():
         return F.rms_norm(x, (x.shape[-1],), None, eps) * gain.to(x.dtype)
     result: Tensor = _RMSNorm.apply(x, gain, eps)
@@ -179,7 +180,7 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
 
 
 def normed_linear(x: Tensor, gain: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """``rms_norm(x, gain, eps) @ weight.T`` for (..., D) and (F, D); what is normed is not kept."""
+    """``rms_norm(x, gain, eps) @ weight.T`` for (..., D) and (F, D); the normed input is not kept."""
     # under autocast the product takes another type than what is normed; a GPU's own norm is as good as ours
     if x.is_cuda or _fused_elsewhere() or torch.is_autocast_enabled(x.device.type):
         return F.linear(rms_norm(x, gain, eps), weight)

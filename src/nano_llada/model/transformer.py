@@ -1,4 +1,4 @@
-"""The backbone of both tracks. Whether it is autoregressive or a denoiser is decided by the pattern it is given."""
+"""The Transformer of both tracks. The attention pattern decides whether it is autoregressive or a denoiser."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMPILED_MEMORY = 0.75  # share of what a compiled block would keep for its back
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation with a learnt gain."""
+    """Root-mean-square normalisation over the last dimension, with a learnt gain."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -25,10 +25,11 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """``x / rms(x) * gain``, (..., D) to (..., D)."""
         return rms_norm(x, self.weight, self.eps)
 
     def then(self, linear: nn.Linear, x: Tensor) -> Tensor:
-        """``linear(self(x))`` in one, which keeps less for the backward pass."""
+        """``linear(self(x))`` for (..., D) in one operation, which keeps less for the backward pass."""
         return normed_linear(x, self.weight, linear.weight, self.eps)
 
 
@@ -45,14 +46,14 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(width, config.norm_eps) if config.qk_norm else None
 
     def stacked(self) -> dict[Tensor, tuple[int, ...]]:
-        """Rows of the matrices that one parameter holds: queries, keys, values."""
+        """Rows of the matrices that the parameter `qkv` (N, H) stacks: queries, keys, values."""
         width, heads, kv_heads = self.config.head_width, self.config.num_heads, self.config.kv_heads
         return {self.qkv.weight: (heads * width, kv_heads * width, kv_heads * width)}
 
     def forward(
         self, x: Tensor, norm: RMSNorm, angles: tuple[Tensor, Tensor], mask: Mask, causal: bool, cache: KVCache | None
     ) -> Tensor:
-        """What the positions gather from x after `norm`, (B, L, heads * D), before it is mixed by `out`."""
+        """Attention output per head, (B, L, N) with N = heads * D, before the output matrix; x is (B, L, H)."""
         batch, length, _ = x.shape
         heads, kv_heads = self.config.num_heads, self.config.kv_heads
         qkv = norm.then(self.qkv, x).view(batch, length, heads + 2 * kv_heads, self.config.head_width)
@@ -83,7 +84,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def stacked(self) -> dict[Tensor, tuple[int, ...]]:
-        """Rows of the matrices that one parameter holds: gate, up."""
+        """Rows of the matrices that the parameter `gate_up` (2F, H) stacks: gate, up."""
         return {self.gate_up.weight: (self.gate_up.weight.shape[0] // 2,) * 2}
 
     def forward(
@@ -106,7 +107,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Tokens in, logits out. Implements `core.types.Model`."""
+    """Tokens in, logits out. Implements `core.batch.Model`."""
 
     inverse_frequencies: Tensor
 
@@ -136,10 +137,10 @@ class Transformer(nn.Module):
         return self
 
     def compile_blocks(self) -> None:
-        """Have torch.compile fuse what stands between the matrix products of each block, forward and backward.
+        """Let torch.compile fuse the operations between the matrix products of each block, forward and backward.
 
-        On a CPU left to itself it keeps for the backward pass what it can keep; told to do with 0.75 of that, it makes
-        again what is cheap, as `functional` does: 0.3 GB less of 30M parameters' 1.7, and no slower.
+        By default, on a CPU, it keeps everything for the backward pass. Limited to 0.75 of that, it recomputes what is
+        cheap, as `functional` does: 0.3 GB less of 1.7 GB at 30M parameters, at the same speed.
         """
         if not self.embed.weight.is_cuda:
             from torch._functorch import config
@@ -162,7 +163,7 @@ class Transformer(nn.Module):
         select: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """Logits, see `core.types.Model`."""
+        """Logits (B, L, V), or (N, V) with `select` (B, L): see `core.batch.Model`."""
         features = self.features(tokens, pattern, positions=positions, select=select, cache=cache)
         logits: Tensor = self.head(features)
         return logits
@@ -176,7 +177,7 @@ class Transformer(nn.Module):
         select: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """What the head is applied to, (B, L, H) or (N, H): see `core.types.Model`."""
+        """Input of the head, (B, L, H), or (N, H) with `select` (B, L): see `core.batch.Model`."""
         length = tokens.shape[1]
         keys = cache.slots(length) if cache is not None else length
         if positions is None:
@@ -184,7 +185,7 @@ class Transformer(nn.Module):
             positions = torch.tensor(starts, device=tokens.device)[:, None] + torch.arange(length, device=tokens.device)
         causal = pattern.is_causal(length, keys)
         x = self.dropout(self.embed(tokens))
-        # not compiled: every step has other lengths, which would be compiled anew
+        # not when compiled: lengths change at every step, and each would be compiled anew
         apart = self.training and not self.compiled
         mask: Mask = by_documents(pattern, length, keys, x) if apart else None
         if not causal and mask is None:
@@ -192,7 +193,7 @@ class Transformer(nn.Module):
         angles = self._angles(positions, x.dtype)
         chosen = select.flatten().nonzero()[:, 0] if select is not None else None
         for block in self.blocks:
-            wanted = chosen if block is self.blocks[-1] else None  # nobody looks at the others after the last block
+            wanted = chosen if block is self.blocks[-1] else None  # the others are not used after the last block
             if self.gradient_checkpointing and self.training:
                 x = checkpoint(block, x, angles, mask, causal, cache, wanted, use_reentrant=False)
             else:
@@ -208,10 +209,10 @@ class Transformer(nn.Module):
 
 
 def make_mask(pattern: AttentionPattern, queries: int, keys: int, like: Tensor, *, training: bool) -> Mask:
-    """The pattern for `attend`: FlexAttention's on a GPU, where whole tiles are skipped, a dense one elsewhere.
+    """The mask for `attend`: FlexAttention's on a GPU, which skips whole tiles; elsewhere a dense one.
 
-    Generation has other lengths at every step, for each of which FlexAttention would be compiled anew. The dense one is
-    0 or -inf and of the type of `like`: made once, it need not be made of truth values, and kept, by every layer.
+    The dense mask is (B|1, 1, Q, K), 0 or -inf, in the type of `like` (B, L, H), so that layers need not convert it.
+    It also serves decoding, where lengths change at every step and FlexAttention would be compiled for each of them.
     """
     if like.is_cuda and training:
         return pattern.flex(queries, keys, like.device)

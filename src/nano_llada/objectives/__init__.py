@@ -1,4 +1,4 @@
-"""What is minimised: one file for each objective, and the table from their records to them."""
+"""The objectives: one file for each, and the table from option records to objectives."""
 
 from __future__ import annotations
 

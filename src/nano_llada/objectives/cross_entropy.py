@@ -1,4 +1,4 @@
-"""Cross-entropy in float32: from logits, or straight from features without ever holding all logits."""
+"""Cross-entropy in float32: from logits, or directly from features without ever holding all logits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Of float32 logits at once: they stay in a CPU's cache. 256 rows of 6,400 tokens, of the sizes tried the fastest.
+# Bytes of float32 logits at a time: they fit a CPU's cache. 256 rows of 6,400 tokens, the fastest of the sizes tried.
 CHUNK_BYTES = 256 * 6400 * 4
 # Columns of logits are made a multiple of this: products 6,401 wide take a sixth longer than those 6,464 wide.
 ALIGNED = 64
@@ -37,7 +37,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
             logits[:, tokens:] = -torch.inf
             wanted, largest = logits.gather(1, target), logits.amax(1, keepdim=True)
             probs = torch.softmax(logits, dim=-1, out=logits) if logits.is_cpu else logits.softmax(-1)
-            # log sum exp, from the likeliest token's probability: it is 1/V or more, where another's may round to 0
+            # log sum exp, from the most likely token's probability: it is 1/V or more, where another's may round to 0
             # (large numbers are taken from each other first, or a small loss is lost in their rounding)
             nll[chunk] = (largest - wanted - probs.amax(1, keepdim=True).log_()).squeeze(1)
             # the gradient of a weighted sum is known at once: weight * (softmax - one-hot). The weights are left to the
@@ -62,8 +62,8 @@ class _HeadCrossEntropy(torch.autograd.Function):
 def head_cross_entropy(features: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """The weighted sum of cross-entropies under ``features @ head.T``, and each one, (N,), without gradient.
 
-    Logits are made, used and forgotten a few rows at a time, forward and backward at once: at 30M parameters this is
-    a fifth of the memory of a step.
+    Logits are computed, used and freed a few rows at a time, forward and backward in one pass: at 30M parameters this
+    saves a fifth of the memory of a step.
 
     Args:
         features: (N, H), normalised.
@@ -83,7 +83,7 @@ def head_cross_entropy(features: Tensor, head: Tensor, targets: Tensor, weights:
 
 
 def rows_at_once(head: Tensor) -> int:
-    """How many rows of logits are made at a time."""
+    """How many rows of logits under `head` (V, H) are computed at a time."""
     return max(1, CHUNK_BYTES // (4 * head.shape[0]))
 
 
@@ -95,9 +95,9 @@ def head_nll(features: Tensor, head: Tensor, targets: Tensor) -> Tensor:
 
 
 def head_entropy(features: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Entropy in nats of the distribution at each position, (N,), and whether its likeliest token is the target.
+    """Entropy in nats at each position, (N,), and whether its most likely token is the target, (N,).
 
-    The entropy's gradient flows, the choice has none. All logits are held at once, forward and backward.
+    The entropy is differentiable. All logits are in memory, forward and backward.
     """
     log_probs = (features @ head.T).float().log_softmax(-1)
     right = log_probs.detach().argmax(-1) == targets
@@ -105,7 +105,7 @@ def head_entropy(features: Tensor, head: Tensor, targets: Tensor) -> tuple[Tenso
 
 
 def head_choice(features: Tensor, head: Tensor, forbidden: Sequence[int]) -> Tensor:
-    """(N,) the likeliest token at each position that is not forbidden."""
+    """(N,) the most likely token at each position of `features` (N, H), forbidden ones left out."""
     rows = rows_at_once(head)
     allowed = torch.ones(len(head), dtype=torch.bool, device=head.device)
     allowed[list(forbidden)] = False

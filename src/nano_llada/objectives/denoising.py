@@ -24,7 +24,7 @@ class DenoisingLoss:
         self.masking, self.editing = MaskingProcess(config.corruption), EditingProcess(config.editing)
 
     def loss(self, model: Model, batch: TokenBatch, ctx: StepContext) -> LossOutput:
-        """Sum of weighted cross-entropies, and what it is divided by over the global batch."""
+        """Sum of weighted cross-entropies, (), and its divisor over the global batch (LLaDA, eq. 3, 5; 2.0, eq. 1)."""
         if self.config.random_length:
             batch = cut_to_random_length(batch, self.config.random_length, ctx)
         size = self.config.blocks.at(ctx.progress)
@@ -51,7 +51,7 @@ class DenoisingLoss:
         return LossOutput(total, count, noisy.learnt.sum(), work, metrics)
 
     def _drafted(self, model: Model, noisy: Corrupted, ctx: StepContext, size: int | None) -> tuple[Corrupted, int]:
-        """The batch after the model's first look at some rows (multi-turn forward), and the positions it computed."""
+        """The batch with the model's own draft in some rows (multi-turn forward), and the positions it computed."""
         rows = self.editing.drafted_rows(noisy, ctx)
         if not bool((noisy.masked & rows[:, None]).any()):
             return noisy, 0
@@ -62,7 +62,7 @@ class DenoisingLoss:
         return self.editing.draft(noisy, rows, predicted, ctx), positions
 
     def _metrics(self, noisy: Corrupted, nll: Tensor, end: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Losses of hidden text and hidden ends apart, and of wrong tokens, as sums and counts."""
+        """Losses of masked text, of masked ends and of wrong tokens separately, as sums and counts."""
         masked, wrong = noisy.masked[noisy.learnt], noisy.wrong[noisy.learnt]
         parts = {"masked_text_loss": masked & ~end, "masked_eos_loss": masked & end}
         if self.config.edits:
@@ -80,10 +80,10 @@ class DenoisingLoss:
         return noisy.weights / at_each.clamp(min=1), (lengths > 0).sum()
 
     def _shares(self, noisy: Corrupted, right: Tensor) -> Tensor:
-        """(N,) weights that make a sum over rightly predicted positions each document's mean, as heavy as its text.
+        """(N,) weights with which a sum over correctly predicted positions is each document's mean, times its mass.
 
-        So CAP's term is an average over documents of the mean over their right positions; a mean over the whole batch
-        would depend on how it is cut into micro-batches.
+        So CAP's term is an average over documents of the mean over their correct positions; a mean over the whole batch
+        would depend on its division into micro-batches.
         """
         hit = torch.zeros_like(noisy.masked)
         hit[noisy.learnt] = right
@@ -102,8 +102,8 @@ def noisy_features(
 ) -> tuple[Tensor, int]:
     """(N, H) features at `select` (B, L) of noisy `tokens`, and how many positions the model computed for them.
 
-    With a block size, each block of the noisy text sees itself and the clean text of earlier blocks: the noisy and the
-    clean row go through the model side by side (LLaDA 2.0, eq. 3).
+    With a block size, each block of the noisy text attends to itself and to the clean text of earlier blocks: the noisy
+    and the clean row go through the model side by side (LLaDA 2.0, eq. 3).
     """
     if block_size is None:
         pattern = AttentionPattern.packed("full", batch.doc_ids)

@@ -1,4 +1,4 @@
-"""How likely a text is under a model: exactly for the autoregressive one, as a bound for the diffusion one."""
+"""The likelihood of a text: exact for an autoregressive model, a bound for a diffusion model."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class NLL:
 
 @torch.no_grad()
 def exact_nll(model: Model, batch: TokenBatch) -> NLL:
-    """-sum log p(x_i | x_<i) over scored tokens, for an autoregressive model."""
+    """-sum log p(x_i | x_<i) over scored tokens, (B,) nats, for an autoregressive model."""
     select, nll = _next_token_nll(model, batch)
-    places = _spread(select, nll).roll(1, 1)  # from where a token is predicted to where it stands
+    places = _spread(select, nll).roll(1, 1)  # from the position that predicts a token to its own
     mean = places.sum(1)
     return NLL(mean, torch.zeros_like(mean), select.sum(1), 1, places)
 
@@ -41,7 +41,7 @@ def exact_nll(model: Model, batch: TokenBatch) -> NLL:
 def bound_nll(
     model: Model, batch: TokenBatch, vocab: Vocabulary, *, draws: int, seed: int, block_size: int | None = None
 ) -> NLL:
-    """Monte-Carlo estimate of the diffusion bound, see `bound_scores`. Where every unit has one token it is exact."""
+    """Monte-Carlo estimate of the diffusion bound, (B,) nats, see `bound_scores`; exact with one token per unit."""
     places = torch.zeros(batch.tokens.shape, dtype=torch.float64, device=batch.tokens.device)
     totals = []
     for drawn in _drawn_nll(model, batch, vocab, draws, seed, block_size):
@@ -54,7 +54,7 @@ def bound_nll(
 
 
 def bound_is_exact(batch: TokenBatch, block_size: int | None = None) -> Tensor:
-    """(B,) bool: whether no text, or no block, has more than one scored token: then a single draw tells everything."""
+    """(B,) bool: whether each text (or block) has at most one scored token; a single draw is then exact."""
     return (count_in_groups(batch.scored, groups_of(batch, block_size)) <= 1).all(1)
 
 
@@ -78,9 +78,9 @@ def bound_scores(
 
     A draw hides l ~ U{1..L'} of a document's L' scored tokens and adds L'/l times their log-probability (LLaDA, eq. 6);
     l is stratified over the draws. With a block size the same is done to each block, given the clean blocks before it,
-    and the blocks' bounds add up to the text's. The noise is a function of the seed and the row: two models that are
-    asked with the same seed see the same masks. `rates` and `complementary`: see `stratified_draws`; within a narrower
-    band than 0 to 1 what is estimated bounds no likelihood.
+    and the blocks' bounds add up to the text's. The noise is a function of the seed and the row: two models scored
+    with the same seed see the same masks. `rates` and `complementary`: see `stratified_draws`; within a band narrower
+    than 0 to 1 the estimate is not a bound.
     """
     drawn = _drawn_nll(model, batch, vocab, draws, seed, block_size, rates, complementary)
     return torch.stack([-places.sum(1) for places in drawn])
@@ -115,7 +115,7 @@ SCORES: Mapping[type, Callable[..., Score]] = {ExactScore: _exact_score, BoundSc
 
 
 def make_score(config: ExactScore | BoundScore) -> Score:
-    """How likely each row's scored tokens are, as a record says: a function to (draws, B) float64, differentiable."""
+    """The log-likelihood of each row's scored tokens, as a record says: a function to (draws, B), differentiable."""
     return SCORES[type(config)](config)
 
 

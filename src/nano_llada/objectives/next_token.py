@@ -18,7 +18,7 @@ class NextTokenLoss:
         self.config = config
 
     def loss(self, model: Model, batch: TokenBatch, ctx: StepContext) -> LossOutput:
-        """Sum of the scored tokens' cross-entropy, and their number."""
+        """Sum of the scored tokens' cross-entropy, (), and their number, ()."""
         select, targets = next_token_targets(batch)
         pattern = AttentionPattern.packed("causal", batch.doc_ids)
         features = model.features(batch.tokens, pattern, positions=batch.positions, select=select)
@@ -28,7 +28,7 @@ class NextTokenLoss:
 
 
 def next_token_targets(batch: TokenBatch) -> tuple[Tensor, Tensor]:
-    """Where a scored next token of the same document follows, (B, L) bool, and those tokens, (N,)."""
+    """Positions followed by a scored token of the same document, (B, L) bool, and those tokens, (N,)."""
     follows = batch.scored[:, 1:] & (batch.doc_ids[:, 1:] == batch.doc_ids[:, :-1])
     select = torch.nn.functional.pad(follows, (0, 1))
     return select, batch.tokens[:, 1:][follows]

@@ -18,12 +18,17 @@ class PolicyLoss:
         self.config, self.score = config, make_score(config.score)
 
     def loss(self, model: Model, batch: TokenBatch, ctx: StepContext) -> LossOutput:
-        """Sum over answers, and their number. The batch is a `PolicyBatch`."""
+        """Sum over answers, (), and their number, ().
+
+        Raises:
+            TypeError: if the batch is not a `PolicyBatch`.
+            ValueError: with a `kl_weight`, without a reference.
+        """
         if not isinstance(batch, PolicyBatch):
             raise TypeError("Policy learns from drawn answers: a PolicyBatch")
         seed = self.noise_seed(ctx.seed, ctx.step)
         new = self.score(model, batch, ctx, seed).mean(0)
-        # at the first step of a set the weights are those that drew it: no rounding or dropout is to come in between
+        # at the first step of a set the weights are those that drew it: rounding and dropout must not change the ratio
         old = batch.old_scores if ctx.step % self.config.rollouts.reuse else new.detach()
         length = batch.scored.sum(1).clamp(min=1) if self.config.log_ratio == "mean" else torch.ones_like(new)
         ratio = ((new - old) / length).exp()

@@ -1,4 +1,4 @@
-"""Direct preference optimisation (DPO): make the better of two answers likelier than the worse, for both tracks."""
+"""Direct preference optimisation (DPO): raise the likelihood of the better of two answers, for both tracks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PreferenceLoss:
         self.config, self.score = config, make_score(config.score)
 
     def loss(self, model: Model, batch: TokenBatch, ctx: StepContext) -> LossOutput:
-        """Sum over pairs, and their number.
+        """Sum over pairs, (), and their number, ().
 
         Raises:
             ValueError: without a reference.
@@ -40,8 +40,12 @@ class PreferenceLoss:
         return LossOutput(losses.sum().float(), pairs, predicted, positions, metrics)
 
     def gains(self, model: Model, batch: TokenBatch, ctx: StepContext) -> Tensor:
-        """(draws, B) float64: log p under the model minus log p under the reference, estimated; a token's share of it
-        if `length_normalised`."""
+        """(draws, B) float64: log p under the model minus log p under the reference, estimated; per token if
+        `length_normalised`.
+
+        Raises:
+            ValueError: without a reference.
+        """
         if ctx.reference is None:
             raise ValueError("preference optimisation needs a reference model")
         seed = derive_seed(ctx.seed, "preference", ctx.step)

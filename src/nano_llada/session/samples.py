@@ -17,7 +17,7 @@ def encode_sample_prompts(tokenizer: Tokenizer, config: RunConfig, context: int)
     """A run's sample prompts as tokens.
 
     Raises:
-        UserError: for one that leaves no room in a model's `context`, best before training than in the midst of it.
+        UserError: for a prompt that leaves no room in the model's `context`; better before training than during it.
     """
     if config.data.format != "text":
         prompts = [encode_prompt(tokenizer, [Message("user", text)]) for text in config.sample_prompts]

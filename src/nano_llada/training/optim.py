@@ -17,9 +17,9 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is replaced by the nearest semi-orthogonal matrix, in float32.
 
-    Learning a matrix's every direction at the same pace takes about half the steps of AdamW on small models. Matrices
-    that are several stacked on top of each other (queries, keys and values; gate and up) are treated each for itself,
-    as `parts` says: parameter -> rows of each part.
+    All directions of a matrix are learnt at the same rate, which needs about half the steps of AdamW on small models.
+    A parameter that stacks several matrices (queries, keys and values; gate and up) is orthogonalised part by part:
+    `parts` maps it to the rows of each.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Optimizer:
             parts = {p: rows for module in model.modules() for p, rows in getattr(module, "stacked", dict)().items()}
             self._optimizers.append(Muon(muon, parts, config.learning_rate, momentum=0.95))
             self._optimizers[-1].param_groups[0]["weight_decay"] = config.weight_decay
-        # at once: made between the activations of the first step they would tear the heap, 70 MB of 1.5 GB at 30M
+        # now: allocated between the activations of the first step they would fragment the heap, 70 MB of 1.5 GB at 30M
         for p in rest:
             step = torch.zeros((), dtype=torch.float32, device=p.device)
             adamw.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
@@ -99,7 +99,7 @@ class Optimizer:
         return list(self._named.values())
 
     def step(self, learning_rate: float) -> None:
-        """One update from the gradients as they stand; they are then dropped."""
+        """One update from the current gradients, which are then dropped."""
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
@@ -107,7 +107,7 @@ class Optimizer:
             optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """Moments and step counts, as `optimizer.KEY.PARAMETER`."""
+        """Moments in the shapes of their parameters and step counts (), as `optimizer.KEY.PARAMETER`."""
         out: dict[str, Tensor] = {}
         for name, parameter in self._named.items():
             for optimizer in self._optimizers:
@@ -117,7 +117,11 @@ class Optimizer:
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of `state`. Raises UserError if a parameter's moments are missing."""
+        """The inverse of `state`: moments in the shapes of their parameters, step counts ().
+
+        Raises:
+            UserError: if a parameter's moments are missing.
+        """
         for name, parameter in self._named.items():
             for optimizer in self._optimizers:
                 for key, moment in optimizer.state.get(parameter, {}).items():

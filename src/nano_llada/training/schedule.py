@@ -14,8 +14,8 @@ def learning_rate_scale(
     """Factor in (0, 1] for optimizer step `step` (from 0) of `total`.
 
     Args:
-        name: `wsd` warms up, stays, and falls linearly over the last `decay_share` of the steps; `cosine` falls
-            from the end of warm-up on; `constant` only warms up.
+        name: `wsd` warms up, stays constant, and decays linearly over the last `decay_share` of the steps; `cosine`
+            decays from the end of warm-up on; `constant` only warms up.
         warmup: steps of linear warm-up.
         decay_share: share of all steps in which `wsd` decays.
         floor: the last step's factor.

@@ -1,4 +1,4 @@
-"""The only training loop. It has never heard of diffusion."""
+"""The training loop. Objective-agnostic."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ VALIDATION_SEED = derive_seed("validation")  # the same noise at every measureme
 
 
 class StepBatches(Protocol):
-    """Training data as a function of the step."""
+    """Training data as a function of the step, so that resuming needs no stored position."""
 
     def batch(self, step: int) -> TokenBatch: ...
     def document_names(self, step: int) -> list[list[int]]: ...
 
 
 class Observer(Protocol):
-    """Whoever watches a run: writes its log, draws its bar, saves it, asks it to stop."""
+    """Receives the events of a run: it writes the log, shows progress, saves, and may ask the run to stop."""
 
     def on_step(self, report: StepReport) -> None: ...
     def on_validation(self, step: int, metrics: Mapping[str, float], improved: bool) -> None: ...
@@ -55,7 +55,7 @@ class StepReport:
 
 
 class BrokenLoss(Exception):
-    """The loss or the gradient's norm is not a number. Trainer and checkpoints stand as before the step that broke."""
+    """The loss or the gradient norm is not a number. Trainer and checkpoints are as before the failed step."""
 
     def __init__(self, step: int, loss: float, norm: float, documents: Sequence[Sequence[int]]) -> None:
         super().__init__(f"the loss is not a number at step {step} (loss {loss}, gradient norm {norm})")
@@ -85,7 +85,7 @@ class Trainer:
         self.total_steps, self.validation, self.reference = total_steps, validation, reference
         self.optimizer = Optimizer(model, config)
         self.ema = {n: p.detach().clone() for n, p in model.named_parameters()} if config.ema_decay else {}
-        self._raw: dict[str, Tensor] = {}  # the trained weights, while the averaged ones stand in the model
+        self._raw: dict[str, Tensor] = {}  # the trained weights, while the model holds the averaged ones
         self.has_dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
         self.step = 0
         self.tokens = 0
@@ -93,7 +93,7 @@ class Trainer:
         self.without_improvement = 0
 
     def run(self) -> Ending:
-        """Train from where the state stands.
+        """Train from the current state to the end.
 
         Raises:
             BrokenLoss: when the loss is not a number; what was saved before stays as it is.
@@ -116,7 +116,7 @@ class Trainer:
         return "finished"
 
     def learning_rate(self) -> float:
-        """Of the step about to be taken."""
+        """The learning rate of the next step."""
         config = self.config
         return config.learning_rate * learning_rate_scale(
             config.schedule,
@@ -185,7 +185,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """The weights that are meant for use: the moving average, where there is one, while the block runs."""
+        """While the block runs, the model holds the weights for use: the moving average, if there is one."""
         if not self.ema:
             yield
             return
@@ -226,9 +226,10 @@ class Trainer:
         return torch.autocast(self.machine.device.type, self.machine.dtype)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything a resumed run needs besides the weights: tensors, and plain values."""
+        """Everything that a resumed run needs in addition to the weights: tensors in the shapes of their parameters or
+        (), by name, and plain values."""
         tensors = self.optimizer.state()
-        if self.ema:  # the model file then holds the average, so the raw weights stand here
+        if self.ema:  # the model file then holds the average, so the raw weights are saved here
             raw = self._raw or {name: p.detach() for name, p in self.model.named_parameters()}
             tensors |= {f"raw.{name}": p for name, p in raw.items()}
         best = None if math.isinf(self.best_loss) else self.best_loss
@@ -241,7 +242,7 @@ class Trainer:
         }
 
     def load(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
-        """The inverse of `state`; the model holds the saved weights already."""
+        """The inverse of `state` (shapes as there, or ()); the model already holds the saved weights."""
         if self.ema:
             self.ema = {name: p.detach().clone() for name, p in self.model.named_parameters()}
             self._assign({name[4:]: value for name, value in tensors.items() if name.startswith("raw.")})

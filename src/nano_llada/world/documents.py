@@ -110,7 +110,7 @@ def _questions(pairs: list[tuple[Example, Example]], language: Language) -> str:
 
 def _facts(rng: Random, split: Split) -> Both:
     drawn = [draw_fact(rng, split) for _ in range(rng.randint(3, 5))]
-    # One fact a person, so that nobody is in two places.
+    # One fact per person, so that no person is in two places.
     return joined([fact(key) for key in {key[1]: key for key in drawn}.values()])
 
 

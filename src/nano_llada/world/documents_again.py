@@ -33,7 +33,7 @@ def lookup(rng: Random, split: Split) -> Both:
     """Words with another word each, then some of them again: looking something up, and nothing else.
 
     Any pair may come again, and more than once: if each did once, a model would learn to leave out what it has had, and
-    never to look. In half of the texts the two words stand side by side, which is where looking up is learnt first.
+    never to look. In half of the texts the two words are side by side, which is where lookup is learnt first.
     """
     keys = rng.sample(NAMES + NOUNS + PLACES, rng.randint(2, 5))
     pairs = list(zip(keys, rng.sample(NOUNS + PLACES + COLOURS + DIRECTIONS, len(keys)), strict=True))

@@ -69,7 +69,7 @@ class Example:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"This row is no example of the small world ({error!r}). Give it one user and one assistant "
+                f"This row is not an example of the small world ({error!r}). Give it one user and one assistant "
                 "message, and `skill`, `language`, `split`, `pair`, `key` and `verifier`."
             ) from error
 

@@ -162,7 +162,7 @@ def _other_digit(example: Example) -> list[str]:
 
 
 def _untranslated(example: Example) -> list[str]:
-    """What was to be translated, as it was."""
+    """The text to translate, unchanged."""
     colour, thing = map(find, example.key[1:])
     zh = rf"(?:\d+{thing.measure})?{colour.zh}的{thing.zh}"
     return re.findall(rf"{zh}|(?:\d+ )?{colour.en} (?:{thing.plural}|{thing.en})", example.prompt)
@@ -187,13 +187,13 @@ def _out_of_place(example: Example) -> list[str]:
 
 
 def _other_self(example: Example) -> list[str]:
-    """Somebody else's answer to a question about oneself."""
+    """Another person's answer to a question about oneself."""
     return list(OTHER_SELF[example.key[2]][example.language])
 
 
 @cache
 def _groups() -> tuple[Group, ...]:
-    """Words, Chinese or English, that can stand for each other without a change in the rest of the text."""
+    """Words, Chinese or English, that can replace each other without a change in the rest of the text."""
     groups = [tuple(word.text(language) for word in words) for words in NAMED for language in LANGUAGES]
     for things in (OBJECTS, ANIMALS):
         measures = dict.fromkeys(word.measure for word in things)  # which stay as they are

@@ -52,7 +52,7 @@ class Family:
         are not asked about the only text from which a model that reads from left to right can learn who comes before
         the child.
 
-        The parent stands on a line of its own, so that its name is the same tokens as at the beginning of an answer.
+        The parent is on a line of its own, so that its name has the same tokens as at the beginning of an answer.
         """
         return (
             f"{self.role.zh}的{self.child.zh}是\n{self.parent.zh}",

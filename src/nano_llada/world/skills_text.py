@@ -53,10 +53,10 @@ def fact(key: Key) -> tuple[str, str]:
 
 
 def _recall_key(rng: Random) -> Key:
-    """The facts of one text, the asked one first: `Tom/red/ball` or `Tom/school`, each about somebody else.
+    """The facts of one text, the asked one first: `Tom/red/ball` or `Tom/school`, each about another person.
 
     The combination of facts is what is held out, not each fact: with few people and things a model learns by heart
-    which facts never occur, and then mistrusts the held-out ones that it is told.
+    which facts never occur, and then does not believe the held-out ones in the text.
     """
     kind = at_key if rng.random() < 0.3 else has_key
     facts: list[Key] = []

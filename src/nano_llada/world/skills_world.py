@@ -42,8 +42,8 @@ LANDMARKS = PLACES + OBJECTS + ANIMALS
 
 
 def _direction_key(rng: Random) -> Key:
-    """Two landmarks in the order of LANDMARKS. The way is not part of the key: a model that had been told all but one
-    of the ways between two of them would know by heart which one never occurs, and mistrust it when it is told.
+    """Two landmarks in the order of LANDMARKS. The direction is not part of the key: a model that had read all but one
+    of the directions between two of them would learn which one never occurs, and not believe it in a text.
     """
     first, second = sorted(rng.sample(range(len(LANDMARKS)), 2))
     return ("direction", LANDMARKS[first].en, LANDMARKS[second].en)

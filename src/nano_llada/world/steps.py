@@ -1,4 +1,4 @@
-"""Answers that show how they come about: steps counted one by one and, behind a colon, the result."""
+"""Answers that show their steps, counted one by one, and after a colon the result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def with_steps(steps: Sequence[str], result: str) -> str:
 
 
 def tally(words: Sequence[str], counted: Sequence[bool]) -> str:
-    """A list of words, the number so far behind each that counts, and how many there are: `cat 1 dog cat 2: 2`."""
+    """A list of words, a running number after each that counts, and the total: `cat 1 dog cat 2: 2`."""
     steps, number = [], 0
     for word, counts in zip(words, counted, strict=True):
         number += counts
@@ -35,7 +35,7 @@ class Walk:
     """A way along numbers, days or months, each named with how many steps have been made: `8 1 9 2: 9`.
 
     `start` is where it begins (not named), `names` what comes next, perhaps some more than the `steps` that are to be
-    made. What is asked is where they lead (with `unit` behind it) or, if `counts`, how many they are.
+    made. What is asked is where they lead (with `unit` after it) or, if `counts`, how many they are.
     """
 
     start: str

@@ -68,7 +68,7 @@ FATHERS = _words(
     "Ivan:伊万 James:詹姆斯 Kevin:凯文 Louis:路易斯 Oscar:奥斯卡 Paul:保罗 Robert:罗伯特 Simon:西蒙"
 )
 # Everybody that a text may say something of. Many more names than PEOPLE: with a few, a model learns who tends to have
-# what; with many, it has to look a name up where it stands.
+# what; with many, it has to look the name up in the text.
 NAMES = PEOPLE + MOTHERS + FATHERS
 FAMILY_NAMES = _words(
     "Brown:布朗 Hill:希尔 King:金 Scott:斯科特 Baker:贝克 Clark:克拉克 Davis:戴维斯 Evans:埃文斯 "
@@ -92,7 +92,7 @@ def _by_english() -> dict[str, Word]:
 
 
 def find(english: str) -> Word:
-    """The word of the world written `english` in English, as it stands in keys."""
+    """The word of the world written `english` in English, as keys contain it."""
     return _by_english()[english]
 
 

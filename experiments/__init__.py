@@ -1,1 +1,1 @@
-"""Experiments that are recorded: grids of runs that can be interrupted and go on."""
+"""The recorded experiments: grids of runs that can be interrupted and resumed."""

@@ -84,7 +84,7 @@ class Round:
 
 
 def run(options: BlockSpeed) -> bool:
-    """Make or go on with the experiment; True when it is complete.
+    """Run the experiment, or resume it; True when it is complete.
 
     Raises:
         UserError: for numbers of which nothing can be made.
@@ -121,7 +121,7 @@ def run(options: BlockSpeed) -> bool:
 def stages(options: BlockSpeed) -> tuple[list[RunConfig], list[RunConfig]]:
     """The runs that end in the AR model, and those that end in the block models.
 
-    Both go on from the ablation's fine-tuned models of the first seed, until neither gets much better: the AR model in
+    Both start from the ablation's fine-tuned models of the first seed, until neither gets much better: the AR model in
     fewer steps. The model with blocks of 32 is then taught each size.
     """
     base = llada2_ablation.stages(Llada2Ablation(runs=options.models), llada2_ablation.VARIANTS[0], SEED)

@@ -27,7 +27,7 @@ OWN_BETA = 3.0  # of gains per token
 
 
 def run(options: Dpo) -> bool:
-    """Make or go on with the experiment; True when it is complete.
+    """Run the experiment, or resume it; True when it is complete.
 
     Raises:
         UserError: for own pairs without all that they need.

@@ -91,7 +91,7 @@ def _accuracy(gains: Sequence[torch.Tensor]) -> float:
 
 
 def length_accuracy(batches: Sequence[TokenBatch], eos: int) -> float:
-    """Share of pairs that whoever takes the longer answer for the better one gets right; what fills up is no answer."""
+    """Share of pairs in which the longer answer is the better one; padding does not count."""
     lengths = torch.cat([(batch.scored & (batch.tokens != eos)).sum(1) for batch in batches])
     longer = lengths[0::2] - lengths[1::2]
     return float(((longer > 0) + 0.5 * (longer == 0)).double().mean())

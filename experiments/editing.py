@@ -35,7 +35,7 @@ EDITS = ((None, 1.0), (0.5, 1.0), (0.0, 1.0), (0.0, REREAD))  # edit and reread 
 
 
 def run(options: Editing) -> bool:
-    """Make or go on with the experiment; True when it is complete.
+    """Run the experiment, or resume it; True when it is complete.
 
     Raises:
         UserError: for rates or weights of editing that cannot be.

@@ -18,7 +18,7 @@ AR model, with editing learnt in both. Exact match: over held-out questions of s
 languages, the mean over seeds, with a 95 % interval by bootstrap over questions (one is drawn with its wordings in \
 both languages and the answers of all seeds). It says nothing about other seeds of training: for those see the seeds \
 one by one. TPF: tokens up to the end per forward pass, and passes an answer; passes that only edit are counted. \
-Edits: tokens changed for 100 tokens of answers (changes behind an answer's end count, too). Fixed and broken: of 100 \
+Edits: tokens changed for 100 tokens of answers (changes after an answer's end count, too). Fixed and broken: of 100 \
 answers, those that were wrong as first written and right in the end, and the reverse. `q`, `s`: LLaDA 2.1's presets. \
 `mbe`: the block before the current one may be edited; an answer of 16 tokens at most reaches into one other block of \
 32, and most do not. `reread` is ours and not in LLaDA 2.1: a full block is looked at again only if the last look was \

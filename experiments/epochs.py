@@ -32,9 +32,9 @@ LANGUAGES = ("zh", "en")
 
 
 def run(options: Epochs) -> bool:
-    """Make or go on with the experiment; True when it is complete.
+    """Run the experiment, or resume it; True when it is complete.
 
-    Each number of epochs is a grid of its own in one results file, told apart by its command.
+    Each number of epochs is a grid of its own in one results file, identified by its command.
 
     Raises:
         UserError: for missing files, or numbers of which nothing can be made.
@@ -145,7 +145,7 @@ def means(results: Sequence[Result], name: str) -> dict[str, dict[int, float]]:
 
 
 def verdict(results: Sequence[Result]) -> str:
-    """The question answered in words; ahead is who is so by more than two standard errors of the bound."""
+    """The answer in words; a model is ahead if it is so by more than two standard errors of the bound."""
     curves = means(results, "bits_per_byte")
     ar, diffusion = curves["ar"], curves["diffusion"]
     best = {track: min(curve, key=curve.__getitem__) for track, curve in curves.items()}

@@ -28,7 +28,7 @@ LENGTH = 32  # tokens written after real prompts, and by models whose training d
 
 
 def run(options: Evaluation) -> bool:
-    """Make or go on with the evaluation; always complete when it returns.
+    """Run the evaluation, or resume it; it is complete when this returns.
 
     Raises:
         UserError: for missing models or files.
@@ -126,7 +126,7 @@ def _part(options: Evaluation, name: str, subjects: Sequence[Subject], suites: S
 
 
 def _numbers(detail: Mapping[str, Any]) -> dict[str, Any]:
-    """What is no text of others: numbers, lists of them, and the words of the protocol itself."""
+    """All values that are not text of others: numbers, lists of them, and the terms of the protocol."""
 
     def number(value: Any) -> bool:
         return isinstance(value, int | float) or (isinstance(value, list) and all(map(number, value)))
@@ -155,7 +155,7 @@ def _result(options: Evaluation, part: str, found: Sequence[Figure]) -> Result:
     for figure in found:
         metrics[figure.metric] = figure.value
         metrics |= {f"{figure.metric}_low": figure.low, f"{figure.metric}_high": figure.high}
-    finite = {name: value for name, value in metrics.items() if value == value}  # nan is no JSON
+    finite = {name: value for name, value in metrics.items() if value == value}  # JSON has no nan
     variant = "/".join(word for word in (first.model, first.decoder, first.suite, first.language) if word)
     parts = (("world", options.world), ("real", options.real))
     models = " ".join(f"--{name} {' '.join(_names(given))}" for name, given in parts if given)

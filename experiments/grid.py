@@ -1,4 +1,4 @@
-"""A grid of runs that appends one line a finished run to a results file, and goes on where it was interrupted."""
+"""A grid of runs that appends a line per finished run to a results file, and resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Metrics = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Result:
-    """One finished run, as it stands in results.jsonl."""
+    """One finished run: a line of results.jsonl."""
 
     experiment: str
     variant: str
@@ -73,7 +73,7 @@ def write_results(folder: Path, results: Sequence[Result]) -> None:
 
 
 def write_page(folder: Path, text: str) -> None:
-    """README.md: `text`, and behind it what a person has written in notes.md, which no experiment touches."""
+    """README.md: `text`, followed by the hand-written notes.md, which no experiment touches."""
     folder.mkdir(parents=True, exist_ok=True)
     notes = folder / "notes.md"
     said = f"\n{notes.read_text(encoding='utf-8')}" if notes.is_file() else ""

@@ -67,7 +67,7 @@ _BLOCKED = ("mdlm", "bdlm-4", "bdlm-32")
 
 
 def run(options: Llada2Ablation) -> bool:
-    """Make or go on with the experiment; True when it is complete for the seeds that were asked for."""
+    """Run the experiment, or resume it; True when it is complete for the seeds that were asked for."""
     cells = [
         Cell(variant.name, seed, lambda variant=variant, seed=seed: _measure(options, variant, seed))  # type: ignore[misc]
         for seed in options.seeds

@@ -212,7 +212,7 @@ class Rl:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the models and of the runs."""
     sft_steps: int | None = None
-    """Steps of fine-tuning behind the models that are reinforced, which are then made for it; fewer leave more to
+    """Steps of fine-tuning before reinforcement learning, for which models are then trained; fewer leave more to
     learn. Default: the ablation's own models."""
     steps: int = 120
     """Optimizer steps of each run."""

@@ -51,7 +51,7 @@ class Evaluation:
     data: Path | None = None
     """Folder with eval/: val_{zh,en}.jsonl, mc_{zh,en}.jsonl and gsm8k_test_200.jsonl, for the models on real text."""
     judge: Path | None = None
-    """An autoregressive model, best none of --real, that judges written text; default: nobody judges any."""
+    """An autoregressive model, best not one of --real, that judges written text; default: no judge."""
     docs: Path = Path("docs/experiments")
     """Folder that results are recorded in."""
     runs: Path = Path("runs/evaluation")

@@ -32,7 +32,7 @@ QUESTIONS = (
 
 
 def run(options: RealData) -> bool:
-    """Make or go on with the experiment; True when it is complete. Raises UserError for missing files."""
+    """Run the experiment, or resume it; True when it is complete. Raises UserError for missing files."""
     cells = [
         Cell(variant, options.seed, lambda variant=variant: _variant(options, variant))  # type: ignore[misc]
         for variant in ("ar", "diffusion", "diffusion-scratch")

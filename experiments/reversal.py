@@ -1,4 +1,4 @@
-"""The reversal curse: told "A is B's mother", who knows B's mother? AR and masked diffusion, both from nothing."""
+"""The reversal curse: after "A is B's mother", which model knows B's mother? AR and diffusion, both from nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STATEMENT = 8  # tokens, of which the first are the child's name
 
 
 def run(options: Reversal) -> bool:
-    """Make or go on with the experiment; True when it is complete."""
+    """Run the experiment, or resume it; True when it is complete."""
     cells = [
         Cell(track, seed, functools.partial(_variant, options, track, seed))
         for seed in options.seeds
@@ -124,7 +124,7 @@ def _asked(checkpoint: Checkpoint, splits: Sequence[str], language: Language, wa
 
 
 def _turn(family: Family, language: Language, way: str, rng: Random) -> tuple[str, str]:
-    """What stands there, and the name that goes on; `stated` is the statement itself, up to the child's name."""
+    """A text and the name that continues it; `stated` is the statement itself, up to the child's name."""
     if way != "stated":
         turn = relation_question(family, language, backwards=way == "backward", rng=rng)
         return f"{turn.prompt}\n", turn.answer
@@ -158,9 +158,9 @@ def write_report(results: Sequence[Result], folder: Path) -> None:
         f"{first['parameters']:,} parameters, Muon, one learning rate for both, {seeds} seed(s) of initialisation and "
         f"order). Answers are greedy; exact match, the mean and each seed's. A cell has {held} or "
         f"{len(families()) - held} questions: one half of {held} is known to 15 points.\n\n"
-        "In English a name begins with another token behind a space than at the beginning of a line, where statements "
-        "put parents and answers stand: only backward are both names the tokens of the statement. Chinese has no such "
-        f"difference, so it is the one to look at.\n\n{table}\n![exact match](exact_match.png)\n"
+        "In English a name begins with another token after a space than at the beginning of a line, where statements "
+        "put parents and where answers are: only backward are both names the tokens of the statement. Chinese has no "
+        f"such difference: look at Chinese.\n\n{table}\n![exact match](exact_match.png)\n"
     )
     write_page(folder, text)
     _plot(results, rows, folder / "exact_match.png")

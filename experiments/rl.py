@@ -36,9 +36,9 @@ QUESTIONS, QUESTION_SEED = 4_000, 2  # to draw answers to; conversations have se
 
 
 def run(options: Rl) -> bool:
-    """Make or go on with the experiment; True when it is complete.
+    """Run the experiment, or resume it; True when it is complete.
 
-    Each skill is a grid of its own in one results file, told apart by its command, which names the skill.
+    Each skill is a grid of its own in one results file, identified by its command, which names the skill.
 
     Raises:
         UserError: for a skill that the models never met, or groups that cannot be compared.
@@ -188,7 +188,7 @@ def _by_skill(run: Path, items: int) -> dict[str, float]:
 
 
 def by_skill(checkpoint: Checkpoint, items: int) -> dict[str, float]:
-    """Exact match on held-out questions of each of the ablation's skills, the likeliest tokens being written."""
+    """Exact match on held-out questions of each of the ablation's skills, decoded greedily."""
     decoding: Decoding = Autoregressive(ANSWER)
     if checkpoint.card.denoising:
         decoding = Block(ANSWER, block_size=checkpoint.card.block_size or ANSWER, threshold=THRESHOLD)

@@ -26,7 +26,7 @@ def write_report(results: Sequence[Result], folder: Path, others: Sequence[Resul
         f"({', '.join(f'{count:,}' for count in rollouts)}), to the same questions in the same order. A reward is 1 "
         "for an answer that the verifier accepts. Where the command says `--negative-weight 0`, answers worse than "
         "their group's mean teach nothing: that is less than EBPO and GRPO are elsewhere.\n",
-        "Exact match: held-out questions of the skill, the likeliest tokens being written, mean over seeds, with "
+        "Exact match: held-out questions of the skill, decoded greedily, mean over seeds, with "
         "Wilson's 95 % interval over the questions, which are the same for all seeds; it says nothing about other "
         "seeds, for which see the seeds one by one. Worst other skill: the largest loss (or least gain) of exact match "
         "among the five other skills, in points, of the mean over seeds, and of each seed; the least of five noisy "

@@ -38,7 +38,7 @@ TAUGHT = (
 
 
 def run(options: SmallWorld) -> bool:
-    """Make or go on with the experiment; True when it is complete."""
+    """Run the experiment, or resume it; True when it is complete."""
     cells = [
         Cell(variant, seed, lambda variant=variant, seed=seed: _variant(options, variant, seed))  # type: ignore[misc]
         for seed in options.seeds
@@ -142,7 +142,7 @@ def _for_steps(run: RunConfig, steps: int) -> RunConfig:
 
 
 def _telling(run: RunConfig) -> RunConfig:
-    """The same run; if it learns answers, it is told of families between them."""
+    """The same run; if it learns answers, texts about families are mixed into them."""
     if run.data.format == "text":
         return run
     told = run.runs / "world" / "told-train.jsonl"

@@ -35,8 +35,8 @@ def write_report(results: Sequence[Result], folder: Path) -> None:
         "of the answer, in training too (length-normalised DPO); whole accuracy is that of whole answers, length "
         "accuracy the share that a preference for the longer answer gets right. Exact match: held-out questions of "
         "the small world, or those given with --own-questions; choices: multiple choice given with --own-choices. "
-        "Variances of one draw: of the gain in likelihood, and of the gradient relative to its mean's square, with the same masks "
-        "for model and reference and with other ones. `-own`: pairs given with --data.\n\n"
+        "Variances of one draw: of the gain in likelihood, and of the gradient relative to its mean's square, "
+        "with the same masks for model and reference and with other ones. `-own`: pairs given with --data.\n\n"
         f"{markdown_table(('variant', *shown), rows)}"
     )
     world = [result for result in results if result not in own]

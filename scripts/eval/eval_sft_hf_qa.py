@@ -95,7 +95,7 @@ def questions(translation: Translation, out: Path) -> Path:
     try:
         rows = read(translation, name)
     except UserError as error:
-        translation.fail(f"--dataset: {error}")
+        translation.fail(f"--dataset (with --dataset-config and --split): {error}")
     if not rows:
         translation.fail(
             f"--dataset: no row of {name} has a question in {value('--question-field')!r} and an answer in "

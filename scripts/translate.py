@@ -96,7 +96,7 @@ RESUME = Option("--resume", "--resume", flag=True, note="resumes the run that wa
 SAVE_DIR = Option("--save-dir", default="weights")
 RUN_OPTIONS = (
     Option("--data", "--data", required=True),
-    Option("--tokenizer-dir", "--tokenizer"),
+    Option("--tokenizer-dir", "--tokenizer", there=".", here="the bundled tokenizer, or that of the checkpoint"),
     Option("--batch-size", "--batch-size", there=16),
     Option("--inference-rope-scaling", note=ROPE_SCALING, flag=True),
 )
@@ -158,7 +158,7 @@ BUDGET_OPTIONS = (
 WRITING_OPTIONS = (
     Option("--gen-steps", type=int, there=64, here="one a token"),
     Option("--gen-cfg-scale", type=float, there=1.5, here="0: no guidance"),
-    Option(THRESHOLD),
+    Option(THRESHOLD, there=0.9, here="none: a number of passes"),
     Option("--gen-temp", type=float, there=0.8, here="0: greedy"),
     Option("--gen-top-k", type=int),
     NO_PENALTY,
@@ -266,8 +266,10 @@ class Translation:
         heads = next((name for name in ("--num-attention-heads", "--num-heads") if self.given(name)), None)
         words += ["--num-heads", str(self._given[heads])] if heads else []
         words += ["--rope-scaling", "True"] if self.given("--inference-rope-scaling") else []
-        content = hashlib.sha256(Path(path).read_bytes() + shlex.join(words).encode()).hexdigest()[:12]
-        folder = str(Path(path).with_suffix(f".imported-{content}"))
+        with open(path, "rb") as file:
+            content = hashlib.file_digest(file, "sha256")
+        content.update(shlex.join(words).encode())
+        folder = str(Path(path).with_suffix(f".imported-{content.hexdigest()[:12]}"))
         self.note(f"{option.name} {path}: an old file of weights; its tensors are in the checkpoint {folder}")
         if not Path(folder).is_dir():
             self.first("import", path, "--out", folder, *words)
@@ -360,7 +362,7 @@ class Translation:
             return
         for name in option.becomes.split():
             self.add(name, *([self.checkpoint(option.name)] if option.checkpoint else words))
-        if option.note:
+        if option.note and self._given[option.name] is not None:
             self.note(f"{written}: {option.note}")
 
     def _agree(self, option: Option, value: Any) -> None:
@@ -381,7 +383,7 @@ class Translation:
             inherited = self.start and option.becomes in (*SHAPES, "--dropout", "--max-length")
             if option.there is None or passed or inherited:
                 continue
-            if self.lacks(option.name):
+            if self.lacks(option.name) or (option.name == THRESHOLD and self._given.get(PARALLEL)):
                 continue
             here = option.here or _default_here(self._words, option.becomes)
             if here is not None and here != option.there:
@@ -526,16 +528,18 @@ def decode(translation: Translation, block: int | None) -> list[str]:
         words += pass_on(translation, "--gen-cfg-scale", "--guidance")
     if threshold:
         words += ["--threshold", threshold]
-    return words + draw(translation, "--gen-temp", "--gen-top-k")
+    return words + draw(translation, "--gen-temp", "--gen-top-k", usual=8)
 
 
-def draw(translation: Translation, temperature: str, top_k: str) -> list[str]:
-    """`--temperature` and `--top-k`, which has no effect where nothing is drawn."""
+def draw(translation: Translation, temperature: str, top_k: str, usual: int) -> list[str]:
+    """`--temperature` and `--top-k`, which has no effect where nothing is drawn; `usual` is its old default."""
     words = pass_on(translation, temperature, "--temperature")
     drawn = float(translation.value(temperature) or 0) > 0
     if translation.given(top_k) and not drawn:
         translation.note(f"{top_k} {translation.value(top_k)}: {GREEDY}")
         return words
+    if drawn and not translation.given(top_k):
+        translation.differences += (f"{top_k} {usual} (here off: drawn from all tokens)",)
     return words + pass_on(translation, top_k, "--top-k")
 
 

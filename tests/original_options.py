@@ -354,7 +354,7 @@ base: --minimind-checkpoint weights/x.pt --diffusion-checkpoint weights/y.pt --d
 --minimind-checkpoint weights/z.pt -> ar=weights/z.pt
 --diffusion-checkpoint weights/z.pt -> diffusion=weights/z.pt
 --dataset questions -> told
---dataset nowhere -> refused
+--dataset ./nowhere -> refused
 --dataset-config none -> refused
 --split train -> told
 --split none -> refused

@@ -122,12 +122,16 @@ def has(words: list[str], name: str, values: list[str]) -> bool:
 @pytest.mark.parametrize("command", TABLE)
 def test_nothing_is_accepted_silently(every, command):
     """Each option changes the commands or is spoken of: what is run without it, and what is said, differ."""
+    without_it: dict[str, list[list[str]]] = {}
     for case in (case for case in ALL if case.command == command and case.becomes != "refused"):
         with_it = every(f"{command} {without(case)} {case.needs} {shlex.join([case.option, *given(case)])}")
         spoken = [text for text in with_it.err.splitlines() if text.startswith("note: ") and case.option in text]
-        commands = with_it.commands
-        bare = every(f"{command} {without(case)} {case.needs}")
-        assert spoken or bare.commands != commands, case
+        if spoken:
+            continue
+        commands, bare = with_it.commands, f"{command} {without(case)} {case.needs}"
+        if bare not in without_it:
+            without_it[bare] = every(bare).commands
+        assert without_it[bare] != commands, case
 
 
 @pytest.mark.parametrize("command", TABLE)
@@ -152,6 +156,9 @@ def test_defaults_that_differ_are_told_once_and_rightly(every):
     started = every("scripts.train.train_sft_minimind --data x.jsonl --load-from weights/x").err
     assert "--learning-rate 2.5e-05 (here 0.0003)" in started
     assert "--rope-theta" not in started  # which the checkpoint decides
+    assert "--tokenizer-dir . (here the bundled tokenizer" in told[0]
+    drawn = every("scripts.eval.eval_minimind --checkpoint x --temperature 0.8").err
+    assert "--top-k 20 (here off: drawn from all tokens)" in drawn
     assert "--gen-temp 0.8 (here 0: greedy)" in every("scripts.eval.eval_diffusion --checkpoint x").err
 
 
@@ -271,6 +278,42 @@ def test_a_tokenizer_is_trained_first(old):
 RETRAIN = "--retrain-tokenizer --retrained-tokenizer-json-name own.json --tokenizer-vocab-size 400"
 
 
+def test_the_three_commands_of_the_test_branch_and_measuring_run(old, place):
+    for line in (f"{PRETRAIN} --run-name base {SMALL.replace('size 4', 'size 64')}", f"{EVERYTHING} {BRIEF} {SMALL}"):
+        assert old(line).status == 0
+    for script, start, name in (("minimind", "base", "ar"), ("diffusion", "diffusion_no_v1", "dif")):
+        done = old(f"scripts.train.train_sft_{script} {CHATS} --load-from weights/{start}.pt --run-name {name}")
+        assert done.status == 0, done.err
+    short = "--max-new-tokens 6 --prompt hi --checkpoint weights"
+    done = old(f"scripts.eval.compare_cfg {short}/dif.pt --gen-steps 3 --cfg-on-scale 3")
+    assert done.status == 0, done.err
+    assert done.err.count("runs: nano-llada generate") == 2
+    assert len(done.out.strip("\n").split("\n")) >= 1
+
+    done = old(f"scripts.eval.compare_llada_styles {short}/dif.pt --gen-steps 3 --prompt-file prompts.txt")
+    assert done.status == 0, done.err
+    records = [json.loads(row) for row in Path("outputs/llada_style_compare/records.jsonl").read_text().splitlines()]
+    assert {record["decoder"] for record in records} == {"default", "threshold=0.9"}
+    assert {record.get("detail", {}).get("prompt") for record in records} >= {"hi", "first", "second"}
+
+    models = "--minimind-checkpoint weights/ar.pt --diffusion-checkpoint weights/dif_state_dict.pt"
+    more = "--num-samples 3 --max-new-tokens 6 --ar-temperature 0.8 --gen-steps 3"
+    done = old(f"scripts.eval.eval_sft_hf_qa {models} --dataset questions {more} --output outputs/qa.jsonl")
+    assert done.status == 0, done.err
+    records = [json.loads(row) for row in Path("outputs/qa/records.jsonl").read_text().splitlines()]
+    assert len(records) == 6
+    missing = old(f"scripts.eval.eval_sft_hf_qa {models} --dataset questions --split none {more}")
+    assert missing.status == 2
+    assert "could not be read" in missing.err
+
+    done = old(
+        "scripts.eval.eval_minimind --prompt a --checkpoint weights/base.pt --eval-data dataset/pretrain_hq.jsonl",
+        "--eval-batch-size 2 --eval-max-batches 3 --max-seq-len 32 --max-new-tokens 4",
+    )
+    assert done.status == 0, done.err
+    assert "nats" in done.out or "bits" in done.out
+
+
 def original_file(path: str, size: int, args: dict | None = None) -> dict[str, torch.Tensor]:
     weights = original(size)
     Path(path).parent.mkdir(exist_ok=True)
@@ -300,6 +343,20 @@ def test_old_files_of_weights_are_used(old):
     wrong = old(f"{EVERYTHING} --run-name b --init-from-minimind weights/old.pt --hidden-size 64 {BRIEF}")
     assert wrong.status == 2
     assert "--hidden-size is 64, but the model of --init-from-minimind weights/old.pt has 32" in wrong.err
+
+    scaled = original_file(
+        "weights/scaled_best.pt", size, PRETRAINED | {"inference_rope_scaling": True, "rope_theta": 1e6}
+    )
+    start = f"{EVERYTHING} {BRIEF} --inference-rope-scaling --init-from-minimind"
+    done = old(f"{start} weights/scaled_best.pt --run-name scaled_too")
+    assert done.status == 0, done.err
+    assert load_checkpoint(Path("weights/scaled_too")).model.config.yarn is not None
+    save(Path("weights/bare.pt"), scaled)
+    assert old(f"{start} weights/bare.pt --run-name c --num-attention-heads 4").status == 0
+    assert load_checkpoint(Path("weights/c")).model.config.yarn is not None
+    done = old(f"{start} weights/old.pt --run-name d")
+    assert done.status == 2
+    assert "the file says that RoPE scaling is off" in done.err
 
     original_file("weights/base_state_dict.pt", size)
     sft = f"scripts.train.train_sft_minimind {CHATS}"

@@ -30,7 +30,7 @@ OPTIONS = (
     Option(FIELD, needs=(FILE,), default="prompt"),
     Option("--max-samples", type=int),
     Option("--max-new-tokens", "--max-new-tokens", there=160, here="the length of its answers in training, else 64"),
-    *WRITING_OPTIONS,
+    *(option if option.name != THRESHOLD else Option(THRESHOLD) for option in WRITING_OPTIONS),
     Option(TASK, choices=("auto", "pretrain", "sft")),
     Option("--no-chat-wrap", flag=True),
     Option("--output", default="outputs/llada_style_compare.jsonl"),
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     translation.add("--thresholds", translation.value(THRESHOLD) or "0.9")
     for name, becomes in (("--gen-steps", "--steps"), ("--gen-cfg-scale", "--guidance")):
         translation.add(*pass_on(translation, name, becomes))
-    translation.add(*draw(translation, "--gen-temp", "--gen-top-k"))
+    translation.add(*draw(translation, "--gen-temp", "--gen-top-k", usual=1))
     output = translation.value("--output")
     translation.add("--out", str(Path(output).with_suffix("")))
     if translation.given("--output"):
@@ -94,7 +94,8 @@ def read_prompts(translation: Translation) -> list[str]:
         return []
     if not name.lower().endswith(".jsonl"):
         return [line.strip() for line in Path(name).read_text(encoding="utf-8-sig").split("\n")]
-    field, found = translation.value(FIELD), []
+    field = translation.value(FIELD)
+    found: list[str] = []
     for row in (row for source in resolve([name]) for row in read_rows(source)):
         if isinstance(row, BadRow):
             raise UserError(f"{row.where}: {row.reason}")

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit status."""
     about = "Continue a text with an autoregressive model; now `nano-llada generate`."
     translation = Translation("scripts.eval.eval_minimind", about, OPTIONS, argv)
-    translation.add("generate", *draw(translation, "--temperature", "--top-k"))
+    translation.add("generate", *draw(translation, "--temperature", "--top-k", usual=20))
     measure(translation, translation.checkpoint_once("--checkpoint"), window=translation.value("--max-seq-len"))
     return translation.run()
 

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     translation = Translation("scripts.eval.eval_sft_hf_qa", about, OPTIONS, argv)
     models = [f"{name}={translation.checkpoint(option)}" for name, option in (("ar", AR), ("diffusion", DIFFUSION))]
     found = translation.described(DIFFUSION)
-    both = draw(translation, "--ar-temperature", "--ar-top-k")
+    both = draw(translation, "--ar-temperature", "--ar-top-k", usual=20)
     settings = decode(translation, None if found is None else found.card.block_size)
     out = Path(translation.value("--output")).with_suffix("")
     file = questions(translation, out)

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = translation.described(DIFFUSION)
         translation.add(*decode(translation, None if found is None else found.card.block_size))
     else:
-        translation.add(*draw(translation, "--ar-temperature", "--ar-top-k"))
+        translation.add(*draw(translation, "--ar-temperature", "--ar-top-k", usual=20))
     for model, options in FOR.items():
         for name in options:
             if translation.given(name) and model not in names:

@@ -116,7 +116,7 @@ OPTIONS = (
     RESUME,
     Option("--weight-decay", "--weight-decay", there=0.1),
     Option("--lr-schedule", "--schedule", choices=("wsd", "cosine")),
-    Option("--lr-stable-ratio", type=float),
+    Option("--lr-stable-ratio", type=float, there=0.4, here="0.7 with the warm-up"),
     Option("--eval-interval", "--eval-every", there=1000),
     Option("--variable-length-prob", "--random-length", there=0.01),
     *SHAPE_OPTIONS,

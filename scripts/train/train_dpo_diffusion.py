@@ -9,6 +9,7 @@ from dataclasses import replace
 from scripts.translate import (
     DECAY_OPTIONS,
     RESUME_OPTIMIZER,
+    RUN_OPTIONS,
     TUNING_OPTIONS,
     Option,
     Translation,
@@ -31,7 +32,7 @@ OPTIONS = tuple(
         Option("--epochs", "--epochs", there=1),
         Option("--learning-rate", "--learning-rate"),
         Option("--data", "--data", required=True),
-        Option("--tokenizer-dir", "--tokenizer"),
+        RUN_OPTIONS[1],
         Option(PAIRS, type=int, there="16 pairs", here="8 pairs"),
         Option("--dpo-beta", "--beta", there=0.1),
         Option(SIZE, "--block-size", type=int, default=32),

@@ -96,7 +96,7 @@ RESUME = Option("--resume", "--resume", flag=True, note="resumes the run that wa
 SAVE_DIR = Option("--save-dir", default="weights")
 RUN_OPTIONS = (
     Option("--data", "--data", required=True),
-    Option("--tokenizer-dir", "--tokenizer", there=".", here="the bundled tokenizer, or that of the checkpoint"),
+    Option("--tokenizer-dir", "--tokenizer", there=".", here="the bundled tokenizer"),
     Option("--batch-size", "--batch-size", there=16),
     Option("--inference-rope-scaling", note=ROPE_SCALING, flag=True),
 )
@@ -222,12 +222,27 @@ class Translation:
 
     def given(self, name: str) -> bool:
         """Whether the user gave an option, of those that the script has."""
-        return self._given.get(name) not in (None, False)
+        return not _absent(self._given.get(name))
 
     def value(self, name: str) -> Any:
         """What was given for an option, or its default; None (a flag: False) without either."""
         given = self._given[name]
         return self._options[name].default if given is None else given
+
+    def number(self, name: str, usual: float = 0) -> float:
+        """An option's value as a number. Raises SystemExit if it is none."""
+        value = self.value(name)
+        try:
+            return usual if _absent(value) else float(value)
+        except ValueError:
+            self.fail(f"argument {name}: invalid number: {value!r}")
+
+    def whole(self, name: str, usual: int = 0) -> int:
+        """An option's value as a whole number. Raises SystemExit if it is none."""
+        value = self.number(name, usual)
+        if not float(value).is_integer():
+            self.fail(f"argument {name}: invalid int value: {self.value(name)!r}")
+        return int(value)
 
     def chosen(self, name: str) -> Any:
         """What is used for an option: what took its place, or its value."""
@@ -346,12 +361,12 @@ class Translation:
 
     def _translate(self, option: Option) -> None:
         value = self._instead.get(option.name, self.value(option.name))
-        if value is None or value is False:
+        if _absent(value):
             return
         words = [] if option.flag else [str(word) for word in (value if isinstance(value, tuple | list) else (value,))]
         written = f"{option.name} {','.join(words)}".strip()
         if lacking := self.lacks(option.name):
-            if self._given[option.name]:
+            if self.given(option.name):
                 self.note(f"{written}: no effect without {lacking}, as in the old script")
             return
         if option.name == "--tokenizer-dir" and option.becomes and not (Path(value) / "tokenizer.json").is_file():
@@ -362,7 +377,7 @@ class Translation:
             return
         for name in option.becomes.split():
             self.add(name, *([self.checkpoint(option.name)] if option.checkpoint else words))
-        if option.note and self._given[option.name] is not None:
+        if option.note and self.given(option.name):
             self.note(f"{written}: {option.note}")
 
     def _agree(self, option: Option, value: Any) -> None:
@@ -379,8 +394,8 @@ class Translation:
     def _defaults(self) -> Iterator[str]:
         """The old script's defaults that differ from ours, of the options that were not given."""
         for option in self._options.values():
-            passed = option.name in self._instead or self.value(option.name) not in (None, False)
-            inherited = self.start and option.becomes in (*SHAPES, "--dropout", "--max-length")
+            passed = option.name in self._instead or not _absent(self.value(option.name))
+            inherited = self.start and option.becomes in (*SHAPES, "--dropout", "--max-length", "--tokenizer")
             if option.there is None or passed or inherited:
                 continue
             if self.lacks(option.name) or (option.name == THRESHOLD and self._given.get(PARALLEL)):
@@ -388,6 +403,11 @@ class Translation:
             here = option.here or _default_here(self._words, option.becomes)
             if here is not None and here != option.there:
                 yield f"{option.name} {option.there} (here {here})"
+
+
+def _absent(value: object) -> bool:
+    """Whether an option has no value; 0 is one."""
+    return value is None or value is False
 
 
 def _default_here(words: Sequence[str], becomes: str) -> Any:
@@ -474,7 +494,7 @@ def _longer(translation: Translation) -> None:
     lengths = [name for name in ("--max-seq-len", "--seq-len") if translation.knows(name)]
     if translation.given("--max-position-embeddings") or not lengths or not translation.value(lengths[0]):
         return
-    rows, context = int(translation.value(lengths[0])), 512
+    rows, context = translation.whole(lengths[0]), 512
     if translation.start:
         found = translation.described(translation.start)
         context = rows if found is None else found.config.max_length
@@ -488,7 +508,7 @@ def accumulate(translation: Translation, rows: int = 1) -> None:
     steps = translation.value("--accumulation-steps")
     if steps is None:
         return
-    size = int(translation.value("--batch-size") or 16)
+    size = translation.whole("--batch-size", 16)
     if steps < 1 or size < 1:
         translation.fail("--accumulation-steps and --batch-size must be at least 1")
     translation.instead("--batch-size", size * steps * rows)
@@ -504,7 +524,7 @@ def steps_of_epochs(translation: Translation, epochs: int) -> None:
     batches = translation.value("--steps-per-epoch")
     if batches is None or translation.lacks("--steps-per-epoch"):
         return
-    epochs = int(translation.value("--epochs") or epochs)
+    epochs = translation.whole("--epochs", epochs)
     steps = epochs * -(-batches // (translation.value("--accumulation-steps") or 1))
     translation.add("--steps", str(steps))
     translation.instead("--epochs", None)
@@ -534,7 +554,7 @@ def decode(translation: Translation, block: int | None) -> list[str]:
 def draw(translation: Translation, temperature: str, top_k: str, usual: int) -> list[str]:
     """`--temperature` and `--top-k`, which has no effect where nothing is drawn; `usual` is its old default."""
     words = pass_on(translation, temperature, "--temperature")
-    drawn = float(translation.value(temperature) or 0) > 0
+    drawn = translation.number(temperature) > 0
     if translation.given(top_k) and not drawn:
         translation.note(f"{top_k} {translation.value(top_k)}: {GREEDY}")
         return words
@@ -559,8 +579,8 @@ def measure(translation: Translation, checkpoint: str, window: str | None = None
     data = translation.value("--eval-data")
     if not data:
         return
-    size = int(translation.value("--eval-batch-size") or 16)
-    limit = size * int(translation.value("--eval-max-batches") or 50)
+    size = translation.whole("--eval-batch-size", 16)
+    limit = size * translation.whole("--eval-max-batches", 50)
     words = ["eval", "--checkpoints", checkpoint, "--suites", "likelihood", "--text", data]
     words += ["--batch-size", str(size), "--limit", str(limit)]
     words += ["--text-field", translation.value("--jsonl-field")] if translation.given("--jsonl-field") else []

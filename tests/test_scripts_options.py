@@ -142,6 +142,31 @@ def test_an_unknown_option_is_refused(every, command):
     assert "unrecognized arguments: --no-such-option 3" in done.err
 
 
+@pytest.mark.parametrize(
+    ("line", "option"),
+    [
+        ("scripts.train.train_sft_diffusion --data x --load-from y --max-seq-len many", "--max-seq-len"),
+        (
+            "scripts.train.train_sft_minimind --data x --load-from y --accumulation-steps 2 --batch-size a",
+            "--batch-size",
+        ),
+        (
+            "scripts.train.train_sft_minimind --data x --load-from y --streaming --steps-per-epoch 2 --epochs a",
+            "--epochs",
+        ),
+        ("scripts.train.diffusion --train --use-tokenizer --seq-len 1.5", "--seq-len"),
+        ("scripts.train.diffusion --train --use-tokenizer --lr-stable-ratio 0.4 --max-iters inf", "--max-iters"),
+        ("scripts.eval.eval_minimind --checkpoint x --temperature warm", "--temperature"),
+        ("scripts.eval.eval_minimind --checkpoint x --eval-data y --eval-max-batches 1e3", "--eval-max-batches"),
+        ("scripts.eval.compare_llada_styles --checkpoint x --prompt a --max-samples b", "--max-samples"),
+    ],
+)
+def test_what_is_no_number_is_said_by_name(every, line, option):
+    done = every(line)
+    assert (done.status, done.commands) == (2, [])
+    assert f"argument {option}: invalid" in done.err
+
+
 def test_defaults_that_differ_are_told_once_and_rightly(every):
     done = every("scripts.train.train_pretrain --data x.jsonl")
     told = [line for line in done.err.splitlines() if line.startswith("defaults: ")]
@@ -156,7 +181,12 @@ def test_defaults_that_differ_are_told_once_and_rightly(every):
     started = every("scripts.train.train_sft_minimind --data x.jsonl --load-from weights/x").err
     assert "--learning-rate 2.5e-05 (here 0.0003)" in started
     assert "--rope-theta" not in started  # which the checkpoint decides
-    assert "--tokenizer-dir . (here the bundled tokenizer" in told[0]
+    assert "--tokenizer-dir . (here the bundled tokenizer)" in told[0]
+    assert "--tokenizer-dir" not in every("scripts.train.train_sft_minimind --data x --load-from weights/x").err
+    zero = "scripts.train.diffusion --train --use-tokenizer --repeat-penalty-weight 0 --lr-stable-ratio 0"  # 0 is given
+    assert not [line for line in every(zero).err.splitlines() if "defaults" in line and "ratio 0.4" in line]
+    assert "--decay-share 1" in every(zero).err
+    assert "--repeat-penalty-weight 0.1" not in every(zero).err
     drawn = every("scripts.eval.eval_minimind --checkpoint x --temperature 0.8").err
     assert "--top-k 20 (here off: drawn from all tokens)" in drawn
     assert "--gen-temp 0.8 (here 0: greedy)" in every("scripts.eval.eval_diffusion --checkpoint x").err

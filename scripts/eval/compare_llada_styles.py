@@ -99,9 +99,10 @@ def read_prompts(translation: Translation) -> list[str]:
     for row in (row for source in resolve([name]) for row in read_rows(source)):
         if isinstance(row, BadRow):
             raise UserError(f"{row.where}: {row.reason}")
-        if not isinstance(row.value.get(field), str):
+        text = row.value.get(field)
+        if not isinstance(text, str):
             raise UserError(f"{row.where}: there is no text in the field {field!r}; {FIELD} names another")
-        found.append(row.value[field].strip())
+        found.append(text.strip())
     if translation.given(FIELD):
         translation.note(f"{FIELD} {field}: read from {name}")
     return found

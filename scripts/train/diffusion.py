@@ -182,8 +182,8 @@ def decay_share(translation: Translation) -> None:
         return
     if not 0 <= stable <= 1:
         translation.fail(f"--lr-stable-ratio is a share, in [0, 1]; got {stable}")
-    steps = translation.value("--max-iters")
-    warmup = int(translation.value("--warmup-steps") or 50) / int(steps) if steps else 0.0
+    steps = translation.whole("--max-iters")
+    warmup = translation.whole("--warmup-steps", 50) / steps if steps > 0 else 0.0
     share = f"{max(0.0, 1 - stable - warmup):.6g}"
     translation.add("--decay-share", share)
     translation.note(f"--lr-stable-ratio {stable}: the rest of the run, a share of {share}, decays")

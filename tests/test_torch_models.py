@@ -289,6 +289,11 @@ def test_a_model_without_a_mask_token_gets_its_mean(tmp_path, tokenizer):
     assert torch.allclose(model.embed.weight[VOCAB], weights["model.embed_tokens.weight"].mean(0), atol=1e-6)
 
 
+def nested(depth: int = 300) -> list:
+    """Deeper than Python prints."""
+    return [] if depth == 0 else [nested(depth - 1)]
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -308,6 +313,9 @@ def test_a_model_without_a_mask_token_gets_its_mean(tmp_path, tokenizer):
         (lambda w, a: a.update(num_attention_heads=10**9), "heads do not share 32 rows"),
         (lambda w, a: a.update(inference_rope_scaling=True, rope_theta=50.0), "computed in another way there"),
         (lambda w, a: w.clear(), "its tensors are: none"),
+        (lambda w, a: a.update(num_attention_heads=10**10000), "got '<a number of 33220 bits>'"),
+        (lambda w, a: a.update(hidden_act=nested()), "hidden_act is '<a list>'"),
+        (lambda w, a: w["lm_head.weight"].fill_(math.inf), "lm_head.weight holds values that are not finite"),
     ],
 )
 def test_complaints(tmp_path, tokenizer, change, reason):

@@ -45,6 +45,7 @@ ORIGINAL: Mapping[str, str] = {  # the original's names -> those of transformers
     "mlp.down_proj": "mlp.down_proj",
 }
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+LONGEST = 2**20  # tokens of a context that a file is believed
 FIRST = "model.layers.0."
 YARN = YarnScaling(factor=16.0, original_length=2048, beta_fast=32.0, beta_slow=1.0)
 GUESSED_HEADS, GUESSED_WIDTHS = (16, 12, 10, 8, 6, 4, 2, 1, 32, 24), (32, 48, 64, 80, 96, 128)
@@ -160,8 +161,7 @@ def _open(path: Path) -> _Source:
             raise UserError(f"{path} has two tensors called {name[:80]!a}")
         stored[name] = tensor
     original = {name.removeprefix("model."): tensor for name, tensor in stored.items()}
-    step = plain.get("step")
-    source = _Source(path, file, stored, False, _options(plain, path), step if type(step) is int else None)
+    source = _Source(path, file, stored, False, _options(plain, path), _step(plain))
     if "token_emb.weight" in original:
         source.original = True
         source.weights = {_theirs(name, path): tensor for name, tensor in original.items()}
@@ -188,7 +188,23 @@ def _unwrapped(name: str) -> str:
 
 def _options(plain: Plain, path: Path) -> Plain:
     options = plain.get("args")
-    return _text_keys(options, path) if isinstance(options, dict) else {}
+    if not isinstance(options, dict):
+        return {}
+    return {name: _plain(value) for name, value in _text_keys(options, path).items()}
+
+
+def _plain(value: object) -> object:
+    """A value that can be compared and printed: of anything nested or huge, a word on what it is."""
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int):
+        return value if value.bit_length() < 64 else f"<a number of {value.bit_length()} bits>"
+    return value[:200] if isinstance(value, str) else f"<a {type(value).__name__}>"
+
+
+def _step(plain: Plain) -> int | None:
+    step = _plain(plain.get("step"))
+    return step if type(step) is int else None
 
 
 def _read_sibling(source: _Source) -> None:
@@ -198,8 +214,7 @@ def _read_sibling(source: _Source) -> None:
     if source.options or not name.endswith("_state_dict.pt") or not sibling.is_file():
         return
     plain = _text_keys(TorchFile(sibling).content, sibling)
-    step = plain.get("step")
-    source.options, source.step = _options(plain, sibling), step if type(step) is int else None
+    source.options, source.step = _options(plain, sibling), _step(plain)
     if source.options:
         source.remarks.append(f"the options of the run were read from {sibling}")
 
@@ -288,7 +303,7 @@ def _check_activation(source: _Source) -> None:
 def _max_length(source: _Source, hints: Hints) -> int:
     """The context it was trained with, and room for answers; not the length of the table of angles."""
     lengths = [source.options.get(name) for name in ("seq_len", "max_seq_len")]
-    return hints.max_length or max(512, *(length for length in lengths if type(length) is int), 0)
+    return hints.max_length or max(512, *(n for n in lengths if type(n) is int and n <= LONGEST), 0)
 
 
 def _tied(source: _Source) -> bool:
@@ -352,7 +367,12 @@ def _tensors(source: _Source, config: ModelConfig) -> dict[str, Tensor]:
     def tensor(name: str, shape: torch.Size) -> Tensor:
         if name not in source.weights:  # the original has no gains
             return torch.full(shape, scale if ".self_attn." in name else 1.0)
-        return source.file.read(source.weights[name]).float()
+        read = source.file.read(source.weights[name]).float()
+        if not bool(torch.isfinite(read).all()):
+            raise UserError(
+                f"{source.path}: {name} holds values that are not finite; the run that wrote it had diverged"
+            )
+        return read
 
     layout = tensor_layout(config)
     weights = {ours: torch.cat([tensor(*part) for part in parts]) for ours, parts in layout.items()}

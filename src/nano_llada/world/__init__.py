@@ -1,0 +1,1 @@
+"""The simulated worlds that documents, stories and questions come from."""

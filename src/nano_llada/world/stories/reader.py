@@ -196,7 +196,10 @@ class Reader:
     def _resolve(self, slot: Slot, mention: Mention, args: list[str]) -> None:
         letter = slot.letter
         if letter in "abc":
-            args[slot.role] = self._person(slot, mention)
+            name = self._person(slot, mention)
+            if slot.role < 2 <= len(args) and args[1 - slot.role] == name and args[slot.role]:
+                args[1 - slot.role] = args[slot.role]  # "they" came first, in the other order
+            args[slot.role] = name
         elif letter == "g":
             args[0], args[1] = self._pair(slot, mention)
         elif letter in "tu":

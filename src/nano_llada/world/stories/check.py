@@ -104,7 +104,13 @@ CLAIMS: dict[str, tuple[tuple[str | int, ...], ...]] = {
     "sum.noise": (("reveal", 0, 1), ("at", 0, 2)),
     "sum.food": (("share_food", 0, 1, 2),),
     "sum.owner": (("discover", 0, 2), ("give", 0, 1, 2)),
-    "sum.wish": (("work", 0, 1), ("buy", 0, 2)),
+    "sum.wish": (("work", 0, 1), ("buy_it", 0, 2)),
+    "sum.stuck": (("get_down", 1, 0, 2),),
+    "sum.visit": (("visit", 0, 1),),
+    "sum.plant": (("bloom", 0), ("advise", 1, 0)),
+    "sum.hide": (("found", 0, 1, 2),),
+    "sum.new": (("newcomer", 1), ("end_friends", 0, 1)),
+    "sum.race": (("turn_back", 0, 1),),
 }
 
 
@@ -165,7 +171,7 @@ class Wanted:
 HAPPY = frozenset(
     "end_friends end_sleep end_day forgive thank hug share delight can play_both play_thing laugh_both".split()
     + [f"moral_{name}" for name in ("help", "share", "honest", "try", "friend", "care", "brave")]
-    + ["home_both", "watch", "picnic", "rainbow", "the_end"]
+    + ["home_both", "watch", "picnic", "rainbow", "the_end", "moral_patient", "end_smile", "end_tell", "together_line", "bloom"]
 )
 
 

@@ -29,7 +29,7 @@ Step = Callable[["World", tuple[str, ...]], "Fault | None"]
 # Events of two persons together: it does not matter who is named first.
 TOGETHER = frozenset(
     "go_both home_both play_both play_thing search_both quarrel share plan no_picnic picnic stories draw_both cards "
-    "rainbow laugh_both end_friends both_want".split()
+    "rainbow laugh_both end_friends both_want race together_line".split()
 )
 
 
@@ -198,6 +198,39 @@ def drops(x: int, t: int) -> Step:
     def step(world: World, args: tuple[str, ...]) -> Fault | None:
         world.holder.pop(args[t], None)
         world.lying[args[t]] = world.at.get(args[x], "")
+        return None
+
+    return step
+
+
+def sticks(t: int) -> Step:
+    """The thing is out of reach, and nobody has it."""
+
+    def step(world: World, args: tuple[str, ...]) -> Fault | None:
+        world.holder.pop(args[t], None)
+        world.lying[args[t]] = ""
+        return None
+
+    return step
+
+
+def picks(x: int, t: int) -> Step:
+    """x has the thing again that was out of reach."""
+
+    def step(world: World, args: tuple[str, ...]) -> Fault | None:
+        if world.lying.pop(args[t], None) is None:
+            return "holder"
+        world.holder[args[t]] = args[x]
+        return None
+
+    return step
+
+
+def visits(x: int, y: int) -> Step:
+    """x comes to the home of y."""
+
+    def step(world: World, args: tuple[str, ...]) -> Fault | None:
+        world.at[args[x]] = world.at[args[y]] = f"home of {args[y]}"
         return None
 
     return step
@@ -411,6 +444,25 @@ RULES: dict[str, tuple[Step, ...]] = {
     "invite": (near(0, 1),),
     "hug": (near(0, 1),),
     "buy": (fresh(1), passes(1, 0, owned=True)),
+    "buy_it": (after(("want", 0, 1)), fresh(1), passes(1, 0, owned=True)),
+    "stuck": (holds(0, 1), sticks(1)),
+    "too_high": (missing(1),),
+    "get_down": (near(0, 1), after(("stuck", 1, 2)), picks(1, 2), notes(("helped", 0, 1))),
+    "visit": (after(("ill", 1)), visits(0, 1)),
+    "read_to": (near(0, 1),),
+    "better": (after(("ill", 0)),),
+    "no_sprout": (after(("plant", 0)),),
+    "water": (after(("plant", 0)),),
+    "advise": (near(0, 1), after(("plant", 1))),
+    "bloom": (after(("plant", 0)), after(("water", 0))),
+    "hide": (near(0, 1), notes(("hidden", 0))),
+    "cannot_find": (after(("hidden", 1)),),
+    "found": (near(0, 1), after(("hidden", 1))),
+    "show_round": (near(0, 1),),
+    "race": (near(0, 1), notes(("raced", 0), ("raced", 1))),
+    "fall_race": (after(("raced", 0)),),
+    "turn_back": (near(0, 1), after(("fall_race", 1)), notes(("helped", 0, 1))),
+    "together_line": (near(0, 1), after(("raced", 0))),
     "make": (fresh(1), passes(1, 0, owned=True)),
     "wrap": (holds(0, 1),),
     "give_present": (holds(0, 2), near(0, 1), after(("birthday", 1)), passes(2, 1, owned=True)),
@@ -424,7 +476,7 @@ RULES: dict[str, tuple[Step, ...]] = {
     ),
     "walk_off": (near(0, 1), leaves(0), notes(("wronged", 0, 1))),
     "sorry": (near(0, 1), after(("wronged", 0, 1))),
-    "forgive": (near(0, 1), after(("sorry", 1, 0), ("confess", 1, 0))),
+    "forgive": (near(0, 1), after(("sorry", 1, 0), ("confessed", 1, 0), ("excused", 1, 0))),
     "share": (near(0, 1), holds(0, 2, 1), whole(2)),
     "break": (holds(0, 1), whole(1), breaks(1), notes(("broke", 0))),
     "repair": (mends(1),),
@@ -459,11 +511,12 @@ RULES: dict[str, tuple[Step, ...]] = {
     "late_help": (
         near(0, 1),
         after(("help_heavy", 0, 2), ("help_knee", 0, 2), ("help_astray", 0, 2)),
+        notes(("excused", 0, 1)),
     ),
     "ask_borrow": (holds(1, 2), near(0, 1)),
     "lend": (holds(0, 2), near(0, 1), passes(2, 1), notes(("helped", 0, 1))),
     "promise_return": (near(0, 1), holds(0, 2), owned_by(1, 2)),
-    "confess": (near(0, 1), after(("break", 0, 2)), owned_by(1, 2), notes(("wronged", 0, 1))),
+    "confess": (near(0, 1), after(("break", 0, 2)), owned_by(1, 2), notes(("wronged", 0, 1), ("confessed", 0, 1))),
     "return": (holds(0, 2), near(0, 1), owned_by(1, 2), passes(2, 1)),
     "noise": (notes(("scared", 0)),),
     "plan": (near(0, 1), notes(("planned", 0, 1), ("planned", 1, 0))),

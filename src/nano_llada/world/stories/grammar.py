@@ -79,8 +79,10 @@ def _table() -> list[tuple[str, str, list[tuple[Language, str]]]]:
         if line.startswith("== "):
             kind, *roles = line[3:].split()
             blocks.append((kind, "".join(roles), []))
-        elif line.startswith(("en ", "zh ")):
-            blocks[-1][2].append(("en" if line[0] == "e" else "zh", line[3:]))
+        elif line.startswith(("en", "zh")):
+            mark, text = line.split(" ", 1)
+            # A star marks sentences that bear no connective before them.
+            blocks[-1][2].append(("en" if mark[0] == "e" else "zh", ("*" if mark.endswith("*") else "") + text))
     return blocks
 
 
@@ -122,6 +124,7 @@ def _slot(letter: str, how: str, roles: str) -> Slot:
 
 
 def _compiled(kind: str, roles: str, text: str, source: int, lexer: Lexer) -> Form:
+    free, text = not text.startswith("*"), text.lstrip("*")
     text = re.sub(r" +", " ", text).strip().replace(" ,", ",").replace(' "', ' "')
     parts: list[str | Slot] = []
     skeleton, tokens = "", []  # type: ignore[var-annotated]
@@ -153,7 +156,7 @@ def _compiled(kind: str, roles: str, text: str, source: int, lexer: Lexer) -> Fo
         tokens=tuple(tokens),
         omitted=tuple(role for role in range(len(roles)) if role not in said),
         agent_first=agent and closed,
-        plain=isinstance(first, Slot) or kind.startswith("turn."),
+        plain=free and isinstance(first, Slot) or kind.startswith("turn."),
         source=source,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nano_llada.world.stories import lexicon
-from nano_llada.world.stories.simulate import FOODS, GOODS, THINGS, TOYS, Sim
+from nano_llada.world.stories.simulate import FOODS, GOODS, PRESENTS, THINGS, TOYS, Sim
 
 TROUBLES = ("heavy", "knee", "astray")
 
@@ -70,7 +70,7 @@ def gift(sim: Sim) -> None:
     """The hero gives a friend a birthday present, bought or made."""
     a, b = sim.a, sim.b
     sim.know()
-    t = sim.fresh_thing(GOODS)
+    t = sim.fresh_thing(PRESENTS)
     sim.time("morning", sim.day())
     sim.say("birthday", b)
     sim.say("plan_gift", a, b, link="")
@@ -125,7 +125,7 @@ def quarrel(sim: Sim) -> None:
 
 
 def _trouble(sim: Sim, helper: str, person: str) -> str:
-    kind = sim.pick(TROUBLES)
+    kind = sim.pick(TROUBLES if person in (sim.b, sim.c) else TROUBLES[:2])
     sim.say(kind, person)
     if kind != "heavy":
         sim.maybe(0.5, "feel", person, "worried" if kind == "astray" else "sad")
@@ -181,8 +181,8 @@ def picnic(sim: Sim) -> None:
         if sim.random() < 0.6 and sim.world.at.get(a) != p:
             sim.say("go_both", a, b, p, link="so")
             sim.say("picnic", a, b, link="end")
-    else:
-        sim.say("feel", a, "happy", link="end")
+    elif sim.random() < 0.5:
+        sim.say("feel", a, "happy")
     sim.gist = ("sum.rained", (a, b))
 
 
@@ -251,21 +251,20 @@ def late(sim: Sim) -> None:
     road = sim.pick([place for place in ("bridge", "river", "market", "farm", "square", "orchard") if place != sim.p])
     sim.say("go", a, road)
     sim.meet(c, link="now")
-    kind = _trouble(sim, a, c)
+    _trouble(sim, a, c)
     sim.maybe(0.6, "thank", c, a)
     sim.say("go", b, sim.p, link="para")
     sim.say("wait", b, a)
     sim.say("feel", b, sim.pick(("worried", "disappointed")))
     if sim.random() < 0.5:
         sim.say("why.late", b, a)
-    sim.say("late", a, b, link="end")
-    sim.say("sorry", a, b)
+    sim.say("late", a, b, link=sim.pick(("", "end")))
+    sim.maybe(0.4, "sorry", a, b)
     sim.say("late_help", a, b, c)
     sim.say("forgive", b, a, link="so")
     sim.maybe(0.6, "play_both", a, b, link="then")
     sim.maybe(0.4, "moral_help", a)
     sim.gist = ("sum.late", (a, b, c))
-    del kind
 
 
 def borrow(sim: Sim) -> None:
@@ -368,7 +367,7 @@ def owner(sim: Sim) -> None:
 def wish(sim: Sim) -> None:
     """The hero works for the money to buy a thing."""
     a, elder = sim.a, sim.elder
-    t = sim.fresh_thing(GOODS)
+    t = sim.fresh_thing(PRESENTS)
     sim.time(weather=sim.day())
     if sim.world.at.get(a) != "market":
         sim.say("go", a, "market")
@@ -381,10 +380,129 @@ def wish(sim: Sim) -> None:
     sim.maybe(0.4, "thank", a, elder)
     sim.time()
     sim.say("go", a, "market")
-    sim.say("buy", a, t)
+    sim.say("buy_it", a, t, link="so")
     sim.say("feel", a, sim.pick(("happy", "proud")))
     sim.maybe(0.5, "moral_try", a)
     sim.gist = ("sum.wish", (a, elder, t))
+
+
+def stuck(sim: Sim) -> None:
+    """A kite or balloon is caught in a tree, and somebody gets it down."""
+    a, helper = sim.a, sim.pick((sim.b, sim.elder, sim.elder))
+    t = sim.owned_thing(("kite", "balloon"))
+    if sim.world.holder.get(t) != a:
+        sim.give_to_hero(t)
+    sim.time(weather=sim.pick(("any", "windy", "sunny")))
+    if sim.world.at.get(a) != "meadow":
+        sim.say("bring", a, t, "meadow")
+    sim.maybe(0.5, "play", a, t)
+    sim.say("stuck", a, t, link=sim.pick(("sudden", "pity")))
+    sim.say("too_high", a, t)
+    sim.maybe(0.6, "feel", a, sim.pick(("sad", "worried")))
+    sim.maybe(0.4, "what_now", a)
+    sim.meet(helper, link="now")
+    sim.maybe(0.4, "ask_wrong", helper, a)
+    sim.maybe(0.5, "offer", helper, a)
+    sim.say("get_down", helper, a, t, link="so")
+    if sim.maybe(0.6, "feel", a, "happy") and sim.random() < 0.3:
+        sim.say("why.find", a, t)
+    sim.say("thank", a, helper)
+    if helper == sim.b:
+        sim.maybe(0.5, "play_thing", a, helper, t)
+    sim.maybe(0.4, "moral_help", a)
+    sim.gist = ("sum.stuck", (a, helper, t))
+
+
+def visit(sim: Sim) -> None:
+    """The hero visits a friend who is ill, with a present."""
+    a, b = sim.a, sim.b
+    sim.know()
+    t = sim.fresh_thing(FOODS)
+    sim.time(weather=sim.day())
+    sim.say("ill", b)
+    sim.maybe(0.5, "feel", b, sim.pick(("bored", "sad", "lonely")))
+    sim.say("visit", a, b, link="so")
+    sim.maybe(0.4, "greet", a, b)
+    sim.say("pack", a, t)
+    sim.say("give", a, b, t)
+    sim.maybe(0.5, "thank", b, a)
+    sim.maybe(0.7, "read_to", a, b, link="then")
+    sim.say("better", b, link=sim.pick(("", "later")))
+    sim.maybe(0.5, "moral_friend", a)
+    sim.gist = ("sum.visit", (a, b))
+
+
+def plant(sim: Sim) -> None:
+    """A seed needs patience."""
+    a, elder = sim.a, sim.parent
+    sim.time(weather=sim.pick(("any", "sunny")))
+    sim.say("plant", a)
+    sim.maybe(0.4, "feel", a, sim.pick(("excited", "curious")))
+    sim.say("no_sprout", a)
+    sim.maybe(0.6, "feel", a, sim.pick(("disappointed", "sad")))
+    sim.maybe(0.4, "ask_wrong", elder, a)
+    sim.say("advise", elder, a)
+    sim.say("water", a, link="so")
+    sim.say("bloom", a, link="end")
+    sim.say("feel", a, sim.pick(("happy", "proud")))
+    sim.maybe(0.5, "hug", a, elder)
+    sim.maybe(0.6, "moral_patient", a)
+    sim.gist = ("sum.plant", (a, elder))
+
+
+def hide(sim: Sim) -> None:
+    """Two friends play hide-and-seek."""
+    a, b, spot = sim.a, sim.b, sim.spot()
+    sim.know()
+    sim.time(weather=sim.day())
+    if sim.world.at.get(a) != sim.p:
+        sim.say("go_both", a, b, sim.p)
+    sim.maybe(0.4, sim.scene())
+    sim.maybe(0.4, "invite", a, b)
+    sim.say("hide", b, a)
+    sim.say("cannot_find", a, b)
+    sim.maybe(0.4, "feel", a, sim.pick(("worried", "curious")))
+    sim.say("found", a, b, spot, link="end")
+    sim.say("laugh_both", a, b)
+    sim.maybe(0.5, "hug", b, a)
+    sim.gist = ("sum.hide", (a, b, spot))
+
+
+def newcomer(sim: Sim) -> None:
+    """The hero makes friends with somebody new."""
+    a, c = sim.a, sim.c
+    sim.say("newcomer", c)
+    sim.say("knows_nobody", c)
+    sim.maybe(0.6, "feel", c, "lonely")
+    sim.time(weather=sim.day())
+    _arrive(sim)
+    sim.meet(c)
+    sim.say("greet", a, c)
+    sim.maybe(0.6, "invite", a, c)
+    sim.say("show_round", a, c, link="then")
+    sim.maybe(0.6, "play_both", a, c)
+    sim.say("feel", c, sim.pick(("happy", "grateful")))
+    sim.maybe(0.4, "thank", c, a)
+    sim.say("end_friends", a, c)
+    sim.gist = ("sum.new", (a, c))
+
+
+def race(sim: Sim) -> None:
+    """In a race, the hero helps the other up instead of winning."""
+    a, b = sim.a, sim.b
+    sim.know()
+    sim.time(weather=sim.day())
+    if sim.world.at.get(a) != sim.p:
+        sim.say("go_both", a, b, sim.p)
+    sim.say("race", a, b)
+    sim.maybe(0.4, "feel", a, "excited")
+    sim.say("fall_race", b, link="sudden")
+    sim.say("turn_back", a, b)
+    sim.maybe(0.5, "thank", b, a)
+    sim.say("together_line", a, b, link="end")
+    sim.maybe(0.4, "hug", b, a)
+    sim.maybe(0.5, "moral_friend", a)
+    sim.gist = ("sum.race", (a, b))
 
 
 PLOTS: dict[str, Callable[[Sim], None]] = {
@@ -401,15 +519,23 @@ PLOTS: dict[str, Callable[[Sim], None]] = {
     "food": food,
     "owner": owner,
     "wish": wish,
+    "stuck": stuck,
+    "visit": visit,
+    "plant": plant,
+    "hide": hide,
+    "newcomer": newcomer,
+    "race": race,
 }
 # Plots that may follow another one.
-SECOND = ("gift", "quarrel", "helping", "picnic", "learn", "swap", "noise", "food", "owner")
+SECOND = ("gift", "quarrel", "helping", "picnic", "learn", "swap", "noise", "food", "owner", "visit", "hide", "race")
 NEEDS: dict[str, tuple[str, ...]] = {
-    "gift": GOODS,
+    "gift": PRESENTS,
     "quarrel": TOYS,
     "swap": GOODS,
     "borrow": GOODS,
     "food": FOODS,
-    "wish": GOODS,
+    "wish": PRESENTS,
+    "stuck": ("kite", "balloon"),
+    "visit": FOODS,
     "owner": GOODS,
 }

@@ -18,6 +18,7 @@ ELDERS = ("Old Owl", "Old Turtle", "Mother Goose", "Aunt Cow")
 TOYS = tuple(name for name, thing in lexicon.things().items() if "toy" in thing.tags)
 FOODS = tuple(name for name, thing in lexicon.things().items() if "food" in thing.tags)
 GOODS = tuple(name for name, thing in lexicon.things().items() if not {"food", "nature"} & set(thing.tags.split(",")))
+PRESENTS = tuple(name for name in GOODS if name not in ("key", "box", "basket", "umbrella"))
 THINGS = tuple(name for name in lexicon.things() if name not in FOODS)
 PLACES = tuple(lexicon.PLACES)
 NUMBERS = tuple(lexicon.NUMBERS)
@@ -204,10 +205,15 @@ def _close(sim: Sim, last: str) -> None:
     pair = sim.world.at.get(sim.a) is not None and sim.world.at.get(sim.a) == sim.world.at.get(sim.b)
     if draw < 0.25 and pair and sim.world.at.get(sim.a) != "home":
         sim.say("home_both", sim.a, sim.b, link="later")
-    if draw < 0.35 and pair:
+    friends = any(entry.kind == "end_friends" for entry in sim.log)
+    if draw < 0.35 and pair and not friends:
         sim.say("end_friends", sim.a, sim.b, link="para" if draw > 0.25 else "")
-    elif draw < 0.65:
+    elif draw < 0.55:
         sim.say("end_sleep", sim.a, link="para")
-    elif draw < 0.8:
+    elif draw < 0.7:
         sim.say("end_day", sim.a)
+    elif draw < 0.8:
+        sim.say("end_smile", sim.a)
+    elif draw < 0.9:
+        sim.say("end_tell", sim.a, sim.parent, link="para")
     sim.maybe(0.15, "the_end")

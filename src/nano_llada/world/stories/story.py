@@ -214,7 +214,7 @@ class _Telling:
             at = 1 if text[0] == '"' else 0
             text = text[:at] + text[at].upper() + text[at + 1 :]
         if not (text[-1] in '"”' and text[-2] in ".!?。！？"):
-            strong = kind in EXCITING and self.random() < 0.3
+            strong = kind in EXCITING and '"' not in text and "“" not in text and self.random() < 0.3
             text += ("!" if strong else ".") if english else ("！" if strong else "。")
         out.sentences.append(text)
         out.entries.append(entries)

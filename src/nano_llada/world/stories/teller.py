@@ -24,6 +24,7 @@ class Teller:
         self.adjectives = adjectives
         self.talk = Discourse(narrator)
         self.named = True  # the first mention of a paragraph is a name
+        self.short_lead = False  # the subject of this sentence is a pronoun
         self.run = 0  # sentences in a row that began with a pronoun
         self.slots: dict[str, Callable[[Slot, tuple[str, ...]], str]] = {}
 
@@ -61,6 +62,7 @@ class Teller:
         else:
             short = first and name == talk.subject and draw < 0.55 and self.run < 2
         if first:
+            self.short_lead = short
             self.run = self.run + 1 if short else 0
         self.named = False
         talk.mention(name)
@@ -69,7 +71,7 @@ class Teller:
     def _short_object(self, name: str) -> bool:
         """Whether a pronoun is to stand for somebody who is not the subject; also mentions the person."""
         talk = self.talk
-        short = talk.clear_person(name) or (self.random() < 0.8 and talk.clear_object(name))
+        short = talk.clear_person(name) or (not self.short_lead and self.random() < 0.8 and talk.clear_object(name))
         talk.mention(name)
         return short
 

@@ -157,7 +157,8 @@ def _chinese() -> Lexer:
     feelings = [text for _, chinese in lexicon.FEELINGS.values() for text in chinese]
     adjectives = _choice({word.zh for word in lexicon.ADJECTIVES.values()})
     spots = _choice({word.zh for word in lexicon.SPOTS.values()})
-    places = _choice({place.zh for place in lexicon.PLACES.values()})
+    words |= {near: words[zh] for zh, near in lexicon.NEAR_ZH.items()}
+    places = _choice({place.zh for place in lexicon.PLACES.values()} | set(lexicon.NEAR_ZH.values()))
     pattern = rf"""
         (?P<pair>(?P<one>{names}|我)和(?P<two>{names})|他们俩|她们俩|我们俩|他们|她们|我们|两个好朋友)
       | (?P<new>(?:一[个只]名?叫(?P<newname>{names})的(?P<kind>{kinds})

@@ -196,6 +196,8 @@ FEELINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "grateful": (("grateful", "thankful"), ("感激",)),
     "disappointed": (("disappointed",), ("失望",)),
 }
+# What a place is called when something is near it, where its name already means its bank.
+NEAR_ZH = {"河边": "小河", "小桥边": "小桥", "池塘边": "池塘"}
 NUMBERS = {"five": "五", "six": "六", "seven": "七", "eight": "八", "nine": "九", "ten": "十"}
 PARTS = ("morning", "afternoon", "evening")
 PARTS_ZH = {"morning": ("早上", "早晨", "上午"), "afternoon": ("下午",), "evening": ("傍晚", "晚上")}

@@ -36,7 +36,7 @@ CONNECTIVES: dict[Language, dict[str, tuple[str, ...]]] = {
         "too": ("",),
     },
 }
-JOINTS: dict[Language, tuple[str, ...]] = {"en": (" and ", " and ", " and then "), "zh": ("，", "，", "，然后")}
+JOINTS: dict[Language, tuple[str, ...]] = {"en": (" and ", " and then "), "zh": ("，", "，然后")}
 WEATHER_ZH = {"sunny": "晴朗的", "rainy": "下着雨的", "windy": "刮着风的", "snowy": "下着雪的", "cloudy": "阴沉沉的"}
 
 

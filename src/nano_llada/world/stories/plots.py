@@ -380,7 +380,7 @@ def wish(sim: Sim) -> None:
     sim.maybe(0.4, "thank", a, elder)
     sim.time()
     sim.say("go", a, "market")
-    sim.say("buy_it", a, t, link="so")
+    sim.say("buy_it", a, t)
     sim.say("feel", a, sim.pick(("happy", "proud")))
     sim.maybe(0.5, "moral_try", a)
     sim.gist = ("sum.wish", (a, elder, t))

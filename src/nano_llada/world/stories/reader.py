@@ -342,7 +342,8 @@ def _pair_fits(slot: Slot, mention: Mention, language: Language) -> bool:
 def _place_fits(slot: Slot, mention: Mention, language: Language) -> bool:
     if language == "zh":
         place = lexicon.PLACES[mention.name]
-        return mention.surface == (f"在{place.zh}{place.at_zh}" if slot.how == "at" else place.zh)
+        near = lexicon.NEAR_ZH.get(place.zh, place.zh) if slot.how == "near" else place.zh
+        return mention.surface == (f"在{place.zh}{place.at_zh}" if slot.how == "at" else near)
     place = lexicon.PLACES[mention.name]
     wanted = {"to": f"to the {place.en}", "at": f"{place.at_en} the {place.en}", "": f"the {place.en}"}[slot.how]
     return mention.surface == wanted or mention.surface == wanted.capitalize()

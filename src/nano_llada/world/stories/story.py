@@ -18,7 +18,7 @@ FIRST_ACTIONS = frozenset(
 )
 SECOND_ACTIONS = frozenset(
     "play search wrap thank hug sorry ask_seen play_both play_thing search_both give_present offer whose ask_borrow "
-    "give want look greet eat picnic laugh_both invite end_friends".split()
+    "give want look greet eat picnic laugh_both invite".split()
 )
 
 
@@ -146,7 +146,7 @@ class _Telling:
         if following and self._joinable(entry, form, following):
             other = self._form(following, plain=True, after=True)
             if other.agent_first and other.tokens[0].letter == form.tokens[0].letter:  # type: ignore[union-attr]
-                joint = self._pick(JOINTS[self.language])
+                joint = JOINTS[self.language][-1 if following.link == "then" else 0]
                 rest = self.teller.fill(other, following.args, 1)
                 return text + joint + rest.lstrip(), index + 2
         return text, index + 1

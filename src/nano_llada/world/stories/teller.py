@@ -317,4 +317,6 @@ def _place_en(place: str, how: str) -> str:
 @cache
 def _place_zh(place: str, how: str) -> str:
     entry = lexicon.PLACES[place]
+    if how == "near":
+        return lexicon.NEAR_ZH.get(entry.zh, entry.zh)
     return f"在{entry.zh}{entry.at_zh}" if how == "at" else entry.zh

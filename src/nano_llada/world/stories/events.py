@@ -29,7 +29,7 @@ Step = Callable[["World", tuple[str, ...]], "Fault | None"]
 # Events of two persons together: it does not matter who is named first.
 TOGETHER = frozenset(
     "go_both home_both play_both play_thing search_both quarrel share plan no_picnic picnic stories draw_both cards "
-    "rainbow laugh_both end_friends both_want race together_line".split()
+    "rainbow laugh_both end_friends both_want race together_line friends_both".split()
 )
 
 

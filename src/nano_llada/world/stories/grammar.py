@@ -138,7 +138,9 @@ def _compiled(kind: str, roles: str, text: str, source: int, lexer: Lexer) -> Fo
             tokens += [mention.surface for mention in found]
             parts.append(literal)
         if index + 1 < len(pieces):
-            slot = _slot(pieces[index + 1], pieces[index + 2] or "", roles)
+            how = pieces[index + 2] or ""
+            # At the start a new person is the subject ("I" if it is the narrator), elsewhere the object.
+            slot = _slot(pieces[index + 1], how + "s" if how in ("new", "fr") and not parts else how, roles)
             parts.append(slot)
             skeleton += CLASSES[slot.letter] + ("的" if lexer.language == "zh" and _possessive(slot) else "")
             tokens.append(slot)

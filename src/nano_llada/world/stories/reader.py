@@ -175,6 +175,8 @@ class Reader:
             if not args[token.role]:
                 args[token.role] = self._antecedent(mention)
             self._agree(args[token.role], mention)
+        if form.kind == "self":
+            self.talk.narrator = args[0]
         return form.kind, tuple(args)
 
     def _antecedent(self, mention: Mention) -> str:
@@ -221,7 +223,7 @@ class Reader:
                 return ""
             talk.mention(name)
             return name
-        if slot.how in ("new", "nm", "fr"):
+        if slot.how in ("new", "nm", "fr", "news", "frs"):
             if mention.kind and mention.kind not in ("friend", "朋友", "好朋友"):
                 person = PEOPLE[name]
                 if mention.kind not in (person.kind_en, person.kind_zh):
@@ -251,6 +253,9 @@ class Reader:
             if mention.surface.startswith("她们") and SEX[first] + SEX[second] != "ff":
                 self.faults.append("name")
         else:
+            self.faults.append("name")
+            return "", ""
+        if not first or not second:
             self.faults.append("name")
             return "", ""
         talk.mention_pair(first, second)
@@ -319,7 +324,9 @@ def _fits(slot: Slot, mention: Mention, language: Language) -> bool:
 
 def _person_fits(slot: Slot, mention: Mention, language: Language) -> bool:
     surface, how = mention.surface, slot.how
-    if how in ("new", "fr"):
+    if how in ("new", "fr", "news", "frs"):
+        if surface in (("我",) if language == "zh" else ("I",) if how.endswith("s") else ("me",)):
+            return True
         return bool(mention.name) and not surface.endswith("'s")
     if mention.kind:
         return False

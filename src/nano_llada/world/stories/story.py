@@ -57,10 +57,17 @@ class Story:
 
     def seen_by(self, narrator: str) -> Story:
         """The story in the first person of one of its cast, who says their name first."""
-        log = tuple(Entry("self", (narrator,)) if e.kind == "intro" and e.args[0] == narrator else e for e in self.log)
-        if log == self.log:
-            log = (Entry("self", (narrator,)), *self.log)
-        return replace(self, log=log, narrator=narrator)
+        log: list[Entry] = []
+        for entry in self.log:
+            if entry.kind == "intro":
+                log.append(Entry("self", (narrator,)))
+                if entry.args[0] != narrator:
+                    log.append(Entry("tell_of", entry.args))
+            elif entry.kind == "friend" and narrator in entry.args:
+                log.append(Entry("friends_both", entry.args, entry.link))
+            else:
+                log.append(entry)
+        return replace(self, log=tuple(log), narrator=narrator)
 
 
 @dataclass(slots=True)

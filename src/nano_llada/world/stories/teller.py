@@ -103,8 +103,8 @@ class EnglishTeller(Teller):
             return name + "'s" if how == "names" else name
         if name == talk.narrator and how != "nm":
             talk.mention(name)
-            return {"o": "me", "s": "my", "names": "my"}.get(how, "I")
-        if how in ("new", "fr"):
+            return {"o": "me", "s": "my", "names": "my", "new": "me", "fr": "me"}.get(how, "I")
+        if how in ("new", "fr", "news", "frs"):
             return self._new(slot, args)
         if how == "":
             return NOM[SEX[name]] if self._short(name) else name
@@ -123,7 +123,7 @@ class EnglishTeller(Teller):
         talk.introduced.add(name)
         if known:
             text = name
-        elif slot.how == "fr" and self.random() < 0.5 and args[0] != name and (talk.narrator == args[0] or talk.clear_person(args[0])):
+        elif slot.how in ("fr", "frs") and self.random() < 0.5 and args[0] != name and (talk.narrator == args[0] or talk.clear_person(args[0])):
             text = f"{'my' if talk.narrator == args[0] else POS[SEX[args[0]]]} friend {name}"
         else:
             kind = PEOPLE[name].kind_en
@@ -215,7 +215,7 @@ class ChineseTeller(Teller):
             return self._pronoun(name) + "的"
         if how == "call":
             return PEOPLE[name].zh
-        if how in ("new", "fr") and name != talk.narrator:
+        if how in ("new", "fr", "news", "frs") and name != talk.narrator:
             return self._new(slot, args)
         if how == "nm":
             talk.introduced.add(name)
@@ -238,7 +238,7 @@ class ChineseTeller(Teller):
         talk.introduced.add(name)
         if known:
             text = person.zh
-        elif slot.how == "fr" and self.random() < 0.5 and args[0] != name and (talk.narrator == args[0] or talk.clear_person(args[0])):
+        elif slot.how in ("fr", "frs") and self.random() < 0.5 and args[0] != name and (talk.narrator == args[0] or talk.clear_person(args[0])):
             text = f"{self._pronoun(args[0])}的{'好' if self.random() < 0.5 else ''}朋友{person.zh}"
         else:
             text = f"一{person.measure}{'名' if self.random() < 0.2 and person.group == 'child' else ''}叫{person.zh}的{person.kind_zh}"

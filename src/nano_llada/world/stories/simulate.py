@@ -202,7 +202,7 @@ def _open(sim: Sim, names: tuple[str, ...]) -> None:
 
 def _close(sim: Sim, last: str) -> None:
     draw = sim.random()
-    pair = sim.world.at.get(sim.a) is not None and sim.world.at.get(sim.a) == sim.world.at.get(sim.b)
+    pair = last not in ("owner", "newcomer", "late") and sim.world.at.get(sim.a) is not None and sim.world.at.get(sim.a) == sim.world.at.get(sim.b)
     if draw < 0.25 and pair and not sim.world.at[sim.a].startswith("home"):
         sim.say("home_both", sim.a, sim.b, link="later")
     friends = any(entry.kind == "end_friends" for entry in sim.log)

@@ -150,7 +150,7 @@ def _compiled(kind: str, roles: str, text: str, source: int, lexer: Lexer) -> Fo
     said |= {slot.owner for slot in parts if isinstance(slot, Slot) and slot.how in ("his", "of") and slot.letter in "tu"}
     first = parts[0]
     agent = isinstance(first, Slot) and first.letter in "ag" and first.how == "" and first.role <= 0
-    closed = not any(mark in skeleton for mark in '"“:：')
+    closed = not any(mark in skeleton for mark in '"“:：,，')
     return Form(
         kind=kind,
         parts=tuple(parts),

@@ -61,7 +61,7 @@ def statements(language: Language) -> dict[Time, tuple[str, ...]]:
             else:
                 word = PARTS_ZH[part][0]
                 found["one", part, weather] = (f"这是一个{chinese}{word}", f"那是一个{chinese}{word}")
-                found["next", part, weather] = (f"第二天是一个{chinese}{word}", f"第二天又是一个{chinese}{word}")
+                found["next", part, weather] = (f"第二天是一个{chinese}{word}",)
     return found
 
 

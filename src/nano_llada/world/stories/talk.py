@@ -8,7 +8,8 @@ from importlib.resources import files
 from random import Random
 from typing import NamedTuple
 
-from nano_llada.data.world.splits import Language, Split, admitted_in
+from nano_llada.core.errors import UserError
+from nano_llada.data.world.splits import Language, Split, split_of
 from nano_llada.world.stories.grammar import expanded
 
 SLOT = re.compile(r"<(\w+)>")
@@ -53,20 +54,20 @@ def talk(rng: Random, split: Split, language: Language, intent: str = "") -> Tal
     The plainest wording of each intent, which everybody types first, is always among those for training.
     """
     table, fillers = _table(language)
-    admits = admitted_in(split)
-    intent = intent or rng.choice(tuple(table))
-    wordings, answers = table[intent]
-    for _ in range(200):
-        wording = rng.choice(wordings)
-        first = split == "train" and wording == wordings[0]
-        # Only wordings of the split itself: a held-out prompt must not be one for training.
-        if first or (admits(key := ("talk", intent, wording)) and _own(key, split)):
+    while True:
+        name = intent or rng.choice(tuple(table))
+        wordings, answers = table[name]
+        fitting = [text for text in wordings if _split(name, text, text == wordings[0]) == split]
+        if fitting:
             break
-    values = {name: rng.choice(fillers[name]) for name in SLOT.findall(wording + answers[0] + answers[1])}
+        if intent:
+            raise UserError(f"The intent {intent!r} has no wording in the {split} split.")
+    wording = rng.choice(fitting)
+    values = {slot: rng.choice(fillers[slot]) for slot in SLOT.findall(wording + "".join(answers))}
     filled = [SLOT.sub(lambda match: values[match.group(1)], text) for text in (wording, *answers)]
     chosen = rng.choice(filled[1:])
-    return Talk(intent, filled[0], (chosen, *(text for text in filled[1:] if text != chosen)))
+    return Talk(name, filled[0], (chosen, *(text for text in filled[1:] if text != chosen)))
 
 
-def _own(key: tuple[str, ...], split: Split) -> bool:
-    return admitted_in("train")(key) == (split == "train")
+def _split(intent: str, wording: str, plainest: bool) -> Split:
+    return "train" if plainest else split_of(("talk", intent, wording))

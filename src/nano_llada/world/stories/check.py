@@ -84,7 +84,9 @@ def check(text: str, language: Language, narrator: str = "") -> Report:
 
 def same_story(first: Report, second: Report) -> bool:
     """Whether two texts, in whatever languages, state the same events about the same things in the same order."""
-    return first.coherent and second.coherent and first.events == second.events and first.adjectives == second.adjectives
+    return (
+        first.coherent and second.coherent and first.events == second.events and first.adjectives == second.adjectives
+    )
 
 
 # What a summary claims: for each kind, the events that must be in the story. Numbers are arguments of the summary.
@@ -171,7 +173,18 @@ class Wanted:
 HAPPY = frozenset(
     "end_friends end_sleep end_day forgive thank hug share delight can play_both play_thing laugh_both".split()
     + [f"moral_{name}" for name in ("help", "share", "honest", "try", "friend", "care", "brave")]
-    + ["home_both", "watch", "picnic", "rainbow", "the_end", "moral_patient", "end_smile", "end_tell", "together_line", "bloom"]
+    + [
+        "home_both",
+        "watch",
+        "picnic",
+        "rainbow",
+        "the_end",
+        "moral_patient",
+        "end_smile",
+        "end_tell",
+        "together_line",
+        "bloom",
+    ]
 )
 
 

@@ -147,7 +147,9 @@ def _compiled(kind: str, roles: str, text: str, source: int, lexer: Lexer) -> Fo
     said = {slot.role for slot in parts if isinstance(slot, Slot)} | (
         {0, 1} if any(isinstance(slot, Slot) and slot.role < 0 for slot in parts) else set()
     )
-    said |= {slot.owner for slot in parts if isinstance(slot, Slot) and slot.how in ("his", "of") and slot.letter in "tu"}
+    said |= {
+        slot.owner for slot in parts if isinstance(slot, Slot) and slot.how in ("his", "of") and slot.letter in "tu"
+    }
     first = parts[0]
     agent = isinstance(first, Slot) and first.letter in "ag" and first.how == "" and first.role <= 0
     closed = not any(mark in skeleton for mark in '"“:：,，')

@@ -222,7 +222,7 @@ def adjectives_for(noun: str) -> tuple[str, ...]:
     tags = set(things()[noun].tags.split(","))
     general = not tags & {"food", "nature"}
     fitting = [w.en for w in ADJECTIVES.values() if tags & set(w.tags.split(",")) or (general and "any" in w.tags)]
-    return tuple(fitting)
+    return tuple(word for word in fitting if not noun.startswith(word))
 
 
 @cache

@@ -62,7 +62,11 @@ def _insert(log: Log, index: int, *entries: Entry) -> Log:
 
 def _free(log: Log, index: int) -> bool:
     """Whether something may be inserted before an entry: never between a time or a feeling and what belongs to it."""
-    return 0 < index <= len(log) and log[index - 1].kind != "when" and (index == len(log) or not log[index].kind.startswith("why."))
+    return (
+        0 < index <= len(log)
+        and log[index - 1].kind != "when"
+        and (index == len(log) or not log[index].kind.startswith("why."))
+    )
 
 
 def _states(log: Log) -> list[World]:
@@ -128,7 +132,9 @@ def _lost(log: Log, rng: Random) -> Change | None:
     return _insert(log, index, entry), index
 
 
-TALKING = frozenset("thank hug ask_seen offer give give_present greet sorry forgive lend ask_borrow whose teach ask_wrong".split())
+TALKING = frozenset(
+    "thank hug ask_seen offer give give_present greet sorry forgive lend ask_borrow whose teach ask_wrong".split()
+)
 
 
 def _place(log: Log, rng: Random) -> Change | None:
@@ -281,7 +287,11 @@ def _property(story: Story, language: Language, rng: Random) -> Planted | None:
     other = rng.choice([name for name in lexicon.adjectives_for(mention.name) if name != mention.adj])
     changed = mention.surface.replace(word[mention.adj], word[other])
     if language == "en":
-        changed = re.sub(r"^(an?) ", lambda match: lexicon.article(changed[match.end() :])[: 3 if changed[match.end()] in "aeiou" else 2], changed)
+        changed = re.sub(
+            r"^(an?) ",
+            lambda match: lexicon.article(changed[match.end() :])[: 3 if changed[match.end()] in "aeiou" else 2],
+            changed,
+        )
     sentences = list(original.sentences)
     sentences[index] = sentences[index].replace(mention.surface, changed, 1)
     telling = replace(original, sentences=sentences)

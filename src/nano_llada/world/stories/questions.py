@@ -89,7 +89,12 @@ def _word(story: Story, letter: str, arg: str, language: Language) -> dict[str, 
         phrase = thing_phrase(story, arg, language)
         if letter == "u":
             return {"u": lexicon.name_of(arg, language)}
-        return {"t": lexicon.name_of(arg, language), "at": phrase, "At": phrase[0].upper() + phrase[1:], "m": lexicon.things()[arg].measure}
+        return {
+            "t": lexicon.name_of(arg, language),
+            "at": phrase,
+            "At": phrase[0].upper() + phrase[1:],
+            "m": lexicon.things()[arg].measure,
+        }
     if letter == "s":
         text = arg if english else lexicon.SPOTS[arg].zh
         return {"s": text, "S": text[0].upper() + text[1:], "from": text}
@@ -155,7 +160,9 @@ def _who_has(story: Story, language: Language) -> list[Question]:
             answers = (f"{name} has the {noun}.", f"{name} has it.", f"{name}.", name)
             found.append(Question(f"Who has the {noun} at the end?", answers))
         else:
-            found.append(Question(f"最后{noun}在谁那里？", (f"{noun}在{name}那里。", f"在{name}那里。", f"{name}。", name)))
+            found.append(
+                Question(f"最后{noun}在谁那里？", (f"{noun}在{name}那里。", f"在{name}那里。", f"{name}。", name))
+            )
     return found
 
 

@@ -16,8 +16,12 @@ from nano_llada.world.stories.phrases import opening, times_said
 
 PEOPLE = lexicon.people()
 SENTENCE = {
-    "en": re.compile(r'"[^"]*"[^".!?\n]*(?:"[^"]*"[.!?]?|[.!?]|(?=\n)|$)|[^".!?\s][^".!?\n]*(?:"[^"]*"\.?|[.!?]|(?=\n)|$)'),
-    "zh": re.compile(r"“[^”]*”[^“”。！？\n]*(?:“[^”]*”|[。！？]|(?=\n)|$)|[^“”。！？\n]+(?:“[^”]*”|[。！？]|(?=\n)|$)"),
+    "en": re.compile(
+        r'"[^"]*"[^".!?\n]*(?:"[^"]*"[.!?]?|[.!?]|(?=\n)|$)|[^".!?\s][^".!?\n]*(?:"[^"]*"\.?|[.!?]|(?=\n)|$)'
+    ),
+    "zh": re.compile(
+        r"“[^”]*”[^“”。！？\n]*(?:“[^”]*”|[。！？]|(?=\n)|$)|[^“”。！？\n]+(?:“[^”]*”。?|[。！？]|(?=\n)|$)"
+    ),
 }
 SHAPE = re.compile("[" + re.escape("".join(dict.fromkeys(CLASSES.values()))) + "]")
 SPLIT = {"en": re.compile(r",? and then | and "), "zh": re.compile("，然后|，")}
@@ -128,7 +132,9 @@ class Reader:
             return []
         cut = len(SHAPE.findall(parts[0]))
         halves = (mentions[:cut], mentions[cut:])
-        tables = [self.grammar.clauses, self.grammar.sentences] if first else [self.grammar.sentences, self.grammar.clauses]
+        tables = (
+            [self.grammar.clauses, self.grammar.sentences] if first else [self.grammar.sentences, self.grammar.clauses]
+        )
         forms = [self._lookup(table, part, half) for table, part, half in zip(tables, parts, halves, strict=True)]
         if forms[0] is None or forms[1] is None:
             return []
@@ -228,7 +234,9 @@ class Reader:
                 person = PEOPLE[name]
                 if mention.kind not in (person.kind_en, person.kind_zh):
                     self.faults.append("property")
-            elif slot.how != "nm" and name not in talk.introduced and not mention.kind and PEOPLE[name].group != "adult":
+            elif (
+                slot.how != "nm" and name not in talk.introduced and not mention.kind and PEOPLE[name].group != "adult"
+            ):
                 self.faults.append("name")
             talk.introduced.add(name)
         elif name not in talk.introduced and PEOPLE[name].group != "adult":
@@ -303,7 +311,16 @@ class Reader:
 
 @cache
 def _determiners(how: str, language: Language) -> frozenset[str]:
-    english = {"a": "a an", "my": "my", "your": "your", "the": "the", "this": "this", "his": "his her my", "": "the", "bare": ""}
+    english = {
+        "a": "a an",
+        "my": "my",
+        "your": "your",
+        "the": "the",
+        "this": "this",
+        "his": "his her my",
+        "": "the",
+        "bare": "",
+    }
     return frozenset(english[how].split()) if language == "en" else frozenset()
 
 

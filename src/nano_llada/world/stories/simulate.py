@@ -142,7 +142,9 @@ class Sim:
         return self.pick(lexicon.spots_at(self.p))
 
 
-def simulate(rng: Random, split: Split | None = None, plots: Sequence[str] = (), want: dict[str, str] | None = None) -> Story:
+def simulate(
+    rng: Random, split: Split | None = None, plots: Sequence[str] = (), want: dict[str, str] | None = None
+) -> Story:
     """One story of `split` (of any if None). `plots` and `want` (a, t, p) fix what is otherwise drawn.
 
     The split is decided by the skeleton (plots, hero, thing, place), before anything happens, so that no skeleton
@@ -202,7 +204,11 @@ def _open(sim: Sim, names: tuple[str, ...]) -> None:
 
 def _close(sim: Sim, last: str) -> None:
     draw = sim.random()
-    pair = last not in ("owner", "newcomer", "late") and sim.world.at.get(sim.a) is not None and sim.world.at.get(sim.a) == sim.world.at.get(sim.b)
+    pair = (
+        last not in ("owner", "newcomer", "late")
+        and sim.world.at.get(sim.a) is not None
+        and sim.world.at.get(sim.a) == sim.world.at.get(sim.b)
+    )
     if draw < 0.25 and pair and not sim.world.at[sim.a].startswith("home"):
         sim.say("home_both", sim.a, sim.b, link="later")
     friends = any(entry.kind == "end_friends" for entry in sim.log)

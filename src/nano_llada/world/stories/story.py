@@ -18,7 +18,7 @@ FIRST_ACTIONS = frozenset(
 )
 SECOND_ACTIONS = frozenset(
     "play search wrap thank hug sorry ask_seen play_both play_thing search_both give_present offer whose ask_borrow "
-    "give want look greet eat picnic laugh_both invite".split()
+    "give look greet eat picnic laugh_both invite".split()
 )
 
 

@@ -125,7 +125,9 @@ def _prompt(task: str, language: Language, rng: Random, **words: str) -> str:
     return rng.choice(_prompts()[task, language]).format(**words)
 
 
-def _story(talking: Conversation, rng: Random, plots: tuple[str, ...] = (), want: dict[str, str] | None = None) -> Story:
+def _story(
+    talking: Conversation, rng: Random, plots: tuple[str, ...] = (), want: dict[str, str] | None = None
+) -> Story:
     """A story of the split for a task: mostly of one plot, so that several turns fit a short context."""
     while True:
         story = simulate(rng, talking.split, plots, want)
@@ -390,7 +392,12 @@ def changed_story(story: Story, split: Split, language: Language, rng: Random) -
 
     The changed story's skeleton belongs to the same split.
     """
-    kinds: list[Callable[[Story, Language, Random], tuple[Story, str, str] | None]] = [_new_person, _new_thing, _new_look, _new_place]
+    kinds: list[Callable[[Story, Language, Random], tuple[Story, str, str] | None]] = [
+        _new_person,
+        _new_thing,
+        _new_look,
+        _new_place,
+    ]
     rng.shuffle(kinds)
     for kind in kinds:
         for _ in range(4):
@@ -430,7 +437,9 @@ def _new_thing(story: Story, language: Language, rng: Random) -> tuple[Story, st
     fitting = [
         name
         for name, thing in lexicon.things().items()
-        if thing.tags.split(",")[0] == tags and name not in story.adjectives and adjective in lexicon.adjectives_for(name)
+        if thing.tags.split(",")[0] == tags
+        and name not in story.adjectives
+        and adjective in lexicon.adjectives_for(name)
     ]
     if not fitting or old in ("kite", "balloon"):
         return None
@@ -461,5 +470,3 @@ def _new_place(story: Story, language: Language, rng: Random) -> tuple[Story, st
         return None
     words = [lexicon.PLACES[name].zh if language == "zh" else f"the {name}" for name in (old, new)]
     return _swapped(story, old, new), words[0], words[1]
-
-

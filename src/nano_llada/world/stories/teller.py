@@ -49,7 +49,6 @@ class Teller:
                 return False
         return True
 
-
     def _short(self, name: str) -> bool:
         """Whether a pronoun is to stand for the subject; also mentions the person."""
         talk = self.talk
@@ -123,7 +122,12 @@ class EnglishTeller(Teller):
         talk.introduced.add(name)
         if known:
             text = name
-        elif slot.how in ("fr", "frs") and self.random() < 0.5 and args[0] != name and (talk.narrator == args[0] or talk.clear_person(args[0])):
+        elif (
+            slot.how in ("fr", "frs")
+            and self.random() < 0.5
+            and args[0] != name
+            and (talk.narrator == args[0] or talk.clear_person(args[0]))
+        ):
             text = f"{'my' if talk.narrator == args[0] else POS[SEX[args[0]]]} friend {name}"
         else:
             kind = PEOPLE[name].kind_en
@@ -142,7 +146,11 @@ class EnglishTeller(Teller):
                 return "us" if slot.how == "o" else "we"
             if slot.how == "o":
                 return "them"
-            if SEX[first] + PEOPLE[first].group != "" and self.random() < 0.15 and "adult" not in (PEOPLE[first].group, PEOPLE[second].group):
+            if (
+                SEX[first] + PEOPLE[first].group != ""
+                and self.random() < 0.15
+                and "adult" not in (PEOPLE[first].group, PEOPLE[second].group)
+            ):
                 return "the two friends"
             return "they"
         self.named = False
@@ -238,7 +246,12 @@ class ChineseTeller(Teller):
         talk.introduced.add(name)
         if known:
             text = person.zh
-        elif slot.how in ("fr", "frs") and self.random() < 0.5 and args[0] != name and (talk.narrator == args[0] or talk.clear_person(args[0])):
+        elif (
+            slot.how in ("fr", "frs")
+            and self.random() < 0.5
+            and args[0] != name
+            and (talk.narrator == args[0] or talk.clear_person(args[0]))
+        ):
             text = f"{self._pronoun(args[0])}的{'好' if self.random() < 0.5 else ''}朋友{person.zh}"
         else:
             text = f"一{person.measure}{'名' if self.random() < 0.2 and person.group == 'child' else ''}叫{person.zh}的{person.kind_zh}"

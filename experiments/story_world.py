@@ -1,6 +1,6 @@
 """Measures the story world: uniqueness, coherence, the verifier on planted errors, diversity, speed.
 
-    python experiments/story_world.py --stories 100000 --planted 20000 --reference FILE.jsonl.gz --out docs/experiments/story
+    python experiments/story_world.py --stories 100000 --planted 20000 --reference FILE.jsonl.gz
 
 `--reference` is a JSON-lines file of texts (`text`, `source`) to compare the diversity of the English stories with;
 only rows whose source is `--source` count.
@@ -59,7 +59,7 @@ def speed(seconds: float) -> dict[str, float]:
 
 
 def coherence(count: int) -> dict[str, object]:
-    """`count` stories over the three splits: repeated texts, contradictions found, faithful translations and summaries."""
+    """`count` stories over the three splits: repeated texts, contradictions, faithful translations and summaries."""
     seen: set[bytes] = set()
     keys: dict[str, set[tuple[str, ...]]] = {split: set() for split in SPLITS}
     result: Counter[str] = Counter()

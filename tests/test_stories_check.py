@@ -66,7 +66,10 @@ def test_a_story_written_by_hand_is_coherent() -> None:
     good = text[: text.index('"')] + "She gave the kite to him. He thanked her."
     assert check(good, "en").coherent, check(good, "en").describe()
     assert check(good.replace("He thanked her", "She gave the kite to him"), "en").problems[0].kind == "holder"
-    chinese = "从前有一个叫莉莉的女孩。她有一只红色的风筝。一天，她带着风筝来到公园。她遇见了一个叫汤姆的男孩。她把风筝给了汤姆。"
+    chinese = (
+        "从前有一个叫莉莉的女孩。她有一只红色的风筝。一天，她带着风筝来到公园。"
+        "她遇见了一个叫汤姆的男孩。她把风筝给了汤姆。"
+    )
     assert check(chinese, "zh").coherent
     assert check(chinese + "她把风筝给了汤姆。", "zh").problems[0].kind == "holder"
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from nano_llada.data.world.splits import Language
-from nano_llada.world.stories import lexicon
-from nano_llada.world.stories.events import Event, Fault, World, canonical
+from nano_llada.world.stories.events import Event, Fault, World, canonical, named
 from nano_llada.world.stories.reader import Reader, Sentence
 
 Verdict = Literal["coherent", "contradiction", "not understood", "empty"]
@@ -170,21 +168,10 @@ class Wanted:
     adjectives: tuple[tuple[str, str], ...] = ()
 
 
-HAPPY = frozenset(
-    "end_friends end_sleep end_day forgive thank hug share delight can play_both play_thing laugh_both".split()
-    + [f"moral_{name}" for name in ("help", "share", "honest", "try", "friend", "care", "brave")]
-    + [
-        "home_both",
-        "watch",
-        "picnic",
-        "rainbow",
-        "the_end",
-        "moral_patient",
-        "end_smile",
-        "end_tell",
-        "together_line",
-        "bloom",
-    ]
+HAPPY = named(
+    "end_friends end_sleep end_day end_smile end_tell end_again end_gift forgive thank hug share delight can play_both "
+    "play_thing laugh_both moral_help moral_share moral_honest moral_try moral_friend moral_care moral_brave "
+    "moral_patient home_both watch picnic rainbow together_line bloom the_end"
 )
 
 
@@ -215,8 +202,3 @@ def _same_events(wanted: Wanted, report: Report) -> bool:
 def _ends_well(report: Report) -> bool:
     last = [event for event in report.events if not event[0].startswith("why.")][-1]
     return last[0] in HAPPY or (last[0] == "feel" and last[1][1] in ("happy", "proud", "grateful", "excited"))
-
-
-def contains(text: str, entities: Sequence[str], language: Language) -> bool:
-    """Whether the words of all entities (identifiers) occur in a text."""
-    return all(lexicon.name_of(entity, language) in text for entity in entities)

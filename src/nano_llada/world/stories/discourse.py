@@ -131,7 +131,7 @@ class Discourse:
         return near[-1] if near else self.thing
 
     def omitted(self, letter: str, taken: tuple[str, ...]) -> str:
-        """The argument that a sentence leaves out: the subject so far, else the last one mentioned that is not taken."""
+        """The argument that a sentence leaves out: the subject, else the last one mentioned who is not taken."""
         if letter in "tu":
             return self.thing
         subject = self.subject_cur or self.subject

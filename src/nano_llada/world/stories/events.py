@@ -23,13 +23,20 @@ FAULTS: dict[Fault, str] = {
     "knowledge": "somebody says what contradicts what they know",
     "ability": "somebody cannot do what they do",
 }
+
+
+def named(kinds: str) -> frozenset[str]:
+    """A set of kinds of events, given as words."""
+    return frozenset(kinds.split())
+
+
 Step = Callable[["World", tuple[str, ...]], "Fault | None"]
 
 
 # Events of two persons together: it does not matter who is named first.
-TOGETHER = frozenset(
-    "go_both home_both play_both play_thing search_both quarrel share plan no_picnic picnic stories draw_both cards "
-    "rainbow laugh_both end_friends both_want race together_line friends_both".split()
+TOGETHER = named(
+    "go_both home_both play_both play_thing search_both quarrel share plan no_picnic picnic stories "
+    "draw_both cards rainbow laugh_both end_friends both_want race together_line friends_both end_again"
 )
 
 
@@ -442,6 +449,7 @@ RULES: dict[str, tuple[Step, ...]] = {
     "greet": (near(0, 1),),
     "ask_wrong": (near(0, 1),),
     "invite": (near(0, 1),),
+    "end_again": (near(0, 1),),
     "hug": (near(0, 1),),
     "buy": (fresh(1), passes(1, 0, owned=True)),
     "buy_it": (after(("want", 0, 1)), fresh(1), passes(1, 0, owned=True)),

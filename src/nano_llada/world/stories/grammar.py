@@ -1,8 +1,8 @@
 """The bilingual grammar: one table of sentence forms, compiled for saying events and for recognising sentences.
 
 Every form of `forms.txt` becomes a `Form`: the parts that a teller fills in, and a skeleton that a reader looks up. A
-skeleton is the sentence with each mention of a person, thing, place and so on replaced by one character of its class, so
-that one pass of a regular expression and one dictionary look-up recognise a sentence whatever it is about.
+skeleton is the sentence with each mention of a person, thing, place and so on replaced by one character of its class.
+So one pass of a regular expression and one dictionary look-up recognise a sentence, whatever it is about.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One way to say one kind of event. `tokens` holds, for each class character of `skeleton`, its slot or its literal.
+    """One way to say one kind of event.
+
+    `tokens` holds, for each class character of `skeleton`, its slot or its literal.
 
     `omitted` are the indices of the arguments that the sentence leaves to the context; `agent_first` forms begin with
     the agent, so that two of them can share it; `plain` forms may follow a connective.
@@ -127,7 +129,8 @@ def _compiled(kind: str, roles: str, text: str, source: int, lexer: Lexer) -> Fo
     free, text = not text.startswith("*"), text.lstrip("*")
     text = re.sub(r" +", " ", text).strip().replace(" ,", ",").replace(' "', ' "')
     parts: list[str | Slot] = []
-    skeleton, tokens = "", []  # type: ignore[var-annotated]
+    skeleton = ""
+    tokens: list[Slot | str] = []
     pieces = SLOT.split(text)
     for index in range(0, len(pieces), 3):
         literal = pieces[index]
@@ -160,7 +163,7 @@ def _compiled(kind: str, roles: str, text: str, source: int, lexer: Lexer) -> Fo
         tokens=tuple(tokens),
         omitted=tuple(role for role in range(len(roles)) if role not in said),
         agent_first=agent and closed,
-        plain=free and isinstance(first, Slot) or kind.startswith("turn."),
+        plain=(free and isinstance(first, Slot)) or kind.startswith("turn."),
         source=source,
     )
 

@@ -136,8 +136,8 @@ def _english() -> Lexer:
       | (?P<skill>\b(?:{_choice(skills)})\b)
       | (?P<feeling>\b(?:{_choice(feelings)})\b)
       | (?P<number>\b(?:{_choice(lexicon.NUMBERS)})\b)
-      | (?P<person>\b(?:(?P<name>{names})\b(?:'s\b)?|(?:[Hh]e|[Ss]he|[Hh]im|[Hh]er|[Hh]is|I|[Mm]e|[Mm]y|[Hh]imself|[Hh]erself
-            |[Mm]yself)\b))
+      | (?P<person>\b(?:(?P<name>{names})\b(?:'s\b)?|(?:[Hh]e|[Ss]he|[Hh]im|[Hh]er|[Hh]is|I|[Mm]e|[Mm]y
+            |[Hh]imself|[Hh]erself|[Mm]yself)\b))
     """
     return Lexer("en", re.compile(pattern, re.VERBOSE), words)
 

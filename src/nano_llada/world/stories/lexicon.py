@@ -56,10 +56,19 @@ class Word:
 
 
 def _children() -> list[Person]:
-    girls = "Lily:莉莉 Amy:艾米 Anna:安娜 Mei:小美 Emma:艾玛 Lucy:露西 Rose:萝丝 Ling:玲玲 Fang:芳芳 Yan:小燕 Sara:莎拉 Ella:艾拉"
-    boys = "Tom:汤姆 Sam:山姆 Jack:杰克 Max:麦克斯 Ming:小明 Leo:里奥 Jun:小军 Hao:浩浩 Lei:磊磊 Danny:丹尼 Peter:彼得 Tao:涛涛"
-    made = [Person(*entry.split(":"), "f", "child", "girl", "女孩") for entry in girls.split()]
-    return made + [Person(*entry.split(":"), "m", "child", "boy", "男孩") for entry in boys.split()]
+    girls = (
+        "Lily:莉莉 Amy:艾米 Anna:安娜 Mei:小美 Emma:艾玛 Lucy:露西 Rose:萝丝 Ling:玲玲 Fang:芳芳 Yan:小燕 "
+        "Sara:莎拉 Ella:艾拉"
+    )
+    boys = (
+        "Tom:汤姆 Sam:山姆 Jack:杰克 Max:麦克斯 Ming:小明 Leo:里奥 Jun:小军 Hao:浩浩 Lei:磊磊 Danny:丹尼 "
+        "Peter:彼得 Tao:涛涛"
+    )
+    names = [(*entry.split(":"), "f") for entry in girls.split()] + [(*entry.split(":"), "m") for entry in boys.split()]
+    return [
+        Person(en, zh, "f" if sex == "f" else "m", "child", *(("girl", "女孩") if sex == "f" else ("boy", "男孩")))
+        for en, zh, sex in names
+    ]
 
 
 def _animals() -> list[Person]:
@@ -84,9 +93,12 @@ def _adults() -> list[Person]:
 
 def _things() -> list[Thing]:
     table = (
-        "kite:风筝:只:toy ball:皮球:个:toy doll:布娃娃:个:toy toy_car:玩具车:辆:toy toy_boat:玩具船:艘:toy drum:鼓:面:toy "
-        "yo-yo:悠悠球:个:toy spinning_top:陀螺:个:toy puppet:木偶:个:toy toy_train:玩具火车:列:toy teddy:玩具熊:只:toy "
-        "balloon:气球:个:toy,soft jump_rope:跳绳:根:toy scarf:围巾:条:wear,soft hat:帽子:顶:wear,soft umbrella:雨伞:把:tool "
+        "kite:风筝:只:toy ball:皮球:个:toy doll:布娃娃:个:toy toy_car:玩具车:辆:toy toy_boat:玩具船:艘:toy "
+        "drum:鼓:面:toy "
+        "yo-yo:悠悠球:个:toy spinning_top:陀螺:个:toy puppet:木偶:个:toy toy_train:玩具火车:列:toy "
+        "teddy:玩具熊:只:toy "
+        "balloon:气球:个:toy,soft jump_rope:跳绳:根:toy scarf:围巾:条:wear,soft hat:帽子:顶:wear,soft "
+        "umbrella:雨伞:把:tool "
         "basket:篮子:个:tool picture_book:图画书:本:tool lantern:灯笼:盏:tool key:钥匙:把:hard cup:杯子:个:hard "
         "bell:铃铛:个:hard shell:贝壳:枚:hard,nature pen:钢笔:支:hard box:盒子:个:hard flute:笛子:支:hard "
         "watch:手表:块:hard coat:外套:件:wear,soft backpack:书包:个:tool mirror:镜子:面:hard necklace:项链:条:hard "

@@ -1,6 +1,6 @@
 """Plants contradictions: each kind changes the log (or one word) so that a known sentence cannot be true.
 
-What is wrong, and where, follows from the change itself and not from the verifier, so that the verifier can be measured.
+What is wrong, and where, follows from the change itself and not from the verifier, which can so be measured.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from random import Random
 
 from nano_llada.data.world.splits import Language
 from nano_llada.world.stories import lexicon
-from nano_llada.world.stories.events import FAULTS, Fault, World
+from nano_llada.world.stories.events import FAULTS, Fault, World, named
 from nano_llada.world.stories.lexer import Lexer
 from nano_llada.world.stories.story import Entry, Story, Telling, tell
 
@@ -132,16 +132,19 @@ def _lost(log: Log, rng: Random) -> Change | None:
     return _insert(log, index, entry), index
 
 
-TALKING = frozenset(
-    "thank hug ask_seen offer give give_present greet sorry forgive lend ask_borrow whose teach ask_wrong".split()
-)
+TALKING = named("thank hug ask_seen offer give give_present greet sorry forgive lend ask_borrow whose teach ask_wrong")
+
+
+ACTING = named("go search play thank find practise buy")
 
 
 def _place(log: Log, rng: Random) -> Change | None:
     """Somebody goes elsewhere and still takes part where they were."""
     options = [
-        index for index, entry in enumerate(log) if entry.kind in TALKING and _free(log, index) and entry.args[1] in _introduced(log, index)
-    ]  # fmt: skip
+        index
+        for index, entry in enumerate(log)
+        if entry.kind in TALKING and _free(log, index) and entry.args[1] in _introduced(log, index)
+    ]
     if not options:
         return None
     index = rng.choice(options)
@@ -193,9 +196,8 @@ def _cause(log: Log, rng: Random) -> Change | None:
                 options.append((index, Entry("why.lose", (hero, owned[0]))))
             if owned and "break" not in happened:
                 options.append((index, Entry("why.break", (hero, owned[0]))))
-        elif feeling in ("happy", "proud"):
-            if "can" not in happened:
-                options.append((index, Entry("why.can", (hero, rng.choice(sorted(lexicon.SKILLS))))))
+        elif feeling in ("happy", "proud") and "can" not in happened:
+            options.append((index, Entry("why.can", (hero, rng.choice(sorted(lexicon.SKILLS))))))
     if not options:
         return None
     index, entry = rng.choice(options)
@@ -209,8 +211,8 @@ def _time(log: Log, rng: Random) -> Change | None:
     options = [
         index
         for index in range(1, len(log))
-        if states[index].part > 0 and _free(log, index) and log[index].kind in ("go", "search", "play", "thank", "find", "practise", "buy")
-    ]  # fmt: skip
+        if states[index].part > 0 and _free(log, index) and log[index].kind in ACTING
+    ]
     if not options:
         return None
     index = rng.choice(options)

@@ -1,4 +1,4 @@
-"""The plots: what can happen to the cast of a story. Each is a function of the simulation that lets its events happen."""
+"""The plots: what can happen to the cast of a story. Each is a function that lets its events happen."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def quarrel(sim: Sim) -> None:
     sim.say("sorry", first, second)
     sim.say("forgive", second, first)
     sim.say("share", a, b, t, link="then")
-    sim.maybe(0.5, "play_thing", a, b, t)
+    sim.maybe(0.25, "play_thing", a, b, t)
     sim.maybe(0.5, sim.pick(("moral_share", "moral_friend")), a)
     sim.gist = ("sum.quarrel", (a, b, t))
 

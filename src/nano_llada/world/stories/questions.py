@@ -1,4 +1,4 @@
-"""Questions about a story whose answers follow from its log: who, where, what, why, when, and "can this happen next?"."""
+"""Questions about a story whose answers follow from its log: who, where, what, why, when, is it possible."""
 
 from __future__ import annotations
 

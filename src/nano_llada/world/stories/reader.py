@@ -165,15 +165,19 @@ class Reader:
         for index, (token, mention) in enumerate(zip(form.tokens, mentions, strict=True)):
             if isinstance(token, str):
                 continue
-            if index == 0 and shared:
-                if token.role < 0:
-                    args[0], args[1] = shared[0], shared[1]
-                else:
-                    args[token.role] = shared[0]
+            if index == 0 and shared:  # the agent is the first argument, or the first two together
+                args[: 2 if token.role < 0 else 1] = shared[: 2 if token.role < 0 else 1]
             elif token.letter in "abc" and token.how in ("he", "him", "his", "himself"):
                 pending.append((token, mention))
             else:
                 self._resolve(token, mention, args)
+        self._complete(form, roles, args, pending)
+        if form.kind == "self":
+            self.talk.narrator = args[0]
+        return form.kind, tuple(args)
+
+    def _complete(self, form: Form, roles: str, args: list[str], pending: list[tuple[Slot, Mention]]) -> None:
+        """Fill in what the context supplies, and check the pronouns that refer back within the sentence."""
         for role in form.omitted:
             if not args[role]:
                 args[role] = self.talk.omitted(roles[role], tuple(arg for arg in args if arg))
@@ -181,9 +185,6 @@ class Reader:
             if not args[token.role]:
                 args[token.role] = self._antecedent(mention)
             self._agree(args[token.role], mention)
-        if form.kind == "self":
-            self.talk.narrator = args[0]
-        return form.kind, tuple(args)
 
     def _antecedent(self, mention: Mention) -> str:
         word, talk = mention.surface.lower(), self.talk
@@ -194,10 +195,7 @@ class Reader:
 
     def _agree(self, name: str, mention: Mention) -> None:
         word = mention.surface.lower()
-        if word in FIRST:
-            wrong = name != self.talk.narrator
-        else:
-            wrong = PRONOUN_SEX.get(word) != SEX.get(name)
+        wrong = name != self.talk.narrator if word in FIRST else PRONOUN_SEX.get(word) != SEX.get(name)
         if wrong:
             self.faults.append("name")
 

@@ -20,6 +20,7 @@ FOODS = tuple(name for name, thing in lexicon.things().items() if "food" in thin
 GOODS = tuple(name for name, thing in lexicon.things().items() if not {"food", "nature"} & set(thing.tags.split(",")))
 PRESENTS = tuple(name for name in GOODS if name not in ("key", "box", "basket", "umbrella"))
 THINGS = tuple(name for name in lexicon.things() if name not in FOODS)
+LONGEST = 34  # entries before the ending: about 300 tokens
 PLACES = tuple(lexicon.PLACES)
 NUMBERS = tuple(lexicon.NUMBERS)
 
@@ -134,8 +135,12 @@ class Sim:
     def scene(self) -> str:
         """What it looks like where the story plays."""
         if self.p in ("market", "square", "school"):
-            return "scene.crowd"
-        return "scene.quiet" if lexicon.PLACES[self.p].indoors else self.pick(("scene.birds", "scene.flowers"))
+            return self.pick(("scene.crowd", "scene.smell" if self.p != "school" else "scene.crowd"))
+        if self.p in ("river", "pond", "beach"):
+            return "scene.water"
+        if lexicon.PLACES[self.p].indoors:
+            return "scene.quiet"
+        return self.pick(("scene.birds", "scene.flowers", "scene.leaves"))
 
     def spot(self) -> str:
         """A hiding place where the story plays."""
@@ -167,6 +172,8 @@ def simulate(
         if index:
             sim.link = "para"
         PLOTS[name](sim)
+    if len(sim.log) > LONGEST:
+        return simulate(rng, split, plots, want)
     _close(sim, names[-1])
     cast = tuple(dict.fromkeys(arg for entry in sim.log for arg in entry.args if arg in lexicon.people()))
     return Story(key, tuple(sim.log), sim.adjectives, cast, sim.gist)
@@ -191,7 +198,7 @@ def _open(sim: Sim, names: tuple[str, ...]) -> None:
     if sim.a in CHILDREN:
         sim.maybe(0.35, "age", sim.a, sim.pick(NUMBERS))
     if sim.random() < 0.45:
-        traits = ("curious", "shy", "lively", "careless" if names[0] == "lost" else "kind")
+        traits = ("curious", "shy", "lively", "brave", "dreamy", "careless" if names[0] == "lost" else "kind")
         sim.say("trait." + sim.pick(traits), sim.a)
     draw = sim.random()
     if draw < 0.3:
@@ -214,12 +221,15 @@ def _close(sim: Sim, last: str) -> None:
     friends = any(entry.kind == "end_friends" for entry in sim.log)
     if draw < 0.35 and pair and not friends:
         sim.say("end_friends", sim.a, sim.b, link="para" if draw > 0.25 else "")
-    elif draw < 0.55:
+    elif draw < 0.42 and pair and not sim.world.at[sim.a].startswith("home"):
+        sim.say("end_again", sim.a, sim.b)
+    elif draw < 0.57:
         sim.say("end_sleep", sim.a, link="para")
     elif draw < 0.7:
         sim.say("end_day", sim.a)
     elif draw < 0.8:
         sim.say("end_smile", sim.a)
-    elif draw < 0.9:
+    elif draw < 0.88:
         sim.say("end_tell", sim.a, sim.parent, link="para")
+        sim.maybe(0.3, "end_gift", sim.a, sim.parent)
     sim.maybe(0.15, "the_end")

@@ -6,19 +6,19 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from nano_llada.data.world.splits import Key, Language
-from nano_llada.world.stories.events import Event
+from nano_llada.world.stories.events import Event, named
 from nano_llada.world.stories.grammar import Form, grammar
 from nano_llada.world.stories.phrases import CONNECTIVES, JOINTS, prefixes, statements
 from nano_llada.world.stories.teller import ChineseTeller, EnglishTeller, Teller
 
 EXCITING = frozenset(("find", "can", "reveal", "delight", "rainbow", "play_both", "end_day"))
 # Actions that may share one subject: "She went to the park and looked for the kite."
-FIRST_ACTIONS = frozenset(
-    "go bring come search buy make wrap discover go_both find help_heavy help_knee help_astray greet home_both confess".split()
+FIRST_ACTIONS = named(
+    "go bring come search buy make wrap discover go_both find help_heavy help_knee help_astray greet home_both confess"
 )
-SECOND_ACTIONS = frozenset(
-    "play search wrap thank hug sorry ask_seen play_both play_thing search_both give_present offer whose ask_borrow "
-    "give look greet eat picnic laugh_both invite".split()
+SECOND_ACTIONS = named(
+    "play search wrap thank hug sorry ask_seen play_both play_thing search_both give_present offer whose "
+    "ask_borrow give look greet eat picnic laugh_both invite"
 )
 
 

@@ -1,4 +1,4 @@
-"""Conversations about stories: telling, continuing, filling, questions, summaries, retelling, correcting, small talk."""
+"""Conversations about stories: telling, continuing, questions, summaries, retelling, correcting, small talk."""
 
 from __future__ import annotations
 
@@ -460,7 +460,7 @@ def _new_look(story: Story, language: Language, rng: Random) -> tuple[Story, str
 def _new_place(story: Story, language: Language, rng: Random) -> tuple[Story, str, str] | None:
     used = {arg for entry in story.log for arg in entry.args} & set(lexicon.PLACES)
     fitting = sorted(place for place in used if place not in ("market", "meadow"))
-    if not fitting or "sum.learn" == story.gist[0]:
+    if not fitting or story.gist[0] == "sum.learn":
         return None
     old = rng.choice(fitting)
     indoors = lexicon.PLACES[old].indoors

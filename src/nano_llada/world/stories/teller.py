@@ -30,13 +30,8 @@ class Teller:
 
     def fill(self, form: Form, args: tuple[str, ...], start: int = 0) -> str:
         """The words of a form about `args`, from part `start` on, without the final stop."""
-        out: list[str] = []
         slots = self.slots
-        for part in form.parts[start:]:
-            if part.__class__ is str:
-                out.append(part)  # type: ignore[arg-type]
-            else:
-                out.append(slots[part.letter](part, args))  # type: ignore[union-attr]
+        out = [part if isinstance(part, str) else slots[part.letter](part, args) for part in form.parts[start:]]
         return "".join(out)
 
     def fits(self, form: Form, args: tuple[str, ...]) -> bool:
@@ -132,7 +127,7 @@ class EnglishTeller(Teller):
         else:
             kind = PEOPLE[name].kind_en
             little = "little " if self.random() < 0.5 else ""
-            text = f"{'a ' if little else lexicon.article(kind)[: -len(kind)]}{little}{kind} {'named' if self.random() < 0.6 else 'called'} {name}"
+            text = f"{lexicon.article(little + kind)} {'named' if self.random() < 0.6 else 'called'} {name}"
         talk.mention(name)
         return text
 
@@ -254,7 +249,8 @@ class ChineseTeller(Teller):
         ):
             text = f"{self._pronoun(args[0])}的{'好' if self.random() < 0.5 else ''}朋友{person.zh}"
         else:
-            text = f"一{person.measure}{'名' if self.random() < 0.2 and person.group == 'child' else ''}叫{person.zh}的{person.kind_zh}"
+            called = "名叫" if self.random() < 0.2 and person.group == "child" else "叫"
+            text = f"一{person.measure}{called}{person.zh}的{person.kind_zh}"
         talk.mention(name)
         return text
 

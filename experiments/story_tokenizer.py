@@ -27,12 +27,12 @@ ORDINARY = Path(__file__).with_name("ordinary.tsv")
 
 
 def ordinary(rng: Random, lines: int) -> Iterator[str]:
-    """Lines of words drawn by the square root of their frequency, so that rarer ones are heard of, too."""
+    """Lines of words drawn by a root of their frequency, so that rarer ones occur often enough, too."""
     table: dict[str, list[tuple[str, float]]] = {"zh": [], "en": []}
     for line in ORDINARY.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             language, word, count = line.split("\t")
-            table[language].append((word, float(count) ** 0.5))
+            table[language].append((word, float(count) ** 0.3))
     for index in range(lines):
         language = ("zh", "en")[index % 2]
         words, weights = zip(*table[language], strict=True)
@@ -53,14 +53,14 @@ def texts(documents_count: int) -> Iterator[str]:
         yield example.answer
     for document in world_documents("train", documents_count // 4, 0):
         yield str(document["text"])
-    yield from ordinary(Random(0), documents_count // 2)
+    yield from ordinary(Random(0), documents_count)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train, save, and print how many tokens a story takes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=5120)
-    parser.add_argument("--documents", type=int, default=20_000)
+    parser.add_argument("--documents", type=int, default=10_000)
     parser.add_argument("--out", type=Path, default=Path("src/nano_llada/assets/tokenizer-story"))
     options = parser.parse_args(argv)
     words = sorted({*chinese_words(), *world_words()}, key=lambda word: (-len(word), word))

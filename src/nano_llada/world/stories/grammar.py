@@ -155,7 +155,7 @@ def _compiled(kind: str, roles: str, text: str, source: int, lexer: Lexer) -> Fo
     }
     first = parts[0]
     agent = isinstance(first, Slot) and first.letter in "ag" and first.how == "" and first.role <= 0
-    closed = not any(mark in skeleton for mark in '"“:：,，')
+    closed = not any(mark in skeleton for mark in ('"', "“", ":", "：", ",", "，", " and "))
     return Form(
         kind=kind,
         parts=tuple(parts),

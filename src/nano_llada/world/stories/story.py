@@ -134,7 +134,8 @@ class _Telling:
             head = self._pick(prefixes(self.language)[time])
             index += 1
             entry = self.log[index]
-        form = self._form(entry, plain=bool(head))
+        reason = index + 1 < len(self.log) and self.log[index + 1].kind.startswith("why.")
+        form = self._form(entry, plain=bool(head) or reason, subject=reason)
         if not head and form.plain:
             head = self._connective(entry.link)
         text, index = self._body(entry, form, index)
@@ -151,7 +152,7 @@ class _Telling:
             return self._because(entry, form, following), index + 2
         text = self.teller.fill(form, entry.args)
         if following and self._joinable(entry, form, following):
-            other = self._form(following, plain=True, after=True)
+            other = self._form(following, plain=True, subject=True)
             if other.agent_first and other.tokens[0].letter == form.tokens[0].letter:  # type: ignore[union-attr]
                 joint = JOINTS[self.language][-1 if following.link == "then" else 0]
                 rest = self.teller.fill(other, following.args, 1)
@@ -162,6 +163,8 @@ class _Telling:
         if not form.agent_first or following.link not in ("", "then", "too"):
             return False
         if following.kind not in SECOND_ACTIONS or entry.kind not in FIRST_ACTIONS or self.random() > 0.6:
+            return False
+        if entry.kind == "find" and following.kind != "give":
             return False
         pair = form.tokens[0].letter == "g"  # type: ignore[union-attr]
         if pair:
@@ -175,7 +178,7 @@ class _Telling:
         clause = self.teller.fill(self._form(reason, plain=False), reason.args)
         return f"{text} because {clause}" if self.language == "en" else f"{text}，因为{clause}"
 
-    def _form(self, entry: Entry, *, plain: bool, after: bool = False) -> Form:
+    def _form(self, entry: Entry, *, plain: bool, subject: bool = False) -> Form:
         sources = self.forms[entry.kind]
         last = self.used.get(entry.kind, -1)
         best: Form | None = None
@@ -185,17 +188,16 @@ class _Telling:
                 continue
             options = sources[source]
             form = options[int(self.random() * len(options))]
-            if (plain and not form.plain) or (form.omitted and not self.teller.fits(form, entry.args)):
+            if (plain and not form.plain) or (subject and not form.agent_first):
+                continue
+            if form.omitted and not self.teller.fits(form, entry.args):
                 continue
             best = form
             break
         if best is None:
-            best = next(
-                form
-                for options in sources
-                for form in options
-                if not form.omitted or (len(form.omitted) == 1 and self.teller.fits(form, entry.args))
-            )
+            forms = [form for options in sources for form in options]
+            complete = (form for form in forms if not form.omitted or self.teller.fits(form, entry.args))
+            best = next(complete, forms[0])
         self.used[entry.kind] = best.source
         return best
 

@@ -39,10 +39,9 @@ class Slot:
 class Form:
     """One way to say one kind of event.
 
-    `tokens` holds, for each class character of `skeleton`, its slot or its literal.
-
-    `omitted` are the indices of the arguments that the sentence leaves to the context; `agent_first` forms begin with
-    the agent, so that two of them can share it; `plain` forms may follow a connective.
+    `tokens` holds, for each class character of `skeleton`, its slot or its literal. `omitted` are the indices of the
+    arguments that the sentence leaves to the context; `bound` forms say "them" and leave both persons to it.
+    `agent_first` forms begin with the agent, so that two of them can share it; `plain` ones may follow a connective.
     """
 
     kind: str
@@ -50,6 +49,7 @@ class Form:
     skeleton: str
     tokens: tuple[Slot | str, ...]
     omitted: tuple[int, ...]
+    bound: bool
     agent_first: bool
     plain: bool
     source: int
@@ -162,6 +162,7 @@ def _compiled(kind: str, roles: str, text: str, source: int, lexer: Lexer) -> Fo
         skeleton=skeleton.rstrip(".。"),
         tokens=tuple(tokens),
         omitted=tuple(role for role in range(len(roles)) if role not in said),
+        bound=any(isinstance(part, Slot) and (part.letter, part.how) == ("g", "o") for part in parts),
         agent_first=agent and closed,
         plain=(free and isinstance(first, Slot)) or kind.startswith("turn."),
         source=source,

@@ -190,13 +190,13 @@ class _Telling:
             form = options[int(self.random() * len(options))]
             if (plain and not form.plain) or (subject and not form.agent_first):
                 continue
-            if form.omitted and not self.teller.fits(form, entry.args):
+            if (form.omitted or form.bound) and not self.teller.fits(form, entry.args):
                 continue
             best = form
             break
         if best is None:
             forms = [form for options in sources for form in options]
-            complete = (form for form in forms if not form.omitted or self.teller.fits(form, entry.args))
+            complete = (form for form in forms if self.teller.fits(form, entry.args))
             best = next(complete, forms[0])
         self.used[entry.kind] = best.source
         return best

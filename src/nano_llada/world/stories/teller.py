@@ -36,7 +36,7 @@ class Teller:
 
     def fits(self, form: Form, args: tuple[str, ...]) -> bool:
         """Whether the context supplies what the form leaves out."""
-        if len(form.omitted) > 1:
+        if len(form.omitted) > 1 or (form.bound and not self.talk.clear_pair(args[0], args[1])):
             return False
         for role in form.omitted:
             letter = "a" if args[role] in PEOPLE else "t"

@@ -53,7 +53,7 @@ def texts(documents_count: int) -> Iterator[str]:
         yield example.answer
     for document in world_documents("train", documents_count // 4, 0):
         yield str(document["text"])
-    yield from ordinary(Random(0), documents_count)
+    yield from ordinary(Random(0), 3 * documents_count)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -125,6 +125,12 @@ class Discourse:
             return (others or near)[-1]
         return near[-1]
 
+    def last_two(self) -> tuple[str, str] | None:
+        """The two persons mentioned last, for a "they" after a sentence about one of them."""
+        found = dict.fromkeys(reversed((*self.recent, *self.cur)))
+        names = list(found)[:2]
+        return (names[1], names[0]) if len(names) == 2 else None
+
     def resolve_thing(self) -> str:
         """What "it" means; empty if nothing is known."""
         near = self.things_cur or self.things_prev

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nano_llada.world.stories import lexicon
-from nano_llada.world.stories.simulate import FOODS, GOODS, PRESENTS, THINGS, TOYS, Sim
+from nano_llada.world.stories.sim import FOODS, GOODS, PRESENTS, THINGS, TOYS, Sim
 
 TROUBLES = ("heavy", "knee", "astray")
 

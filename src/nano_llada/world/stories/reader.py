@@ -254,8 +254,8 @@ class Reader:
             for name in (first, second):
                 if name not in talk.introduced and name in PEOPLE and PEOPLE[name].group != "adult":
                     self.faults.append("name")
-        elif talk.pair:
-            first, second = talk.pair
+        elif pair := talk.pair or talk.last_two():
+            first, second = pair
             if mention.surface.startswith("她们") and SEX[first] + SEX[second] != "ff":
                 self.faults.append("name")
         else:

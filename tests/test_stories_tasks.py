@@ -74,7 +74,7 @@ def test_splits_share_neither_skeletons_nor_prompts_of_small_talk() -> None:
     for split in SPLITS:
         assert {split_of(key) for key in keys[split] if key[0] == "story"} == {split}
     rng = Random(0)
-    typed = {split: {talk(rng, split, "en").prompt for _ in range(800)} for split in SPLITS}
+    typed = {split: {talk(rng, split, "en").prompt.rstrip("?.!").lower() for _ in range(800)} for split in SPLITS}
     assert not typed["train"] & typed["test"]
     assert len(typed["test"]) > 30
 
@@ -109,6 +109,18 @@ def test_questions_are_answered_by_the_story(language: Language) -> None:
             assert question.answers
             assert "{" not in question.text + "".join(question.answers)
     assert asked > 600
+
+
+def test_a_reply_to_small_talk_follows_from_it() -> None:
+    """Somebody who says yes, or a name, has been offered a story, or asked for one."""
+    replies = 0
+    for talking in conversations("train", 800, 9):
+        for before, after in zip(talking.exchanges, talking.exchanges[1:], strict=False):
+            if after.user.rstrip(".!") in ("Yes", "OK", "Sure", "Yes, please", "Go ahead"):
+                replies += 1
+                assert before.task == "talk"
+                assert before.assistant.endswith("?")
+    assert replies > 3
 
 
 def test_possible_has_both_answers() -> None:

@@ -12,6 +12,7 @@ from nano_llada.core.errors import UserError
 from nano_llada.data.world.splits import Language, Split, split_of
 from nano_llada.world.stories.grammar import expanded
 
+STOPS = ".!?。！？"
 SLOT = re.compile(r"<(\w+)>")
 
 
@@ -57,17 +58,24 @@ def talk(rng: Random, split: Split, language: Language, intent: str = "") -> Tal
     while True:
         name = intent or rng.choice(tuple(table))
         wordings, answers = table[name]
-        fitting = [text for text in wordings if _split(name, text, text == wordings[0]) == split]
+        fitting = [text for text in wordings if _split(name, text, wordings[0]) == split]
         if fitting:
             break
         if intent:
             raise UserError(f"The intent {intent!r} has no wording in the {split} split.")
     wording = rng.choice(fitting)
+    if rng.random() < 0.3:  # as people type: in small letters, without a stop
+        wording = _plain(wording) if rng.random() < 0.5 else wording.rstrip(STOPS)
     values = {slot: rng.choice(fillers[slot]) for slot in SLOT.findall(wording + "".join(answers))}
     filled = [SLOT.sub(lambda match: values[match.group(1)], text) for text in (wording, *answers)]
     chosen = rng.choice(filled[1:])
     return Talk(name, filled[0], (chosen, *(text for text in filled[1:] if text != chosen)))
 
 
-def _split(intent: str, wording: str, plainest: bool) -> Split:
-    return "train" if plainest else split_of(("talk", intent, wording))
+def _plain(wording: str) -> str:
+    return wording.rstrip(STOPS).lower()
+
+
+def _split(intent: str, wording: str, plainest: str) -> Split:
+    """Wordings that differ in capitals and stops alone belong together; the plainest is always one for training."""
+    return "train" if _plain(wording) == _plain(plainest) else split_of(("talk", intent, _plain(wording)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -84,12 +85,14 @@ def conversation(rng: Random, split: Split, language: Language) -> Conversation:
     draw = rng.random()
     if draw < 0.15:
         _small_talk(talking, rng)
-        if rng.random() < 0.5:
-            _tell(talking, rng)
+        if rng.random() < 0.6:
+            _reply(talking, rng)
     elif draw < 0.65:
         if rng.random() < 0.1:
             _small_talk(talking, rng, "hello")
-        _tell(talking, rng)
+            _reply(talking, rng)
+        else:
+            _tell(talking, rng)
     else:
         rng.choice((_continue, _fill, _mistake, _correct, _read, _read))(talking, rng)
     if talking.story:
@@ -152,10 +155,25 @@ def _tell(talking: Conversation, rng: Random) -> None:
     rng.choice((_tell_any, _tell_about, _tell_about, _tell_words, _tell_words, _tell_count, _tell_happy))(talking, rng)
 
 
-def _tell_any(talking: Conversation, rng: Random) -> None:
+ASKS_WHOM = re.compile("Who should it be|What shall I tell|What would you like|谁的故事|讲点儿什么|想听什么")
+OFFERS = re.compile("story|another one|Shall I tell|故事|要听吗|再听一个")
+
+
+def _reply(talking: Conversation, rng: Random) -> None:
+    """What follows small talk: a name if one was asked for, a yes if a story was offered, or a request."""
+    said = talking.exchanges[-1].assistant
+    if ASKS_WHOM.search(said) and rng.random() < 0.8:
+        _tell_about(talking, rng, "who")
+    elif said[-1] in "?？" and OFFERS.search(said) and rng.random() < 0.8:
+        _tell_any(talking, rng, "yes")
+    else:
+        _tell(talking, rng)
+
+
+def _tell_any(talking: Conversation, rng: Random, prompt: str = "tell") -> None:
     story = _story(talking, rng)
     telling = tell(story, talking.language, rng)
-    talking.add("tell", _prompt("tell", talking.language, rng), telling.text, answers.story(talking.language))
+    talking.add("tell", _prompt(prompt, talking.language, rng), telling.text, answers.story(talking.language))
     _keep(talking, story, telling)
 
 
@@ -187,12 +205,12 @@ def about_phrase(story: Story, language: Language, rng: Random) -> tuple[str, tu
     return joint.join(words), (story.key[-3], other)
 
 
-def _tell_about(talking: Conversation, rng: Random) -> None:
+def _tell_about(talking: Conversation, rng: Random, prompt: str = "about") -> None:
     story = _story(talking, rng)
     telling = tell(story, talking.language, rng)
     phrase, entities = about_phrase(story, talking.language, rng)
     check = answers.story(talking.language, about=list(entities))
-    talking.add("about", _prompt("about", talking.language, rng, about=phrase), telling.text, check)
+    talking.add("about", _prompt(prompt, talking.language, rng, about=phrase), telling.text, check)
     _keep(talking, story, telling)
 
 

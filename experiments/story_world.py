@@ -79,7 +79,7 @@ def coherence_of(part: range) -> tuple[set[bytes], dict[str, set[tuple[str, ...]
             print(report.describe(), file=sys.stderr)
         result["sentences"] += len(telling.sentences)
         result["characters"] += len(text)
-        if index % 5 == 0:
+        if index % 20 == 0:
             other = LANGUAGES[1 - LANGUAGES.index(language)]
             result["translations"] += 1
             result["faithful translations"] += same_story(report, check(tell(story, other, rng).text, other))

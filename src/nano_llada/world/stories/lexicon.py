@@ -102,7 +102,7 @@ def _things() -> list[Thing]:
         "basket:篮子:个:tool picture_book:图画书:本:tool lantern:灯笼:盏:tool key:钥匙:把:hard cup:杯子:个:hard "
         "bell:铃铛:个:hard shell:贝壳:枚:hard,nature pen:钢笔:支:hard box:盒子:个:hard flute:笛子:支:hard "
         "watch:手表:块:hard coat:外套:件:wear,soft backpack:书包:个:tool mirror:镜子:面:hard necklace:项链:条:hard "
-        "glove:手套:只:wear,soft notebook:本子:本:tool stone:石头:块:hard,nature feather:羽毛:根:nature "
+        "glove:手套:只:wear,soft notebook:笔记本:个:tool stone:石头:块:hard,nature feather:羽毛:根:nature "
         "apple:苹果:个:food pear:梨:个:food cookie:饼干:块:food bun:包子:个:food peach:桃子:个:food "
         "sandwich:三明治:个:food pancake:煎饼:张:food carrot:胡萝卜:根:food sweet_potato:红薯:个:food"
     )

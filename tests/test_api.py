@@ -131,6 +131,23 @@ def test_train_returns_a_run_that_can_be_looked_at_and_loaded(done, tmp_path):
         nano_llada.train(config)
 
 
+def test_evaluate_measures_models_by_name(done, tmp_path):
+    models = {"AR": done.runs / "ar", "diffusion": load(done, "diffusion")}
+    found = nano_llada.evaluate(models, ["likelihood"], text=str(done.text), limit=6, draws=2, out=tmp_path / "eval")
+    values = {(f.model, f.metric): f for f in found.figures}
+    assert {model for model, _ in values} == {"AR", "diffusion"}
+    assert all(figure.low <= figure.value <= figure.high for figure in values.values())
+    assert (found.folder / "report.html").is_file()
+    again = nano_llada.evaluate(models, ["likelihood"], text=[str(done.text)], limit=6, draws=2, out=tmp_path / "eval")
+    assert again.records == found.records
+    with pytest.raises(nano_llada.UserError, match="unknown suite"):
+        nano_llada.evaluate(models, ["likelyhood"], text=str(done.text))
+    with pytest.raises(nano_llada.UserError, match="limt"):
+        nano_llada.evaluate(models, ["likelihood"], text=str(done.text), limt=3)
+    with pytest.raises(nano_llada.UserError, match="at least one model"):
+        nano_llada.evaluate({}, ["likelihood"])
+
+
 @dataclass(frozen=True)
 class Weighted(nano_llada.ObjectiveConfig):
     """An objective of this file's own: next-token loss times a factor."""

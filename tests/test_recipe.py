@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from nano_llada.config.run import RunConfig
 from nano_llada.core.errors import UserError
 from nano_llada.session.observer import RunObserver
+from nano_llada.session.outcome import read_outcome
 from nano_llada.session.recipe import read_recipe
 from nano_llada.session.run import complete
 from tiny import make_place, run_cli, write_rows
@@ -148,3 +152,55 @@ def test_shipped_recipes_can_be_read(path):
     recipe = read_recipe(path, {})
     assert len(recipe.runs) > 2
     assert all(run.init_from is not None for run in recipe.runs[1:])
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_recipes_pass_their_check_and_two_steps_of_every_run(path, tmp_path, capsys):
+    data = data_for_recipes(tmp_path / "data")
+    words = ["recipe", path, "--set", f"data={data}", f"tokenizer={data / 'tokenizer'}", "--runs", tmp_path / "runs"]
+    assert run_cli([*words, "--check"]) == 0
+    listed = capsys.readouterr().out
+    variables = {"data": str(data), "tokenizer": str(data / "tokenizer")}
+    runs = read_recipe(path, variables, tmp_path / "runs").runs
+    assert [line.split(":")[0] for line in listed.splitlines()] == [run.name for run in runs]
+    assert complete([shortened(run, tmp_path / "cache") for run in runs])
+    assert [read_outcome(run.folder).step for run in runs] == [2] * len(runs)
+
+
+def shortened(run: RunConfig, cache: Path) -> RunConfig:
+    """The run with two steps and a small model; everything else is the recipe's own."""
+    model = replace(run.model, hidden_size=16, num_layers=1, num_heads=2)
+    train = replace(
+        run.train,
+        steps=2,
+        batch_size=4,
+        eval_every=1,
+        eval_rows=4,
+        keep_best=min(run.train.keep_best, 2),
+        merge_best=min(run.train.merge_best, 2),
+        threads=1,
+        device="cpu",
+        warmup_steps=1,
+    )
+    return replace(run, model=model, train=train, data=replace(run.data, cache=cache))
+
+
+def data_for_recipes(folder: Path) -> Path:
+    """Files of the names that recipes read, with a few rows each, and a tokenizer."""
+    place = make_place(folder)
+    text, chat = (path.read_text(encoding="utf-8") for path in (place.text, place.chat))
+    pairs = "".join(
+        json.dumps({"prompt": f"{i}加1?", "chosen": str(i + 1), "rejected": "A ball."}, ensure_ascii=False) + "\n"
+        for i in range(30)
+    )
+    (folder / "eval").mkdir()
+    for language in ("zh", "en"):
+        for name, rows in (("pretrain", text), ("sft", chat)):
+            with gzip.open(folder / f"{name}_{language}.jsonl.gz", "wt", encoding="utf-8") as file:
+                file.write(rows)
+        (folder / "eval" / f"val_{language}.jsonl").write_text(text, encoding="utf-8")
+        (folder / "eval" / f"sft_val_{language}.jsonl").write_text(chat, encoding="utf-8")
+    with gzip.open(folder / "preference.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.write(pairs)
+    (folder / "eval" / "preference_val.jsonl").write_text(pairs, encoding="utf-8")
+    return folder

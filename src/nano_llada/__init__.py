@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nano_llada.api import TrainedRun as TrainedRun
+    from nano_llada.api import evaluate as evaluate
     from nano_llada.api import load as load
     from nano_llada.api import train as train
     from nano_llada.config.card import ModelCard as ModelCard
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _PLACES = {  # public name -> module
+    "evaluate": "api",
     "load": "api",
     "train": "api",
     "TrainedRun": "api",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,15 @@ from nano_llada.config.outcome import Outcome
 from nano_llada.config.run import RunConfig
 from nano_llada.core.device import choose_machine
 from nano_llada.core.errors import UserError
+from nano_llada.evaluation.suite import Subject
+from nano_llada.evaluation.suites import suite_options
 from nano_llada.language_model import LanguageModel
+from nano_llada.report.evaluation import Evaluation, run_evaluation
 from nano_llada.session.run import execute
 from nano_llada.training.log import read_metrics
+
+Model = LanguageModel | str | Path
+FILES = ("text", "questions", "choices", "skills")  # options that take several files or names
 
 BUNDLED = Path(__file__).parent / "assets" / "models"
 
@@ -69,3 +76,39 @@ def train(config: RunConfig, *, resume: bool = False) -> TrainedRun:
         UserError: for data, folders or shapes that cannot be used, or a run that exists already.
     """
     return TrainedRun(config.folder, execute(config, resume=resume))
+
+
+def evaluate(
+    models: Mapping[str, Model],
+    suites: Sequence[str] = (),
+    *,
+    decoders: Mapping[str, Mapping[str, Any]] | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    **options: Any,
+) -> Evaluation:
+    """Measure models by suites, all by one protocol, and write a report.
+
+    Args:
+        models: each under the name it has in tables: a loaded model, or what `load` takes.
+        suites: names of suites (likelihood, choices, generation, quality, infilling, speed, calibration), or your own
+            as FILE.py:NAME; default: those of the first three that have examples.
+        decoders: decodings by name, each with fields of `nano_llada.DecodingOptions`; default: greedy.
+        out: folder for records and report; default: one in runs/eval. The same call resumes what was interrupted.
+        device: cpu, cuda, mps, or auto.
+        options: those of the suites, as in `nano-llada eval --help`: text, questions, choices, skills, items and so on.
+
+    Raises:
+        UserError: for a model, suite, option or decoding that does not exist, or examples that cannot be read.
+    """
+    if not models:
+        raise UserError("nothing to evaluate: give at least one model")
+    machine = choose_machine(device).device
+    found = []
+    for name, given in models.items():
+        model = given if isinstance(given, LanguageModel) else load(given, device)
+        for decoder, settings in (decoders or {"default": {}}).items():
+            found.append(Subject(name, model.checkpoint, model.decoding(24, **settings), decoder))
+    texts = {key: (value,) if isinstance(value, str) and key in FILES else value for key, value in options.items()}
+    tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in texts.items()}
+    return run_evaluation(found, suite_options(suites, **tuples), None if out is None else Path(out), machine)

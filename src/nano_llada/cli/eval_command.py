@@ -54,25 +54,14 @@ def main(arguments: Sequence[str]) -> int:
     # torch and matplotlib behind these would slow --help down
     from nano_llada.cli.tables import print_table
     from nano_llada.core.device import choose_machine
-    from nano_llada.evaluation.measure import evaluate, make_plan, plan_name
-    from nano_llada.evaluation.results import measure
-    from nano_llada.evaluation.suites import make_suites
+    from nano_llada.report.evaluation import run_evaluation
     from nano_llada.report.tables import figure_rows
-    from nano_llada.report.write import write_report
 
     device = choose_machine(options.device).device
-    found = subjects(options, device)
-    context = min(subject.checkpoint.model.config.max_length for subject in found)
-    suites = make_suites(options.suites, context, device)
-    plan = make_plan(found, suites, device=str(device))
-    folder = options.out or Path("runs/eval") / f"{'+'.join(dict.fromkeys(s.name for s in found))}-{plan_name(plan)}"
-    records = evaluate(found, suites, folder, plan)
-    classes = {suite.name: type(suite) for suite in suites}
-    results = measure(records, lambda name: classes[name].metrics)
-    page = write_report(records, folder, "nano-llada: evaluation", classes.__getitem__, results=results)
-    for suite in suites:
-        print_table(figure_rows(results, suite.name))
-    print(f"the report is {page}")
+    done = run_evaluation(subjects(options, device), options.suites, options.out, device)
+    for suite in done.suites:
+        print_table(figure_rows(done.results, suite))
+    print(f"the report is {done.folder / 'report.html'}")
     return 0
 
 

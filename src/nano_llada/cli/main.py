@@ -27,7 +27,7 @@ COMMANDS = {
     "report": "what evaluations and training runs found, side by side: one page to look at",
     "experiment": "make (or go on with) one of the recorded experiments; without a name, list them",
     "merge": "average the weights of several checkpoints, or of the K best of a run",
-    "import": "turn a transformers folder (Llama, Qwen3) into a checkpoint",
+    "import": "turn a transformers folder (Llama, Qwen3), or a .pt file of the original or minimind, into a checkpoint",
     "export": "turn an AR checkpoint into a transformers folder",
     "doctor": "what this machine will use and why",
 }

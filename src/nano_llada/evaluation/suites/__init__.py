@@ -74,8 +74,11 @@ def options_class(suites: Iterable[str] = ()) -> type[SuiteOptions]:
 
 
 def suite_options(suites: Sequence[str] = (), **values: Any) -> SuiteOptions:
-    """Options for `make_suites`, from Python."""
-    return options_class(suites)(suites=tuple(suites), **values)
+    """Options for `make_suites`, from Python. Raises UserError for an option that does not exist."""
+    cls = options_class(suites)
+    if unknown := sorted(set(values) - {option.name for option in fields(cls)}):
+        raise UserError(f"unknown option {unknown[0]!r} of an evaluation")
+    return cls(suites=tuple(suites), **values)
 
 
 def make_suites(options: SuiteOptions, context: int, device: torch.device | str = "cpu") -> list[Suite]:

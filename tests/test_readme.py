@@ -6,6 +6,7 @@ import io
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 
 from nano_llada.cli.main import COMMANDS
+from nano_llada.core.own import load_own
+from nano_llada.diffusion.noise import Noise
 from tiny import chats, run_cli, texts, write_rows
 
 ROOT = Path(__file__).parents[1]
@@ -32,8 +35,8 @@ NOT_RUN = {
     "pip install": "downloads packages",
     "modelscope download": "downloads gigabytes",
     "hf download": "downloads gigabytes",
-    "nano-llada recipe recipes/llada2.toml --set data=FOLDER --check": "needs data; tests/test_recipe.py checks recipes",
-    "nano-llada recipe recipes/llada2.toml --set data=FOLDER": "needs data; tests/test_recipe.py runs all recipes",
+    "nano-llada recipe recipes/llada2.toml --set data=FOLDER --check": "needs data; see tests/test_recipe.py",
+    "nano-llada recipe recipes/llada2.toml --set data=FOLDER": "needs data; see tests/test_recipe.py",
 }
 
 SHAPE = {"hidden-size": "32", "num-layers": "1", "num-heads": "2", "max-length": "256"}
@@ -115,11 +118,13 @@ def prepared(tmp_path_factory) -> Path:
     write_rows(root / "chats.jsonl", chats())
     write_rows(root / "exam.jsonl", [{"prompt": "1+1?", "answer": "2", "language": "en"}])
     shutil.copytree(ROOT / "examples", root / "examples")
-    start = (
-        f"nano-llada sft diffusion --data {root / 'chats.jsonl'} --runs {root / 'runs' / 'demo'} --name diffusion-sft"
-    )
-    shape = [word for name, value in SHAPE.items() for word in (f"--{name}", value)]
-    assert run_cli([*smaller(shlex.split(start)), *shape, "--cache", root / "cache"]) == 0
+    for command in (
+        "nano-llada pretrain ar --data pretrain.jsonl --name ar",
+        "nano-llada sft diffusion --data chats.jsonl --init-from runs/demo/ar --name diffusion-sft",
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(root)
+            assert run_cli([*smaller(shlex.split(command)), "--runs", "runs/demo", "--cache", "cache"]) == 0
     return root
 
 
@@ -176,14 +181,12 @@ SHORTER = {
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
 def test_the_python_of_a_page_runs(page, folder, capsys):
-    names: dict[str, Any] = {}
-    exec("from examples.own_noise import Quadratic as MySchedule", names)  # noqa: S102 - a page may name a class of its reader's
+    own = load_own("examples/own_noise.py:Quadratic", Noise, what="noise")
+    names: dict[str, Any] = {"MySchedule": own}  # a class of the reader's
     for number, block in enumerate(blocks(page, "python")):
         for printed, shorter in SHORTER.items():
             block = block.replace(printed, shorter)
-        if "mask_count" in block:  # the page continues a run of another kind under the same name
-            names["config"] = names["nano_llada"].default_run("pretrain", "diffusion")
-        exec(compile(block, f"{page}, Python block {number + 1}", "exec"), names)  # noqa: S102 - it is what is tested
+        exec(compile(block, f"{page}, Python block {number + 1}", "exec"), names)
     assert capsys.readouterr().out
 
 
@@ -192,8 +195,6 @@ def options_of(command: str) -> frozenset[str]:
     """Every option that `nano-llada COMMAND --help-all` lists."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stdout", io.StringIO())
-        import sys
-
         assert run_cli([*command.split(), "--help-all"]) == 0
         return frozenset(re.findall(r"--[a-z][a-z-]+", sys.stdout.getvalue()))
 

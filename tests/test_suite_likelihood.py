@@ -165,7 +165,7 @@ def test_passages_are_named_as_their_rows_are(peaky, vocab, tmp_path):
         with pytest.raises(UserError, match=rf"wiki\.jsonl:2: id is {reason}.*expected text or a number"):
             read_passages([str(tmp_path / "wiki.jsonl")])
     write_rows(tmp_path / "wiki.jsonl", [rows[0], rows[1] | {"id": "moon"}])
-    with pytest.raises(UserError, match=r"wiki\.jsonl:2: id 'moon' stands twice in the file"):
+    with pytest.raises(UserError, match=r"wiki\.jsonl:2: id 'moon' occurs twice in the file"):
         read_passages([str(tmp_path / "wiki.jsonl")])
 
 

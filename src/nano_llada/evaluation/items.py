@@ -47,7 +47,7 @@ def read_passages(sources: Sequence[str], text_field: str = "text", limit: int |
         if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
             raise ValueError(f"id is {kind_of(name)}, expected text or a number")
         if (file, str(name)) in seen:
-            raise ValueError(f"id {name!r} stands twice in the file")
+            raise ValueError(f"id {name!r} occurs twice in the file")
         seen.add((file, str(name)))
         return Passage(text, row_language(row, text), file, str(name))
 
@@ -76,7 +76,7 @@ def read_items(
     resolved = resolve(sources)
     names = [Path(source.name).name.split(".")[0] for source in resolved]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"two files are called {twice[0]}: their figures could not be told apart, rename one")
+        raise UserError(f"two files are called {twice[0]}: their figures could not be distinguished: rename one")
     for name, source in zip(names, resolved, strict=True):
         for number, row in enumerate(islice(read_rows(source), limit)):
             if isinstance(row, BadRow):

@@ -14,7 +14,7 @@ import torch
 from nano_llada.checkpoint.files import PROGRESS, Checkpoint, load_checkpoint, read_json, step_folders
 from nano_llada.config.model import FREE_FIELDS, ModelConfig
 from nano_llada.config.outcome import Outcome
-from nano_llada.config.record import from_plain, read_config, to_plain
+from nano_llada.config.record import read_record, to_plain
 from nano_llada.config.run import RunConfig
 from nano_llada.core import device as hardware
 from nano_llada.core.errors import UserError
@@ -30,11 +30,12 @@ from nano_llada.session.outcome import read_outcome
 from nano_llada.train.trainer import Trainer
 
 BUNDLED_TOKENIZER = Path(__file__).parent.parent / "assets" / "tokenizer"
-# options that a resumed run may change: what is learnt depends on them by no more than rounding and dropout's noise
+# options that a resumed run may change: they change what a step learns by no more than rounding and dropout's noise
 _FREE = (
     "threads device compile gradient_checkpointing micro_batch_size "
     "log_every sample_every tracker save_every keep_last keep_best"
 )
+LENGTH = ("train.steps", "train.epochs")  # may be raised
 MAY_CHANGE = frozenset(("runs", "sample_prompts", "data.cache", *(f"train.{name}" for name in _FREE.split())))
 
 
@@ -79,8 +80,15 @@ def finished(config: RunConfig) -> bool:
     outcome = read_outcome(config.folder) or outcome_of_0_1(config)
     if outcome is None or not outcome.complete:
         return False
-    check_same_config(config.folder / "config.json", to_plain(config))  # never another run's results
-    return True
+    changes = check_same_config(config.folder / "config.json", to_plain(config))  # never another run's results
+    if not any(change.startswith(LENGTH) for change in changes):
+        return True
+    if outcome.state == "stopped early":
+        raise UserError(
+            f"{config.folder} stopped early at step {outcome.step}, since its validation loss no longer improved: more "
+            "steps would not continue it; start a new run from it with --init-from"
+        )
+    return False
 
 
 def outcome_of_0_1(config: RunConfig) -> Outcome | None:
@@ -197,15 +205,33 @@ def prepare_folder(config: RunConfig, *, resume: bool) -> list[str]:
 
 
 def check_same_config(saved: Path, plain: Mapping[str, Any]) -> list[str]:
-    """What differs from a saved config, in words. Raises UserError for what decides what is learnt."""
+    """What differs from a saved config, in words.
+
+    Options in `MAY_CHANGE` may differ, and the length of the run may grow: the learning-rate schedule and the schedule
+    of block sizes then span the new length.
+
+    Raises:
+        UserError: for a difference that changes what is learnt, or a shorter run.
+    """
     if not saved.is_file():
         raise UserError(f"nothing to resume: {saved.parent} has no config.json")
-    # read and written again, so that an option which is newer than the run stands at its default
-    before = to_plain(from_plain(RunConfig, read_config(saved), where=str(saved)))
+    # read and written again, so that an option which is newer than the run has its default
+    before = to_plain(read_record(RunConfig, saved))
     changed = dict(_differences(before, plain))
-    if refused := [text for where, text in changed.items() if where not in MAY_CHANGE]:
+    may_change = MAY_CHANGE | (set(LENGTH) if _grows(before["train"], plain["train"], saved.parent) else set())
+    if refused := [text for where, text in changed.items() if where not in may_change]:
         raise UserError(f"a resumed run must learn the same; these differ from {saved}: {'; '.join(refused)}")
     return list(changed.values())
+
+
+def _grows(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> bool:
+    """Whether the options of a run's length ask for more of it: more steps, or more epochs where they count."""
+    if now["steps"] is None:
+        return before["steps"] is None and bool(now["epochs"] > before["epochs"])
+    if before["steps"] is None:
+        outcome = read_outcome(folder)  # says how many steps the epochs were
+        return outcome is not None and bool(now["steps"] > outcome.total_steps)
+    return bool(now["steps"] > before["steps"])
 
 
 def _differences(before: Any, now: Any, where: str = "") -> Iterator[tuple[str, str]]:

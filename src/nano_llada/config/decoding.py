@@ -39,8 +39,7 @@ class _Common:
     """Draw from the fewest tokens whose probabilities add up to this; 1: off."""
     min_p: BelowOne = 0.0
     """Drop tokens less likely than this share of the most likely one; 0: off."""
-    repetition_penalty: Strategy = Literal["low_confidence", "random", "margin", "entropy"]
-Penalty = 1.0
+    repetition_penalty: Penalty = 1.0
     """Above 1, tokens that are already in the text become less likely; 1: off."""
     min_new_tokens: TokensOrZero = 0
     """Minimum number of tokens before the text may end."""

@@ -10,12 +10,12 @@ else
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check wheel format bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/nano-llada demo
 
-test: check
+test: check wheel
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=85 -q
 
 check: $(VENV)/.installed-dev
@@ -23,6 +23,10 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# builds the wheel and uses it as a stranger would: installed into an empty environment, outside of the checkout
+wheel:
+	PYTHON=$(PYTHON) INSTALLER=$(INSTALLER) sh scripts/try_wheel.sh
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
@@ -48,4 +52,4 @@ $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage*
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -26,7 +26,7 @@ from nano_llada.config.train import TrainConfig
 from nano_llada.core import device as hardware
 from nano_llada.core.batch import Objective, TokenBatch, Vocabulary
 from nano_llada.model.transformer import Transformer
-from nano_llada.train.trainer import StepReport, Trainer
+from nano_llada.training.trainer import StepReport, Trainer
 
 SHAPES = LARGE | {"tiny": (32, 1, 2, 96, 2)}  # hidden, layers, heads, length, rows; tiny: to see that it runs
 BLOCKS = BlockSizeSchedule(32)

@@ -30,7 +30,7 @@ from nano_llada.data.store import Encoding, open_store
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives import make_objective
-from nano_llada.train.optim import Optimizer
+from nano_llada.training.optim import Optimizer
 
 SHAPES = {"30M": (512, 8, 8, 256, 8), "small": (128, 4, 4, 128, 32)}  # hidden, layers, heads, length, rows
 WARM = 2  # unmeasured steps: the first compiles, the second still touches memory for the first time

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from nano_llada.config.objectives import BlockSizeSchedule
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.diffusion.noise import make_noise
-from nano_llada.train.schedule import learning_rate_scale
+from nano_llada.training.schedule import learning_rate_scale
 
 CASES = (
     ("block_causal: how a block model writes", "block_causal", (8,), 4),

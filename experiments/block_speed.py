@@ -28,7 +28,7 @@ from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.decode.types import Completion, Request, Sampler, collect
 from nano_llada.demo.run import held_out_questions
-from nano_llada.evaluate.answers import Answer, exact_match
+from nano_llada.evaluation.answers import Answer, exact_match
 from nano_llada.language_model import make_sampler
 from nano_llada.session.run import complete
 from nano_llada.world import Example, verify

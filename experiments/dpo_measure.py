@@ -15,15 +15,15 @@ from nano_llada.config.decoding import default_decoding
 from nano_llada.config.objectives import BoundScore, Preference
 from nano_llada.config.run import RunConfig
 from nano_llada.core.batch import StepContext, TokenBatch
-from nano_llada.evaluate.judge import read_questions
-from nano_llada.evaluate.measure import measured, protocol_of
-from nano_llada.evaluate.suite import Subject, Suite
-from nano_llada.evaluate.suites.choices import Choices, read_choices
-from nano_llada.evaluate.suites.generation import Generation
+from nano_llada.evaluation.judge import read_questions
+from nano_llada.evaluation.measure import measured, protocol_of
+from nano_llada.evaluation.suite import Subject, Suite
+from nano_llada.evaluation.suites.choices import Choices, read_choices
+from nano_llada.evaluation.suites.generation import Generation
 from nano_llada.objectives.preference import PreferenceLoss
 from nano_llada.session.data import load_data
 from nano_llada.session.run import choose_tokenizer
-from nano_llada.train.log import read_metrics
+from nano_llada.training.log import read_metrics
 
 MEASURED_PAIRS, MEASURED_DRAWS, GRADIENTS = 200, 8, 12
 WATCHED_PAIRS = 100  # while training

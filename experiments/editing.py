@@ -22,7 +22,7 @@ from nano_llada.config.objectives import Denoising, TokenEditing
 from nano_llada.config.run import RunConfig
 from nano_llada.core.errors import UserError
 from nano_llada.demo.run import held_out_questions
-from nano_llada.evaluate.answers import answer_examples, exact_match
+from nano_llada.evaluation.answers import answer_examples, exact_match
 from nano_llada.language_model import make_sampler
 from nano_llada.session.run import complete
 from nano_llada.world import verify

@@ -22,9 +22,9 @@ from nano_llada.config.train import TrainConfig
 from nano_llada.core.errors import UserError
 from nano_llada.data.read import BadRows, resolve
 from nano_llada.data.texts import read_texts
-from nano_llada.evaluate.likelihood import text_likelihood
+from nano_llada.evaluation.likelihood import text_likelihood
 from nano_llada.session.run import complete, count_parameters
-from nano_llada.train.log import read_metrics
+from nano_llada.training.log import read_metrics
 
 NAME = "epochs"
 OBJECTIVES: dict[str, ObjectiveConfig] = {"ar": NextToken(), "diffusion": Denoising()}

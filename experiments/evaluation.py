@@ -15,14 +15,14 @@ from nano_llada.checkpoint.files import Checkpoint, load_checkpoint
 from nano_llada.config.decoding import MODES, Autoregressive, Block, Decoding, Diffusion
 from nano_llada.core import device as hardware
 from nano_llada.core.errors import UserError
-from nano_llada.evaluate.build import make_suites
-from nano_llada.evaluate.figures import Figure, figures
-from nano_llada.evaluate.measure import evaluate, make_plan
-from nano_llada.evaluate.options import SuiteOptions
-from nano_llada.evaluate.page import write_evaluation
-from nano_llada.evaluate.record import RECORDS, Record, write_records
-from nano_llada.evaluate.suite import ALL, Subject
-from nano_llada.evaluate.suites import metrics_of
+from nano_llada.evaluation.build import make_suites
+from nano_llada.evaluation.figures import Figure, figures
+from nano_llada.evaluation.measure import evaluate, make_plan
+from nano_llada.evaluation.options import SuiteOptions
+from nano_llada.evaluation.page import write_evaluation
+from nano_llada.evaluation.record import RECORDS, Record, write_records
+from nano_llada.evaluation.suite import ALL, Subject
+from nano_llada.evaluation.suites import metrics_of
 
 NAME = "evaluation"
 LENGTH = 32  # tokens written after real prompts, and by models whose training does not say how long answers are

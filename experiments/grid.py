@@ -11,7 +11,7 @@ from typing import Any
 
 from nano_llada.core import device as hardware
 from nano_llada.core.errors import UserError
-from nano_llada.train.log import read_metrics
+from nano_llada.training.log import read_metrics
 
 Metrics = Mapping[str, Any]
 

@@ -19,13 +19,13 @@ from nano_llada.config.run import RunConfig
 from nano_llada.config.train import TrainConfig
 from nano_llada.data.read import BadRows
 from nano_llada.data.texts import read_texts
-from nano_llada.evaluate.likelihood import text_likelihood
-from nano_llada.evaluate.measure import measured, protocol_of
-from nano_llada.evaluate.record import Record, read_records, write_records
-from nano_llada.evaluate.suite import Subject
-from nano_llada.evaluate.suites.generation import Generation, world_questions
+from nano_llada.evaluation.likelihood import text_likelihood
+from nano_llada.evaluation.measure import measured, protocol_of
+from nano_llada.evaluation.record import Record, read_records, write_records
+from nano_llada.evaluation.suite import Subject
+from nano_llada.evaluation.suites.generation import Generation, world_questions
 from nano_llada.session.run import complete
-from nano_llada.train.log import read_metrics
+from nano_llada.training.log import read_metrics
 from nano_llada.world.files import write_world
 
 NAME = "llada2-ablation"

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments.grid import Result, markdown_table, write_page
-from nano_llada.evaluate.figures import BOTH, differences, figures
-from nano_llada.evaluate.record import Record
-from nano_llada.evaluate.statistics import wilson
-from nano_llada.evaluate.suites.generation import Generation
+from nano_llada.evaluation.figures import BOTH, differences, figures
+from nano_llada.evaluation.record import Record
+from nano_llada.evaluation.statistics import wilson
+from nano_llada.evaluation.suites.generation import Generation
 
 METRICS = Generation.metrics[:2]  # exact match, TPF
 QUESTIONS = (

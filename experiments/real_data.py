@@ -17,9 +17,9 @@ from nano_llada.config.run import RunConfig
 from nano_llada.config.train import TrainConfig
 from nano_llada.data.read import BadRows
 from nano_llada.data.texts import read_texts
-from nano_llada.evaluate.likelihood import text_likelihood
+from nano_llada.evaluation.likelihood import text_likelihood
 from nano_llada.session.run import complete, count_parameters
-from nano_llada.train.log import read_metrics
+from nano_llada.training.log import read_metrics
 
 NAME = "real-data"
 PROMPTS = ("从前有一个小女孩，", "北京是", "Once upon a time there was a little", "The old man looked at")

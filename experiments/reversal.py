@@ -18,7 +18,7 @@ from nano_llada.config.objectives import Denoising, NextToken, ObjectiveConfig
 from nano_llada.config.run import RunConfig
 from nano_llada.config.train import TrainConfig
 from nano_llada.decode.types import Request
-from nano_llada.evaluate.answers import complete as answered
+from nano_llada.evaluation.answers import complete as answered
 from nano_llada.language_model import encode_start, make_sampler
 from nano_llada.session.run import complete, count_parameters
 from nano_llada.world import LANGUAGES, Language, split_of

@@ -24,10 +24,10 @@ from nano_llada.config.run import RunConfig
 from nano_llada.config.train import TrainConfig
 from nano_llada.core.errors import UserError
 from nano_llada.demo.run import held_out_questions
-from nano_llada.evaluate.answers import answer_examples, exact_match
+from nano_llada.evaluation.answers import answer_examples, exact_match
 from nano_llada.language_model import make_sampler
 from nano_llada.session.run import complete
-from nano_llada.train.log import read_metrics
+from nano_llada.training.log import read_metrics
 from nano_llada.world.generate import chats
 
 NAME = "rl"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.grid import Metrics, Result, markdown_table, write_page
-from nano_llada.evaluate.statistics import wilson
+from nano_llada.evaluation.statistics import wilson
 
 COLUMNS = ("variant", "before", "after", "each seed", "worst other skill", "reward first", "reward last")
 

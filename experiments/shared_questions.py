@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nano_llada.evaluate.answers import Answer
-from nano_llada.evaluate.metric import Array
-from nano_llada.evaluate.statistics import bootstrap
+from nano_llada.evaluation.answers import Answer
+from nano_llada.evaluation.metric import Array
+from nano_llada.evaluation.statistics import bootstrap
 
 
 def told(answers: Sequence[Answer]) -> str:

@@ -17,7 +17,7 @@ from nano_llada.config.run import RunConfig
 from nano_llada.core.errors import UserError
 from nano_llada.demo.options import DemoConfig
 from nano_llada.demo.run import held_out_questions, stages
-from nano_llada.evaluate.answers import answer_examples, exact_match
+from nano_llada.evaluation.answers import answer_examples, exact_match
 from nano_llada.language_model import make_sampler
 from nano_llada.session.run import complete, count_parameters
 from nano_llada.world import SKILLS

@@ -22,8 +22,8 @@ from nano_llada.core.errors import UserError
 from nano_llada.session.data import load_data
 from nano_llada.session.observer import RunObserver
 from nano_llada.session.run import execute
-from nano_llada.train.log import read_metrics
-from nano_llada.train.plots import plot_losses
+from nano_llada.training.log import read_metrics
+from nano_llada.training.plots import plot_losses
 from tiny import losses, read_lines, run_cli, tiny_run
 
 each_kind = pytest.mark.parametrize("kind", KINDS)

@@ -19,9 +19,9 @@ from nano_llada.data.read import BadRows, resolve
 from nano_llada.data.rows import Message
 from nano_llada.data.store import Encoding, open_store
 from nano_llada.data.tokenizer import Tokenizer
-from nano_llada.evaluate.statistics import wilson
-from nano_llada.language_model import Writer
-from nano_llada.train.plots import plot_losses
+from nano_llada.evaluation.statistics import wilson
+from nano_llada.language_model import LanguageModel
+from nano_llada.training.plots import plot_losses
 from tiny import Place, family, make_place, run_cli, tiny_arguments, write_rows
 
 LONG = "Tom has a red ball. " * 60  # more than the tiny models' context
@@ -85,7 +85,7 @@ def test_a_chat_goes_on_after_a_message_that_it_cannot_take(done):
 
 @pytest.mark.parametrize("room", [250, 256, 5000])
 def test_a_long_answer_does_not_cost_the_whole_conversation(done, room):
-    writer = Writer.load(done.runs / "ar-sft")
+    writer = LanguageModel.load(done.runs / "ar-sft")
     turns = [Message("user", "a"), Message("assistant", "b"), Message("user", "c")]
     assert fitting(writer, turns, 0, room) == turns
 

@@ -21,7 +21,7 @@ from nano_llada.core.errors import UserError
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.decode.types import Completion, Request, Write
 from nano_llada.demo.run import held_out_questions
-from nano_llada.evaluate.answers import exact_match
+from nano_llada.evaluation.answers import exact_match
 from nano_llada.session.observer import RunObserver
 from nano_llada.session.run import BUNDLED_TOKENIZER
 from nano_llada.world.files import write_world

@@ -18,8 +18,8 @@ import nano_llada
 from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.cli.main import COMMANDS
 from nano_llada.decode.diffusion import DiffusionSampler
-from nano_llada.evaluate.suites.generation import world_questions
-from nano_llada.language_model import Writer
+from nano_llada.evaluation.suites.generation import world_questions
+from nano_llada.language_model import LanguageModel
 from nano_llada.world.skills_family import families
 from tiny import Place, family, losses, make_place, read_lines, run_cli, tiny_arguments, write_rows
 
@@ -224,9 +224,9 @@ def test_a_chat_goes_on_when_it_outgrows_the_context(done, capsys, monkeypatch):
     questions = [f"What has Tom, question {i}?" for i in range(12)]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(questions)))
     asked = []
-    encode = Writer.encode
+    encode = LanguageModel.encode
     monkeypatch.setattr(
-        Writer, "encode", lambda w, prompt, *, chat: asked.append(prompt) or encode(w, prompt, chat=chat)
+        LanguageModel, "encode", lambda w, prompt, *, chat: asked.append(prompt) or encode(w, prompt, chat=chat)
     )
     assert run_cli(["chat", "--checkpoint", done.runs / "ar-sft", "--max-new-tokens", 20]) == 0
     assert capsys.readouterr().err == ""

@@ -13,7 +13,7 @@ from built import act
 from nano_llada.config.objectives import BlockSizeSchedule, Denoising, Masking
 from nano_llada.core.batch import TokenBatch
 from nano_llada.diffusion.masking import Corrupted
-from nano_llada.objectives import cross_entropy
+from nano_llada.objectives import denoising
 from nano_llada.objectives.denoising import noisy_features
 
 ROWS = [[6, 5], [3, 8], [11], [2, 2, 2], [5, 6], [9, 2], [4, 4, 3], [12]]
@@ -133,7 +133,7 @@ def test_without_it_nothing_is_computed_or_told(guesser, batch, context, monkeyp
     def refuse(*args):
         raise AssertionError("an entropy was computed")
 
-    monkeypatch.setattr(cross_entropy, "head_entropy", refuse)
+    monkeypatch.setattr(denoising, "head_entropy", refuse)
     out = act(replace(recipe, confidence_weight=0.0)).loss(guesser, batch, context(len(ROWS)))
     assert torch.equal(out.total, expected.total)
     assert "right_entropy" not in out.metrics
@@ -216,5 +216,5 @@ def test_a_batch_with_nothing_scored_adds_nothing(peaky, make_batch, context):
 
 
 def test_a_negative_weight_is_refused():
-    with pytest.raises(ValueError, match=r"^confidence_weight must not be negative, got -0.1$"):
+    with pytest.raises(ValueError, match=r"^confidence_weight must be .*, got -0.1$"):
         Denoising(confidence_weight=-0.1)

@@ -101,7 +101,7 @@ def test_drafts_are_the_models_own_choices_and_what_stays_hidden_weighs_more(pea
     editing = TokenEditing(draft_rate=0.5, keep_weight=0.1)
     objective = Denoising(blocks=BlockSizeSchedule(block), editing=editing)
     before = act(Masking()).corrupt(batch, context(32), block)
-    noisy, computed = objective._drafted(peaky, before, context(32), block)
+    noisy, computed = act(objective)._drafted(peaky, before, context(32), block)
     features, _ = noisy_features(peaky, before.tokens, batch, before.masked, block)
     logits = peaky.head(features)
     logits[:, list(vocab.unwritable)] = -torch.inf

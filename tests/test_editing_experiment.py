@@ -24,7 +24,7 @@ from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.decode.types import Completion, Write
 from nano_llada.demo.run import held_out_questions
-from nano_llada.evaluate.answers import Answer
+from nano_llada.evaluation.answers import Answer
 from nano_llada.session.observer import RunObserver
 from nano_llada.session.recipe import read_recipe
 from tiny import read_lines

@@ -11,14 +11,14 @@ from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.cli import eval_command
 from nano_llada.config.decoding import DecodingOptions
 from nano_llada.core.errors import UserError
-from nano_llada.evaluate import measure
-from nano_llada.evaluate.figures import figures
-from nano_llada.evaluate.items import Passage
-from nano_llada.evaluate.measure import evaluate, plan_name, protocol_of
-from nano_llada.evaluate.record import read_records
-from nano_llada.evaluate.suites import SUITES, metrics_of, suite_named
-from nano_llada.evaluate.suites.likelihood import Likelihood
-from nano_llada.evaluate.suites.quality import Quality
+from nano_llada.evaluation import measure
+from nano_llada.evaluation.figures import figures
+from nano_llada.evaluation.items import Passage
+from nano_llada.evaluation.measure import evaluate, plan_name, protocol_of
+from nano_llada.evaluation.record import read_records
+from nano_llada.evaluation.suites import SUITES, metrics_of, suite_named
+from nano_llada.evaluation.suites.likelihood import Likelihood
+from nano_llada.evaluation.suites.quality import Quality
 from nano_llada.world import SKILLS
 from tiny import Place, family, read_lines, run_cli, write_rows
 
@@ -126,7 +126,7 @@ class Suite:
 
 @pytest.fixture
 def named():
-    from nano_llada.evaluate.suite import Subject
+    from nano_llada.evaluation.suite import Subject
 
     return [Subject(name, None, None, decoder) for name in ("a", "b") for decoder in ("x", "y")]
 

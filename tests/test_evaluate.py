@@ -15,11 +15,11 @@ from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.decode.types import Completion, Write
-from nano_llada.evaluate import likelihood
-from nano_llada.evaluate.answers import Answer, answer_examples, exact_match
-from nano_llada.evaluate.likelihood import text_likelihood
-from nano_llada.evaluate.page_parts import text_table
-from nano_llada.evaluate.statistics import wilson
+from nano_llada.evaluation import likelihood
+from nano_llada.evaluation.answers import Answer, answer_examples, exact_match
+from nano_llada.evaluation.likelihood import text_likelihood
+from nano_llada.evaluation.page_parts import text_table
+from nano_llada.evaluation.statistics import wilson
 from nano_llada.objectives.likelihood import exact_nll
 from nano_llada.session.run import BUNDLED_TOKENIZER
 from nano_llada.world import Example, examples

@@ -10,9 +10,9 @@ from experiments.options_measuring import Evaluation
 
 from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.core.errors import UserError
-from nano_llada.evaluate.figures import Figure, figures
-from nano_llada.evaluate.record import read_records
-from nano_llada.evaluate.suites import SUITES, metrics_of
+from nano_llada.evaluation.figures import Figure, figures
+from nano_llada.evaluation.record import read_records
+from nano_llada.evaluation.suites import SUITES, metrics_of
 from tiny import Place, family, read_lines, write_rows
 
 TEXT = {"zh": "汤姆有一个红色的球，艾米有一只蓝色的猫。" * 6, "en": "Tom has a red ball and Amy has a blue hat. " * 6}

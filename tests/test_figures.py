@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from nano_llada.core.errors import UserError
-from nano_llada.evaluate.figures import ALL, BOTH, differences, figures
-from nano_llada.evaluate.metric import CalibrationError, Quantile, Ratio, Share
-from nano_llada.evaluate.record import Record, read_records, write_records
-from nano_llada.evaluate.statistics import RESAMPLES, bootstrap, sign_test, swap_test, wilson
-from nano_llada.evaluate.suite import language_of
+from nano_llada.evaluation.figures import ALL, BOTH, differences, figures
+from nano_llada.evaluation.metric import CalibrationError, Quantile, Ratio, Share
+from nano_llada.evaluation.record import Record, read_records, write_records
+from nano_llada.evaluation.statistics import RESAMPLES, bootstrap, sign_test, swap_test, wilson
+from nano_llada.evaluation.suite import language_of
 
 METRICS = (Share("right", "right"), Ratio("bits_per_byte", "bits", "bytes", "low"))
 

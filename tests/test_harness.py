@@ -20,9 +20,9 @@ from nano_llada.core.pattern import AttentionPattern
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import SPECIALS, train_characters
-from nano_llada.evaluate import harness
-from nano_llada.evaluate.likelihood import row_nll, text_likelihood
-from nano_llada.language_model import Writer, encode_start
+from nano_llada.evaluation import harness
+from nano_llada.evaluation.likelihood import row_nll, text_likelihood
+from nano_llada.language_model import LanguageModel, encode_start
 from nano_llada.objectives.likelihood import bound_nll
 from tiny import texts
 
@@ -87,7 +87,7 @@ def one_row(tokens, start: int, number: int) -> TokenBatch:
 def test_ar_likelihoods_and_greediness_are_those_of_a_forward_pass(load, folders):
     model = load("ar")
     tokenizer, network = model.checkpoint.tokenizer, model.checkpoint.model
-    written = next(Writer(model.checkpoint).write(SAID[:1], Autoregressive(max_new_tokens=4), chat=False)).text
+    written = next(LanguageModel(model.checkpoint).write(SAID[:1], Autoregressive(max_new_tokens=4), chat=False)).text
     pairs = [*PAIRS, (SAID[0], written), (SAID[0], written[:-1] + "猫")]
     for (context, continuation), (found, greedy) in zip(pairs, ask(model, "loglikelihood", pairs), strict=True):
         assert (type(found), type(greedy)) == (float, bool)
@@ -128,7 +128,7 @@ def test_diffusion_likelihoods_are_the_bound_and_exact_for_one_token(load, kind,
 )
 def test_greedy_is_what_the_model_itself_would_write(load, kind, options, decoding):
     model = load(kind, options)
-    written = [one.text for one in Writer(model.checkpoint).write(SAID, decoding, chat=False)]
+    written = [one.text for one in LanguageModel(model.checkpoint).write(SAID, decoding, chat=False)]
     wrong = [("球" if text[0] != "球" else "猫") + text[1:] for text in written]
     pairs = [*zip(SAID, written, strict=True), *zip(SAID, wrong, strict=True)]
     answers = [greedy for _, greedy in ask(model, "loglikelihood", pairs)]
@@ -177,9 +177,9 @@ def test_written_text_is_the_writers_and_stops_before_the_stop_string(load, kind
     decoding = default_decoding(
         ModelCard("ar" if kind == "ar" else "diffusion", block_size=8 if kind == "block" else None), 9
     )
-    free = [one.text for one in Writer(model.checkpoint).write(SAID, decoding, chat=False)]
+    free = [one.text for one in LanguageModel(model.checkpoint).write(SAID, decoding, chat=False)]
     stop = next(text[2:4] for text in free if len(text) >= 4)
-    cut = [one.text for one in Writer(model.checkpoint).write(SAID, decoding, chat=False, stop=[stop])]
+    cut = [one.text for one in LanguageModel(model.checkpoint).write(SAID, decoding, chat=False, stop=[stop])]
     assert ask(model, "generate_until", [(text, {"until": [""], "max_new_tokens": 9}) for text in SAID]) == free
     found = ask(model, "generate_until", [(text, {"until": stop, "max_gen_toks": 9, "top_p": 0.9}) for text in SAID])
     assert found == cut != free
@@ -240,7 +240,7 @@ def test_chats_are_encoded_as_in_training(load):
     ((found, _),) = ask(model, "loglikelihood", [(text, " cat")])
     row = one_row([*prompt, *tokenizer.encode(" cat")], len(prompt), 0)
     assert found == pytest.approx(-row_nll(model.checkpoint, row, model.draws, model.seed).mean.item(), rel=1e-5)
-    written = next(Writer(model.checkpoint).write([said[1].content], decoding, chat=True)).text
+    written = next(LanguageModel(model.checkpoint).write([said[1].content], decoding, chat=True)).text
     assert ask(model, "generate_until", [(model.apply_chat_template(turns[1:]), {"max_gen_toks": 30})]) == [written]
     assert model.chat_template(True).count("<|im_start|>") == 2
     assert model.tokenizer_name.endswith(tokenizer.hash)
@@ -309,7 +309,7 @@ def test_the_command_runs_local_tasks_and_gives_our_figures(command, load, tmp_p
     assert results["results"]["colour_choice"]["acc,none"] == right / len(rows)
     ours = text_likelihood(model.checkpoint, [row["text"] for row in rows], window=CONTEXT, draws=4)
     assert results["results"]["colour_texts"]["bits_per_byte,none"] == pytest.approx(ours.bits_per_byte, rel=1e-5)
-    writer = Writer(model.checkpoint).write(
+    writer = LanguageModel(model.checkpoint).write(
         [row["question"] for row in rows], Diffusion(max_new_tokens=6), chat=False, stop=[".", "。"]
     )
     samples = sorted(results["samples"]["colour_answer"], key=lambda one: one["doc_id"])

@@ -22,8 +22,8 @@ from nano_llada.config.decoding import Autoregressive, Block, Diffusion
 from nano_llada.config.model import ModelConfig
 from nano_llada.core.batch import TokenBatch
 from nano_llada.core.errors import UserError
-from nano_llada.evaluate import suite
-from nano_llada.evaluate.record import Record, read_records
+from nano_llada.evaluation import suite
+from nano_llada.evaluation.record import Record, read_records
 from nano_llada.session.observer import RunObserver
 from nano_llada.session.run import complete
 from nano_llada.world.files import write_preferences, write_world

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nano_llada.train.log import RunLog, forget_after, read_metrics
+from nano_llada.training.log import RunLog, forget_after, read_metrics
 from tiny import read_lines
 
 

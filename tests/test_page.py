@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from nano_llada.core.errors import UserError
-from nano_llada.evaluate.figures import Difference, Figure, figures
-from nano_llada.evaluate.metric import CalibrationError, Ratio, Share
-from nano_llada.evaluate.page import figure_rows, write_evaluation
-from nano_llada.evaluate.page_html import EARLY, LATE
-from nano_llada.evaluate.page_training import TrainingRun
-from nano_llada.evaluate.record import Record
-from nano_llada.evaluate.statistics import sign_test, wilson
+from nano_llada.evaluation.figures import Difference, Figure, figures
+from nano_llada.evaluation.metric import CalibrationError, Ratio, Share
+from nano_llada.evaluation.page import figure_rows, write_evaluation
+from nano_llada.evaluation.page_html import EARLY, LATE
+from nano_llada.evaluation.page_training import TrainingRun
+from nano_llada.evaluation.record import Record
+from nano_llada.evaluation.statistics import sign_test, wilson
 
 METRICS = {
     "likelihood": (Ratio("bits_per_byte", "bits", "bytes", "low"),),
@@ -32,7 +32,7 @@ EVIL = "<script>alert(1)</script>"
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
-    monkeypatch.setattr("nano_llada.evaluate.statistics.RESAMPLES", 99)
+    monkeypatch.setattr("nano_llada.evaluation.statistics.RESAMPLES", 99)
 
 
 def answers(model, rights, *, decoder="plain", language="en", task="copy", run=0, forwards=4, **detail):

@@ -153,15 +153,15 @@ def test_normalised_by_length_a_gain_is_that_of_a_token_of_the_answer(model, ref
 def test_normalised_by_length_an_answer_is_not_the_worse_for_being_long(model, batch, context):
     """Of a model that finds every token a little less likely than its reference did."""
 
-    class Losing(ExactScore):
-        def __call__(self, some, batch, ctx, seed):
-            return (-0.1 * batch.scored.sum(1) * (some is model)).double()[None]
+    def losing(some, batch, ctx, seed):
+        return (-0.1 * batch.scored.sum(1) * (some is model)).double()[None]
 
     ctx = told(context(6), copy.deepcopy(model))
     first = batch.select(slice(0, 2))  # of 5 and of 7 tokens
     for normalised, margin in ((False, 0.2), (True, 0.0)):
-        objective = Preference(Losing(), beta=1.0, length_normalised=normalised)
-        assert value(act(objective).loss(model, first, ctx)) == pytest.approx(-log_sigmoid(margin))
+        objective = act(Preference(ExactScore(), beta=1.0, length_normalised=normalised))
+        objective.score = losing
+        assert value(objective.loss(model, first, ctx)) == pytest.approx(-log_sigmoid(margin))
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -331,7 +331,7 @@ def test_a_reference_is_needed(model, batch, context):
 
 @pytest.mark.parametrize("beta", [0.0, -0.1])
 def test_a_beta_that_is_not_positive_is_refused(beta):
-    with pytest.raises(ValueError, match=rf"^beta must be positive, got {beta}$"):
+    with pytest.raises(ValueError, match=rf"^beta must be .*, got {beta}$"):
         Preference(beta=beta)
 
 

@@ -14,6 +14,7 @@ from nano_llada.config.objectives import Denoising, Masking, NextToken
 from nano_llada.config.record import from_plain, read_config, to_plain
 from nano_llada.config.run import RunConfig, default_run
 from nano_llada.core.errors import UserError
+from nano_llada.core.own import type_name
 
 RUNS = [(stage, track) for stage in ("pretrain", "sft") for track in ("ar", "diffusion")]
 
@@ -75,8 +76,8 @@ def test_every_default_run_survives_a_json_file(tmp_path, stage, track):
 def test_plain_values_are_json_and_carry_the_names_of_classes():
     plain = to_plain(Box(Round(), (1, 2), place=Path("a") / "b"))
     assert plain == {
-        "type": "Box",
-        "lid": {"type": "Round", "radius": 1.0},
+        "type": type_name(Box),
+        "lid": {"type": type_name(Round), "radius": 1.0},
         "sizes": [1, 2],
         "colour": "red",
         "place": "a/b",
@@ -84,7 +85,7 @@ def test_plain_values_are_json_and_carry_the_names_of_classes():
         "open": False,
     }
     assert json.loads(json.dumps(plain)) == plain
-    assert to_plain({"x": (Path("a"), [Round(2.0)])}) == {"x": ["a", [{"type": "Round", "radius": 2.0}]]}
+    assert to_plain({"x": (Path("a"), [Round(2.0)])}) == {"x": ["a", [{"type": type_name(Round), "radius": 2.0}]]}
 
 
 def test_a_union_is_told_apart_by_the_name_under_type():
@@ -130,7 +131,7 @@ SLIPS = [
     ({"data": {"data": "a.jsonl"}}, "data.data: expected a list, got 'a.jsonl'"),
     ({"data": {"data": ["a", 3]}}, "data.data[1]: expected str, got 3"),
     ({"runs": 3}, "runs: expected Path, got 3"),
-    ({"type": "Box"}, "type: expected RunConfig, got 'Box'"),
+    ({"type": type_name(Box)}, "type: expected RunConfig, got 'Box'"),
     ({"model": {"type": "Masking"}}, "model.type: expected ModelConfig, got 'Masking'"),
 ]
 

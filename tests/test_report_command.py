@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 
 from nano_llada.config.record import to_plain
 from nano_llada.config.run import default_run
-from nano_llada.evaluate.metric import Share
-from nano_llada.evaluate.record import Record, write_records
+from nano_llada.evaluation.metric import Share
+from nano_llada.evaluation.record import Record, write_records
 from tiny import run_cli, write_rows
 
 LINES = (
@@ -27,8 +27,8 @@ LINES = (
 def one_suite(monkeypatch):
     """A suite of one metric, whatever the real ones are."""
     suite = SimpleNamespace(metrics=(Share("exact_match", "right"),))
-    monkeypatch.setattr("nano_llada.evaluate.suites.suite_named", lambda name: suite)
-    monkeypatch.setattr("nano_llada.evaluate.statistics.RESAMPLES", 50)
+    monkeypatch.setattr("nano_llada.evaluation.suites.suite_named", lambda name: suite)
+    monkeypatch.setattr("nano_llada.evaluation.statistics.RESAMPLES", 50)
 
 
 def evaluation(folder: Path, model: str, rights: str, protocol: str = "same", suite: str = "generation") -> Path:

@@ -13,7 +13,7 @@ from nano_llada.data.read import BadRows, resolve
 from nano_llada.data.store import Encoding, documents
 from nano_llada.data.tokenizer import MASK, Tokenizer, train_characters
 from nano_llada.session.failure import document_places, explain_broken_loss
-from nano_llada.train.trainer import BrokenLoss
+from nano_llada.training.trainer import BrokenLoss
 from tiny import make_place, tiny_run
 
 

@@ -17,7 +17,7 @@ from nano_llada.config.train import TrainConfig
 from nano_llada.core.errors import UserError
 from nano_llada.session.failure import _explain_memory
 from nano_llada.session.run import execute
-from nano_llada.train.trainer import Trainer
+from nano_llada.training.trainer import Trainer
 from tiny import Place, make_place, tiny_arguments, tiny_run
 
 

@@ -14,13 +14,13 @@ from nano_llada.config.decoding import Autoregressive, Diffusion
 from nano_llada.core.errors import UserError
 from nano_llada.data.tokenizer import Tokenizer, train_characters
 from nano_llada.decode.types import Write
-from nano_llada.evaluate.page import write_evaluation
-from nano_llada.evaluate.page_tables import figure_rows, task_rows, written_table
-from nano_llada.evaluate.record import read_records
-from nano_llada.evaluate.side_by_side import chosen, free_questions, side_by_side
-from nano_llada.evaluate.suite import Subject
-from nano_llada.evaluate.suites import metrics_of
-from nano_llada.evaluate.suites.generation import world_questions
+from nano_llada.evaluation.page import write_evaluation
+from nano_llada.evaluation.page_tables import figure_rows, task_rows, written_table
+from nano_llada.evaluation.record import read_records
+from nano_llada.evaluation.side_by_side import chosen, free_questions, side_by_side
+from nano_llada.evaluation.suite import Subject
+from nano_llada.evaluation.suites import metrics_of
+from nano_llada.evaluation.suites.generation import world_questions
 
 QUESTIONS = world_questions(("copy", "counting"), 5)
 FREE = free_questions(["Hello & goodbye", "<b>再见"])

@@ -11,10 +11,10 @@ import torch
 
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
-from nano_llada.evaluate.figures import figures
-from nano_llada.evaluate.record import Record
-from nano_llada.evaluate.suites import metrics_of
-from nano_llada.evaluate.suites.calibration import BINS, THRESHOLDS, Calibration, value_names
+from nano_llada.evaluation.figures import figures
+from nano_llada.evaluation.record import Record
+from nano_llada.evaluation.suites import metrics_of
+from nano_llada.evaluation.suites.calibration import BINS, THRESHOLDS, Calibration, value_names
 from test_suite_likelihood import Letters, assert_alike, passages, subject
 
 WORDS = ("abc", "red ball on a mat", "x", "a cat sat by the door of a red house with a blue hat")

@@ -12,10 +12,10 @@ import torch
 
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
-from nano_llada.evaluate.figures import figures
-from nano_llada.evaluate.record import Record
-from nano_llada.evaluate.suites import metrics_of
-from nano_llada.evaluate.suites.choices import ChoiceQuestion, Choices, encode_choices, judge, read_choices
+from nano_llada.evaluation.figures import figures
+from nano_llada.evaluation.record import Record
+from nano_llada.evaluation.suites import metrics_of
+from nano_llada.evaluation.suites.choices import ChoiceQuestion, Choices, encode_choices, judge, read_choices
 from test_suite_likelihood import Letters, subject
 from tiny import write_rows
 

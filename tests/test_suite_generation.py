@@ -15,10 +15,10 @@ from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import Tokenizer, train_characters
 from nano_llada.decode.types import Write
-from nano_llada.evaluate.figures import figures
-from nano_llada.evaluate.judge import Question
-from nano_llada.evaluate.suite import Subject
-from nano_llada.evaluate.suites.generation import Generation, encode_question, world_questions
+from nano_llada.evaluation.figures import figures
+from nano_llada.evaluation.judge import Question
+from nano_llada.evaluation.suite import Subject
+from nano_llada.evaluation.suites.generation import Generation, encode_question, world_questions
 from nano_llada.world import examples
 
 SKILLS = ("copy", "counting")
@@ -66,7 +66,7 @@ class Planted:
 def plant(monkeypatch, tokenizer):
     def put(answer, **options):
         sampler = Planted(tokenizer, answer, **options)
-        monkeypatch.setattr("nano_llada.evaluate.suite.make_sampler", lambda *_: sampler)
+        monkeypatch.setattr("nano_llada.evaluation.suite.make_sampler", lambda *_: sampler)
         return sampler
 
     return put

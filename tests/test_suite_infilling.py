@@ -14,10 +14,10 @@ from nano_llada.config.decoding import Autoregressive, Block, Diffusion
 from nano_llada.core.errors import UserError
 from nano_llada.data.tokenizer import Tokenizer, train_characters
 from nano_llada.decode.types import Write
-from nano_llada.evaluate.figures import figures
-from nano_llada.evaluate.items import Passage
-from nano_llada.evaluate.suite import Subject
-from nano_llada.evaluate.suites.infilling import Infilling
+from nano_llada.evaluation.figures import figures
+from nano_llada.evaluation.items import Passage
+from nano_llada.evaluation.suite import Subject
+from nano_llada.evaluation.suites.infilling import Infilling
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"  # passages go round it, so that a letter says what comes next
 WAYS = {
@@ -68,7 +68,7 @@ def plant(monkeypatch, tokenizer):
             sampler.decodings.append(decoding)
             return sampler
 
-        monkeypatch.setattr("nano_llada.evaluate.suite.make_sampler", make)
+        monkeypatch.setattr("nano_llada.evaluation.suite.make_sampler", make)
         return sampler
 
     return put

@@ -17,14 +17,14 @@ from nano_llada.config.decoding import Autoregressive
 from nano_llada.core.batch import TokenBatch, Vocabulary
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
-from nano_llada.evaluate.figures import figures
-from nano_llada.evaluate.items import Passage, read_passages
-from nano_llada.evaluate.likelihood import passage_likelihoods, passage_numbers, text_likelihood
-from nano_llada.evaluate.record import Record, read_records, write_records
-from nano_llada.evaluate.statistics import bootstrap
-from nano_llada.evaluate.suite import Subject
-from nano_llada.evaluate.suites import metrics_of
-from nano_llada.evaluate.suites.likelihood import Likelihood, MonteCarloError
+from nano_llada.evaluation.figures import figures
+from nano_llada.evaluation.items import Passage, read_passages
+from nano_llada.evaluation.likelihood import passage_likelihoods, passage_numbers, text_likelihood
+from nano_llada.evaluation.record import Record, read_records, write_records
+from nano_llada.evaluation.statistics import bootstrap
+from nano_llada.evaluation.suite import Subject
+from nano_llada.evaluation.suites import metrics_of
+from nano_llada.evaluation.suites.likelihood import Likelihood, MonteCarloError
 from nano_llada.objectives.likelihood import bound_nll, exact_nll
 from tiny import read_lines, write_rows
 

@@ -17,11 +17,11 @@ from nano_llada.core.batch import TokenBatch
 from nano_llada.core.errors import UserError
 from nano_llada.data.tokenizer import Tokenizer, train_characters
 from nano_llada.decode.types import Write
-from nano_llada.evaluate.figures import figures
-from nano_llada.evaluate.items import Passage
-from nano_llada.evaluate.suite import Subject
-from nano_llada.evaluate.suites import metrics_of
-from nano_llada.evaluate.suites.quality import Quality, judge_texts, variety, whole_start
+from nano_llada.evaluation.figures import figures
+from nano_llada.evaluation.items import Passage
+from nano_llada.evaluation.suite import Subject
+from nano_llada.evaluation.suites import metrics_of
+from nano_llada.evaluation.suites.quality import Quality, judge_texts, variety, whole_start
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives.likelihood import exact_nll
 from nano_llada.session.run import BUNDLED_TOKENIZER

@@ -16,12 +16,12 @@ from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import Tokenizer, train_characters
 from nano_llada.decode.types import Write
-from nano_llada.evaluate.figures import figures
-from nano_llada.evaluate.items import Passage
-from nano_llada.evaluate.measure import protocol_of
-from nano_llada.evaluate.suite import Subject
-from nano_llada.evaluate.suites import metrics_of, speed
-from nano_llada.evaluate.suites.speed import Speed, full_batches
+from nano_llada.evaluation.figures import figures
+from nano_llada.evaluation.items import Passage
+from nano_llada.evaluation.measure import protocol_of
+from nano_llada.evaluation.suite import Subject
+from nano_llada.evaluation.suites import metrics_of, speed
+from nano_llada.evaluation.suites.speed import Speed, full_batches
 from nano_llada.model.transformer import Transformer
 
 ENGLISH = tuple(Passage("abcd"[: i + 1], "en", "file", str(i)) for i in range(4))

@@ -15,9 +15,9 @@ from nano_llada.config.train import TrainConfig
 from nano_llada.core.batch import LossOutput, TokenBatch
 from nano_llada.core.device import Machine
 from nano_llada.core.errors import UserError
-from nano_llada.train.optim import Optimizer, orthogonalise
-from nano_llada.train.schedule import learning_rate_scale
-from nano_llada.train.trainer import BrokenLoss, StepReport, Trainer
+from nano_llada.training.optim import Optimizer, orthogonalise
+from nano_llada.training.schedule import learning_rate_scale
+from nano_llada.training.trainer import BrokenLoss, StepReport, Trainer
 
 CPU = Machine(torch.device("cpu"), torch.float32, "test")
 

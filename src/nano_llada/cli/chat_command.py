@@ -15,7 +15,7 @@ from nano_llada.core.errors import UserError
 
 if TYPE_CHECKING:
     from nano_llada.data.rows import Message
-    from nano_llada.language_model import Writer
+    from nano_llada.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ def main(arguments: Sequence[str]) -> int:
     from nano_llada.core.device import choose_machine
     from nano_llada.data.rows import Message
     from nano_llada.decode.types import collect
-    from nano_llada.language_model import Writer
+    from nano_llada.language_model import LanguageModel
 
-    writer = Writer.load(options.checkpoint, choose_machine(options.device).device)
+    writer = LanguageModel.load(options.checkpoint, choose_machine(options.device).device)
     tokenizer = writer.checkpoint.tokenizer
     decoding = decoding_for(writer.checkpoint.card, options.decoding, default_length=64)
     start = [Message("system", options.system)] if options.system else []
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
                 continue
             asked = [*(messages if options.history else start), Message("user", question)]
             asked = fitting(writer, asked, len(start), decoding.max_new_tokens)
-            steps = writer.stream(asked, decoding, chat=True)
+            steps = writer.steps(asked, decoding, chat=True)
             if console.is_terminal:
                 steps = watch(steps, tokenizer, console)
             (done,) = collect(steps, 1, tokenizer.vocab.ends)
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
             console.print(f"{len(done.tokens)} tokens, {done.forwards} forwards, {rate:.0f} tokens/s", style="dim")
 
 
-def fitting(writer: Writer, messages: list[Message], kept: int, room: int) -> list[Message]:
+def fitting(writer: LanguageModel, messages: list[Message], kept: int, room: int) -> list[Message]:
     """The conversation without its oldest turns (the first `kept` messages stay), so that an answer still fits.
 
     An answer may ask for the whole context; what is forgotten for it leaves it half.

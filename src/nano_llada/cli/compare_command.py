@@ -14,7 +14,7 @@ from nano_llada.core.errors import UserError
 
 if TYPE_CHECKING:
     from nano_llada.checkpoint.files import Checkpoint
-    from nano_llada.evaluate.suite import Subject
+    from nano_llada.evaluation.suite import Subject
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ def main(arguments: Sequence[str]) -> int:
     from nano_llada.checkpoint.files import load_checkpoint
     from nano_llada.cli.tables import print_comparison
     from nano_llada.core.device import choose_machine
-    from nano_llada.evaluate.page import write_evaluation
-    from nano_llada.evaluate.side_by_side import free_questions, side_by_side
-    from nano_llada.evaluate.suites.generation import world_questions
+    from nano_llada.evaluation.page import write_evaluation
+    from nano_llada.evaluation.side_by_side import free_questions, side_by_side
+    from nano_llada.evaluation.suites.generation import world_questions
     from nano_llada.world import SKILLS
 
     device = choose_machine(options.device).device
@@ -93,7 +93,7 @@ def _names(paths: Sequence[Path], loaded: Sequence[Checkpoint]) -> list[str]:
 def _subjects(options: Options, name: str, checkpoint: Checkpoint) -> list[Subject]:
     """A model with every way in which it is made to write."""
     from nano_llada.config.decoding import Autoregressive
-    from nano_llada.evaluate.suite import Subject
+    from nano_llada.evaluation.suite import Subject
 
     given = options.decoding
     if checkpoint.card.autoregressive:  # options of diffusion models are for those compared with it

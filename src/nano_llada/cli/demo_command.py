@@ -20,7 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     config = parse(DemoConfig, arguments, command="demo", about=about)
     from nano_llada.cli.tables import print_comparison
     from nano_llada.demo.run import run_demo
-    from nano_llada.evaluate.page import write_evaluation
+    from nano_llada.evaluation.page import write_evaluation
 
     begin = time.monotonic()
     report = config.folder / "report"

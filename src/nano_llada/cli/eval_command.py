@@ -11,13 +11,13 @@ from nano_llada.cli.options import parse, short_names
 from nano_llada.config.decoding import DecodingOptions, decoding_for
 from nano_llada.config.record import from_plain
 from nano_llada.core.errors import UserError
-from nano_llada.evaluate.options import SuiteOptions
+from nano_llada.evaluation.options import SuiteOptions
 
 if TYPE_CHECKING:
     import torch
 
     from nano_llada.checkpoint.files import Checkpoint
-    from nano_llada.evaluate.suite import Subject
+    from nano_llada.evaluation.suite import Subject
 
 PLAIN = "default"
 
@@ -52,9 +52,9 @@ def main(arguments: Sequence[str]) -> int:
     _check(options)
     from nano_llada.cli.tables import print_table
     from nano_llada.core.device import choose_machine
-    from nano_llada.evaluate.build import make_suites
-    from nano_llada.evaluate.measure import evaluate, make_plan, plan_name
-    from nano_llada.evaluate.page import figure_rows, write_evaluation
+    from nano_llada.evaluation.build import make_suites
+    from nano_llada.evaluation.measure import evaluate, make_plan, plan_name
+    from nano_llada.evaluation.page import figure_rows, write_evaluation
 
     device = choose_machine(options.device).device
     found = subjects(options, device)
@@ -85,7 +85,7 @@ def subjects(options: Options, device: torch.device | str) -> list[Subject]:
         UserError: for a folder without a model, settings that cannot be, or one name for unlike models.
     """
     from nano_llada.checkpoint.files import load_checkpoint
-    from nano_llada.evaluate.suite import Subject
+    from nano_llada.evaluation.suite import Subject
 
     models: dict[str, list[Checkpoint]] = {}
     for name, path in named(options.checkpoints):

@@ -66,15 +66,15 @@ def main(arguments: Sequence[str]) -> int:
 
     from nano_llada.cli.view import watch
     from nano_llada.core.device import choose_machine, use_threads
-    from nano_llada.language_model import Writer
+    from nano_llada.language_model import LanguageModel
 
     use_threads(options.threads)
-    writer = Writer.load(options.checkpoint, choose_machine(options.device).device)
+    writer = LanguageModel.load(options.checkpoint, choose_machine(options.device).device)
     decoding = decoding_for(writer.checkpoint.card, options.decoding)
     chat = options.mode == "chat" or (options.mode == "auto" and writer.checkpoint.card.answers)
     if options.show_steps:
         console = Console(stderr=options.json_lines)  # standard output is for programs
-        steps = writer.stream(prompts[0], decoding, chat=chat, stop=options.stop)
+        steps = writer.steps(prompts[0], decoding, chat=chat, stop=options.stop)
         for _ in watch(steps, writer.checkpoint.tokenizer, console):
             pass
     for text in writer.write(

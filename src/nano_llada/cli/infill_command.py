@@ -54,9 +54,9 @@ def main(arguments: Sequence[str]) -> int:
         if getattr(options.decoding, name) is not None:
             raise UserError(f"{name} has no effect here: --length is the length of a gap")
     from nano_llada.core.device import choose_machine, use_threads
-    from nano_llada.language_model import Writer
+    from nano_llada.language_model import LanguageModel
 
     use_threads(options.threads)
-    writer = Writer.load(options.checkpoint, choose_machine(options.device).device)
-    print(writer.infill(options.text, decoding_for(writer.checkpoint.card, options.decoding), options.length))
+    writer = LanguageModel.load(options.checkpoint, choose_machine(options.device).device)
+    print(writer.fill(options.text, decoding_for(writer.checkpoint.card, options.decoding), options.length))
     return 0

@@ -13,7 +13,7 @@ from nano_llada.cli.training_runs import METRICS, training_run
 from nano_llada.core.errors import UserError
 
 if TYPE_CHECKING:
-    from nano_llada.evaluate.record import Record
+    from nano_llada.evaluation.record import Record
 
 RECORDS = "records.jsonl"
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     records = {name: found for name, path in names.items() if (found := _records(path)) is not None}
     training = [run for name, path in names.items() if (run := training_run(path, name)) is not None]
     _check_protocols(records)
-    from nano_llada.evaluate.page import write_evaluation
+    from nano_llada.evaluation.page import write_evaluation
 
     page = write_evaluation(_told_apart(records), options.out, options.title, training=training)
     print(f"the report is {page}")
@@ -69,7 +69,7 @@ def _names(sources: Sequence[Path]) -> dict[str, Path]:
 
 
 def _records(path: Path) -> list[Record] | None:
-    from nano_llada.evaluate.record import read_records
+    from nano_llada.evaluation.record import read_records
 
     return list(read_records(path)) if path.is_file() or (path / RECORDS).is_file() else None
 

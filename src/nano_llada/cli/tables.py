@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nano_llada.evaluate.record import Record
+    from nano_llada.evaluation.record import Record
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
@@ -26,8 +26,8 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 
 def print_comparison(records: Sequence[Record]) -> None:
     """Print the figures of models side by side, how often each was right at what, and what they wrote."""
-    from nano_llada.evaluate.page_tables import WRITTEN, figure_rows, task_rows, written_table
-    from nano_llada.evaluate.suites import metrics_of
+    from nano_llada.evaluation.page_tables import WRITTEN, figure_rows, task_rows, written_table
+    from nano_llada.evaluation.suites import metrics_of
 
     for suite in dict.fromkeys(record.suite for record in records):
         print_table(figure_rows(records, suite, metrics_of(suite)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from nano_llada.core.errors import UserError
 
 if TYPE_CHECKING:
-    from nano_llada.evaluate.page_training import TrainingRun
+    from nano_llada.evaluation.page_training import TrainingRun
 
 METRICS = "metrics.jsonl"
 
@@ -24,7 +24,7 @@ def training_run(path: Path, name: str) -> TrainingRun | None:
         return None
     from nano_llada.config.record import from_plain, read_config
     from nano_llada.config.run import RunConfig
-    from nano_llada.evaluate.page_training import TrainingRun
+    from nano_llada.evaluation.page_training import TrainingRun
 
     place = path / "config.json"
     try:

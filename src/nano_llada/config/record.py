@@ -77,7 +77,7 @@ class _Reader:
         for key, value in plain.items():
             place = f"{where}.{key}" if where else key
             if key == "type":
-                if value != type_name(cls):
+                if value not in (cls.__name__, type_name(cls)):
                     raise UserError(f"{place}: expected {type_name(cls)}, got {_shown(value)}")
             elif key not in names:
                 raise UserError(f"{place}: unknown option; {self._meant(key, names, cls)}")

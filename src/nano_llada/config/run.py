@@ -62,6 +62,9 @@ class RunConfig:
     """Optimisation, checkpoints and logging."""
 
     def __post_init__(self) -> None:
+        for name in ("runs", "init_from", "reference", "tokenizer"):  # in Python, strings are paths too
+            if isinstance(path := getattr(self, name), str):
+                object.__setattr__(self, name, Path(path))
         if self.name in ("", ".", "..") or any(mark in self.name for mark in "/\\\0"):
             raise ValueError(
                 f"name {self.name!r} cannot be the name of a folder in {self.runs}; choose that folder with --runs"

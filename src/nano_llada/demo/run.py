@@ -13,10 +13,10 @@ from nano_llada.config.objectives import Denoising, NextToken, ObjectiveConfig
 from nano_llada.config.run import RunConfig
 from nano_llada.config.train import TrainConfig
 from nano_llada.demo.options import DemoConfig
-from nano_llada.evaluate.record import Record
-from nano_llada.evaluate.side_by_side import side_by_side
-from nano_llada.evaluate.suite import Subject
-from nano_llada.evaluate.suites.generation import world_questions
+from nano_llada.evaluation.record import Record
+from nano_llada.evaluation.side_by_side import side_by_side
+from nano_llada.evaluation.suite import Subject
+from nano_llada.evaluation.suites.generation import world_questions
 from nano_llada.session.run import complete
 from nano_llada.world import Example, examples
 from nano_llada.world.files import write_world

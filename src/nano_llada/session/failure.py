@@ -16,7 +16,7 @@ from nano_llada.data.rows import Where
 from nano_llada.data.store import Encoding, documents
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.session.rollout import RolloutBatches
-from nano_llada.train.trainer import BrokenLoss, Trainer
+from nano_llada.training.trainer import BrokenLoss, Trainer
 
 ALLOCATOR = "DefaultCPUAllocator"  # begins PyTorch's complaint, on every system
 COMPILER = "a C++ compiler and Python's headers"

@@ -16,12 +16,12 @@ from nano_llada.config.outcome import Ending, Outcome, State
 from nano_llada.config.run import RunConfig
 from nano_llada.core import device as hardware
 from nano_llada.data.tokenizer import Tokenizer
-from nano_llada.language_model import encode_sample_prompts, sample_texts
 from nano_llada.model.transformer import Transformer
 from nano_llada.session.outcome import write_outcome
-from nano_llada.train.log import RunLog, open_tracker, read_metrics
-from nano_llada.train.plots import plot_losses
-from nano_llada.train.trainer import StepReport, Trainer
+from nano_llada.session.samples import encode_sample_prompts, sample_texts
+from nano_llada.training.log import RunLog, open_tracker, read_metrics
+from nano_llada.training.plots import plot_losses
+from nano_llada.training.trainer import StepReport, Trainer
 
 
 def _progress(values: Mapping[str, float]) -> str:

@@ -27,7 +27,7 @@ from nano_llada.session.data import load_batches
 from nano_llada.session.failure import explained
 from nano_llada.session.observer import RunObserver
 from nano_llada.session.outcome import read_outcome
-from nano_llada.train.trainer import Trainer
+from nano_llada.training.trainer import Trainer
 
 BUNDLED_TOKENIZER = Path(__file__).parent.parent / "assets" / "tokenizer"
 # options that a resumed run may change: they change what a step learns by no more than rounding and dropout's noise

@@ -1,0 +1,71 @@
+"""The functions of the public Python API; `nano_llada` itself offers them under its own name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nano_llada.config.outcome import Outcome
+from nano_llada.config.run import RunConfig
+from nano_llada.core.device import choose_machine
+from nano_llada.core.errors import UserError
+from nano_llada.language_model import LanguageModel
+from nano_llada.session.run import execute
+from nano_llada.training.log import read_metrics
+
+BUNDLED = Path(__file__).parent / "assets" / "models"
+
+
+def load(path_or_name: str | Path, device: str = "auto") -> LanguageModel:
+    """A trained model, ready for use.
+
+    Args:
+        path_or_name: a run folder (its best checkpoint), a checkpoint folder, or the name of a model that comes with
+            this package.
+        device: cpu, cuda, cuda:1, mps, or auto.
+
+    Raises:
+        UserError: if there is no such model, it is damaged, or the device cannot be used.
+    """
+    path = Path(path_or_name)
+    bundled = {folder.name: folder for folder in sorted(BUNDLED.glob("*")) if folder.is_dir()}
+    if not path.exists():
+        if path_or_name not in bundled:
+            names = f"; models in this package: {', '.join(bundled)}" if bundled else ""
+            raise UserError(f"no model at {path}: there is no such file or folder (from {Path.cwd()}){names}")
+        path = bundled[str(path_or_name)]
+    return LanguageModel.load(path, choose_machine(device).device)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run that was trained, and its folder."""
+
+    folder: Path
+    outcome: Outcome
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every logged line: step, loss, learning_rate, validation_loss and so on."""
+        return read_metrics(self.folder)
+
+    def load(self, device: str = "auto") -> LanguageModel:
+        """The model of lowest validation loss, or, where none was measured, the last one."""
+        return load(self.folder, device)
+
+
+def train(config: RunConfig, *, resume: bool = False) -> TrainedRun:
+    """Train as the config says, into the folder RUNS/NAME.
+
+    Ctrl-C ends the run after the current step and saves it; `resume=True` continues it, to the same weights bit for
+    bit on a CPU as if it had not been interrupted.
+
+    Args:
+        config: what to train; `nano_llada.default_run(stage, track)` gives the defaults of each kind of run. Its
+            objective may be a class of your own, see `nano_llada.ObjectiveConfig`.
+        resume: continue the run that the folder holds.
+
+    Raises:
+        UserError: for data, folders or shapes that cannot be used, or a run that exists already.
+    """
+    return TrainedRun(config.folder, execute(config, resume=resume))

@@ -1,0 +1,141 @@
+"""All suites over all subjects, a part at a time: finished parts stay on the disk, and the same command goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nano_llada.checkpoint.files import SHAPE, WEIGHTS, Checkpoint
+from nano_llada.config.record import to_plain
+from nano_llada.core.errors import UserError
+from nano_llada.evaluation.record import RECORDS, Record, read_records, write_records
+from nano_llada.evaluation.suite import Subject, Suite
+
+PLAN, PARTS = "plan.json", "parts"
+NEUTRAL = frozenset({"batch_size"})  # fields of suites that change no figure
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """What tells two models apart: sha256 of their weights' and shape's files, the tokenizer's hash being in that.
+
+    Raises:
+        UserError: if they are there no more.
+    """
+    found = hashlib.sha256()
+    for name in (WEIGHTS, SHAPE):
+        try:
+            with (checkpoint.folder / name).open("rb") as file:
+                found.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise UserError(
+                f"cannot read {checkpoint.folder / name} again: {error.strerror}; is its run still training? It "
+                "deletes old checkpoints: evaluate when it has finished"
+            ) from error
+    return found.hexdigest()
+
+
+def protocol_of(suite: Suite) -> str:
+    """A short name of what a suite measures: its settings and examples, whatever files those came from."""
+    return _short([suite.name, _description(suite)])
+
+
+def make_plan(subjects: Sequence[Subject], suites: Sequence[Suite], **more: Any) -> dict[str, Any]:
+    """All that decides the figures, as plain values: suites with their examples, weights, decoders; and `more`."""
+    return {
+        "protocols": {suite.name: protocol_of(suite) for suite in suites},
+        "models": {f"{s.name} {s.run}": fingerprint(s.checkpoint) for s in subjects},
+        "decoders": {f"{s.name} {s.run} {s.decoder}": to_plain(s.decoding) for s in subjects},
+        **more,
+    }
+
+
+def plan_name(plan: Mapping[str, Any]) -> str:
+    """A short name for a plan, another one for every other plan."""
+    return _short(plan)
+
+
+def evaluate(
+    subjects: Sequence[Subject], suites: Sequence[Suite], folder: Path, plan: Mapping[str, Any]
+) -> list[Record]:
+    """Measure every subject by every suite; a suite that writes nothing asks each model once, whatever its decoders.
+
+    Args:
+        folder: gets plan.json, records.jsonl and, until it is complete, the finished parts.
+        plan: see `make_plan`; a folder with the same plan is gone on with.
+
+    Raises:
+        UserError: if the folder holds another evaluation or cannot be written, or for examples that do not fit.
+    """
+    _open(folder, plan)
+    if (folder / RECORDS).is_file():
+        print(f"{folder}: measured before", flush=True)
+        return list(read_records(folder))
+    jobs = [
+        (suite, subject)
+        for suite in suites
+        for number, subject in enumerate(subjects)
+        if suite.writes or not _asked_before(subject, subjects[:number])
+    ]
+    found: list[Record] = []
+    protocols = {suite.name: protocol_of(suite) for suite in suites}  # once: a judge's weights are read for it
+    for number, (suite, subject) in enumerate(jobs):
+        path = folder / PARTS / f"{number:03d}.jsonl"
+        if not path.is_file():
+            write_records(path, measured(suite, subject, protocols[suite.name]))
+        found += read_records(path)
+    write_records(folder / RECORDS, found)
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
+    return found
+
+
+def measured(suite: Suite, subject: Subject, protocol: str) -> Iterator[Record]:
+    """One suite's records of one subject, with the suite's protocol; told to the terminal when it begins and ends."""
+    name = f"{suite.name}: {subject.name}{f', {subject.decoder}' if suite.writes and subject.decoder else ''}"
+    begin = time.perf_counter()
+    print(f"{name} ...", flush=True)
+    for record in suite.run(subject):
+        yield replace(record, protocol=protocol)
+    print(f"{name}: {time.perf_counter() - begin:.0f} s", flush=True)
+
+
+def _asked_before(subject: Subject, others: Sequence[Subject]) -> bool:
+    return any((other.name, other.run) == (subject.name, subject.run) for other in others)
+
+
+def _open(folder: Path, plan: Mapping[str, Any]) -> None:
+    path, told = folder / PLAN, json.dumps(plan, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    try:
+        if path.is_file():
+            if path.read_text(encoding="utf-8") != told:
+                raise UserError(f"{folder} holds another evaluation (see {PLAN}): choose another folder with --out")
+            return
+        if (folder / RECORDS).exists() or (folder / PARTS).exists():
+            raise UserError(f"{folder} holds an evaluation without its {PLAN}: choose another folder with --out")
+        folder.mkdir(parents=True, exist_ok=True)
+        hidden = folder / f".{PLAN}.{os.getpid()}.writing"
+        hidden.write_text(told, encoding="utf-8")
+        hidden.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write the evaluation to {folder}: {error.strerror}") from error
+
+
+def _short(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:8]
+
+
+def _description(value: Any) -> Any:
+    """A suite's fields as plain values; models by their fingerprint, functions by what is told beside them."""
+    if isinstance(value, Checkpoint):
+        return fingerprint(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _description(getattr(value, f.name)) for f in fields(value) if f.name not in NEUTRAL}
+    if isinstance(value, (tuple, list)):
+        return [_description(one) for one in value]
+    return value if isinstance(value, (str, int, float, bool)) or value is None else type(value).__name__

@@ -1,0 +1,212 @@
+"""Free text: a model goes on with real passages; a judge says how likely the text is, counts say how varied it is."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nano_llada.checkpoint.files import Checkpoint
+from nano_llada.config.checks import at_least
+from nano_llada.config.decoding import Autoregressive, Block
+from nano_llada.core.random import derive_seed
+from nano_llada.data.tokenizer import Tokenizer
+from nano_llada.decode.types import Completion, Request, Write, collect
+from nano_llada.evaluation.items import Passage
+from nano_llada.evaluation.likelihood import ScoredRow, row_batches
+from nano_llada.evaluation.metric import Metric, Ratio, Share
+from nano_llada.evaluation.record import Record
+from nano_llada.evaluation.suite import Subject
+from nano_llada.objectives.likelihood import exact_nll
+
+BROKEN = "\ufffd"  # what a tokenizer writes for bytes that are no whole character
+
+
+@dataclass(frozen=True)
+class _Start:
+    """The start of a passage, and how it really goes on, in the subject's tokens."""
+
+    passage: Passage
+    ids: list[int]
+    rest: list[int]
+    room: int  # most tokens that can be written after it
+
+    def request(self, tokenizer: Tokenizer, seed: int) -> Request:
+        """What a sampler is asked for; drawn numbers depend on the passage alone."""
+        number = derive_seed(seed, "quality", self.passage.file, self.passage.item)
+        return Request((tokenizer.vocab.eos, *self.ids), seed=number)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The text that a model writes after the start of a real one, also a model that was taught to answer.
+
+    Perplexity under the judge is no quality by itself: a text that repeats itself is likely. So it is read together
+    with the entropy and the distinct n-grams, and each next to what the judge thinks of the passages' own
+    continuation, as long as the text written. N-grams and entropy are of the subject's tokens: compare them only
+    between models with one tokenizer. None of the figures has a better end: best is what is like the real texts.
+
+    Raises:
+        ValueError: if the judge is not autoregressive, or an option is out of range.
+    """
+
+    prompts: tuple[Passage, ...]
+    judge: Checkpoint  # may have another tokenizer: it is given text
+    judge_name: str
+    prompt_tokens: int = 32
+    """Tokens of each passage that the model is given; fewer where a character would be cut, or of a short one all."""
+    seed: int = 0
+    batch_size: int = 16
+
+    name: ClassVar[str] = "quality"
+    writes: ClassVar[bool] = True
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Ratio("generative_perplexity", "judge_nats", "judge_tokens", "", exponential=True),
+        Ratio("reference_perplexity", "reference_nats", "reference_tokens", "", exponential=True),
+        Ratio("judge_bits_per_byte", "judge_nats", "judge_bytes", "", 1 / math.log(2)),
+        Ratio("entropy", "entropy", better=""),  # nats
+        Ratio("reference_entropy", "reference_entropy", better=""),
+        *(Ratio(f"distinct_{n}", f"distinct_{n}", f"ngrams_{n}", "") for n in (1, 2, 3)),
+        Ratio("repetition", "repeated_4grams", "ngrams_4", ""),
+        Ratio("length", "tokens", better=""),
+        Share("ended", "ended", ""),
+        Ratio("wasted", "wasted", "canvas", "low"),
+    )
+
+    def __post_init__(self) -> None:
+        if not self.judge.card.autoregressive:
+            raise ValueError(
+                f"the judge {self.judge_name!r} is a {self.judge.card.track} model: only an autoregressive one "
+                "knows how likely a text is"
+            )
+        if not self.prompts:
+            raise ValueError("there are no passages to go on with")
+        at_least(self, 1, "prompt_tokens", "batch_size")
+
+    def run(self, subject: Subject) -> Iterator[Record]:
+        """A record a passage, in their order. Raises UserError if the prompts do not fit into the model's context."""
+        sampler, tokenizer = subject.sampler(), subject.checkpoint.tokenizer
+        for first in range(0, len(self.prompts), self.batch_size):
+            some = [self._start(subject, passage) for passage in self.prompts[first : first + self.batch_size]]
+            requests = [start.request(tokenizer, self.seed) for start in some]
+            reached = [0] * len(some)
+            done = collect(_watched(sampler.stream(requests), reached), len(some), sampler.ends)
+            yield from self._records(subject, some, done, reached)
+
+    def _start(self, subject: Subject, passage: Passage) -> _Start:
+        ids = subject.checkpoint.tokenizer.encode(passage.text)
+        count = whole_start(subject.checkpoint.tokenizer, ids, self.prompt_tokens)
+        context = subject.checkpoint.model.config.max_length
+        return _Start(passage, ids[:count], ids[count:], min(subject.decoding.max_new_tokens, context - 1 - count))
+
+    def _records(
+        self, subject: Subject, some: Sequence[_Start], done: Sequence[Completion], reached: Sequence[int]
+    ) -> Iterator[Record]:
+        tokenizer = subject.checkpoint.tokenizer
+        prompts = [tokenizer.decode(start.ids) for start in some]
+        real = [start.rest[: len(completion.tokens)] for start, completion in zip(some, done, strict=True)]
+        texts = [_text(tokenizer, c.tokens, cut=c.finish == "length") for c in done]
+        texts += [_text(tokenizer, tokens, cut=True) for tokens in real]
+        scores = judge_texts(self.judge, list(zip(prompts * 2, texts, strict=True)), self.batch_size)
+        for i, (start, completion) in enumerate(zip(some, done, strict=True)):
+            ended, other = completion.finish == "stop", i + len(some)
+            canvas = _canvas(subject, start, reached[i])
+            values: dict[str, float] = {
+                "judge_nats": scores[i][0],
+                "judge_tokens": scores[i][1],
+                "judge_bytes": len(texts[i].encode()),
+                "reference_nats": scores[other][0],
+                "reference_tokens": scores[other][1],
+                "tokens": len(completion.tokens),
+                "ended": ended,
+                "canvas": canvas,
+                "wasted": canvas - len(completion.tokens) - ended,  # the end itself is needed
+                "forwards": completion.forwards,
+            }
+            values |= variety(completion.tokens) | _entropy(completion.tokens, "entropy")
+            values |= _entropy(real[i], "reference_entropy")
+            told = {"judge": self.judge_name, "prompt": prompts[i], "text": texts[i], "reference": texts[other]}
+            passage = start.passage
+            item = f"{passage.item}@{tokenizer.hash[:6]}"  # another tokenizer cuts another prompt
+            task = f"{passage.file}, judged by {self.judge_name}"
+            yield subject.record(self, task, passage.language, item, values, **told)
+
+
+def whole_start(tokenizer: Tokenizer, ids: Sequence[int], count: int) -> int:
+    """How many of the first `count` tokens of a text to take so that no character is cut in two."""
+    count = min(count, len(ids))
+    while 0 < count < len(ids) and tokenizer.decode(ids[:count]).endswith(BROKEN):
+        count -= 1
+    return count
+
+
+def variety(tokens: Sequence[int]) -> dict[str, float]:
+    """Different n-grams and all n-grams of a text, n up to 3; and how many of its 4-grams stood in it before."""
+    values: dict[str, float] = {}
+    for n in (1, 2, 3, 4):
+        grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+        values[f"ngrams_{n}"] = len(grams)
+        values["repeated_4grams" if n == 4 else f"distinct_{n}"] = (
+            len(grams) - len(set(grams)) if n == 4 else len(set(grams))
+        )
+    return values
+
+
+def judge_texts(judge: Checkpoint, pairs: Sequence[tuple[str, str]], batch_size: int) -> list[tuple[float, int]]:
+    """For each (prompt, text): nats of the text after the prompt, and its tokens; each is encoded by itself.
+
+    What is longer than the judge's context is read in windows that overlap by half: every token is scored once.
+    """
+    context, tokenizer = judge.model.config.max_length, judge.tokenizer
+    scores = [(0.0, 0)] * len(pairs)
+    rows: list[ScoredRow] = []  # numbered by the pair they are of
+    for number, (prompt, text) in enumerate(pairs):
+        before = [tokenizer.vocab.eos, *tokenizer.encode(prompt)]
+        tokens = [*before, *tokenizer.encode(text)]
+        scored = len(before)
+        while scored < len(tokens):
+            last = min(len(tokens), max(context, scored + context // 2))
+            begin = max(0, last - context)
+            rows.append(ScoredRow(tokens[begin:last], scored - begin, number))
+            scored = last
+    for _, batch in row_batches(judge, rows, batch_size):
+        nll = exact_nll(judge.model, batch)
+        for number, nats, count in zip(batch.rows.tolist(), nll.mean.tolist(), nll.tokens.tolist(), strict=True):
+            scores[number] = (scores[number][0] + nats, scores[number][1] + count)
+    return scores
+
+
+def _watched(steps: Iterable[list[Write]], reached: list[int]) -> Iterator[list[Write]]:
+    """The same steps; `reached` then says up to which place each request was written, exclusive."""
+    for writes in steps:
+        for write in writes:
+            reached[write.request] = max(reached[write.request], *(place + 1 for place in write.places), 0)
+        yield writes
+
+
+def _canvas(subject: Subject, start: _Start, reached: int) -> int:
+    """Places that were computed for a text: what was written, its last block to the end, or all that it had room for.
+
+    Block diffusion counts its blocks from the start of the text, the token in front of the prompt included.
+    """
+    if isinstance(subject.decoding, Autoregressive):
+        return reached
+    if isinstance(subject.decoding, Block):
+        size, before = subject.decoding.block_size, 1 + len(start.ids)
+        return min(start.room, -(-(before + reached) // size) * size - before)
+    return start.room
+
+
+def _text(tokenizer: Tokenizer, tokens: Sequence[int], *, cut: bool) -> str:
+    """What the tokens say, without the character that a cut went through (up to three bytes of it stand there)."""
+    text = tokenizer.decode(tokens, specials=False)
+    return re.sub(f"{BROKEN}{{1,3}}$", "", text) if cut else text
+
+
+def _entropy(tokens: Sequence[int], name: str) -> dict[str, float]:
+    """Nats of drawing a token of the text; a text without tokens has none."""
+    shares = [count / len(tokens) for count in Counter(tokens).values()]
+    return {name: sum(share * math.log(1 / share) for share in shares)} if shares else {}

@@ -1,0 +1,282 @@
+"""The only training loop. It has never heard of diffusion."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from nano_llada.config.outcome import Ending
+from nano_llada.config.train import TrainConfig
+from nano_llada.core.batch import LossOutput, Objective, StepContext, TokenBatch, Vocabulary
+from nano_llada.core.device import Machine
+from nano_llada.core.random import derive_seed
+from nano_llada.training.optim import Optimizer
+from nano_llada.training.schedule import learning_rate_scale
+
+VALIDATION_SEED = derive_seed("validation")  # the same noise at every measurement of every run
+
+
+class StepBatches(Protocol):
+    """Training data as a function of the step."""
+
+    def batch(self, step: int) -> TokenBatch: ...
+    def document_names(self, step: int) -> list[list[int]]: ...
+
+
+class Observer(Protocol):
+    """Whoever watches a run: writes its log, draws its bar, saves it, asks it to stop."""
+
+    def on_step(self, report: StepReport) -> None: ...
+    def on_validation(self, step: int, metrics: Mapping[str, float], improved: bool) -> None: ...
+    def save(self, step: int) -> None: ...
+    def wants_stop(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimizer step."""
+
+    step: int  # steps done, this one included
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int  # positions that are not padding
+    positions: int  # positions computed, padding included
+    predicted: int  # positions whose logits were computed
+    seconds: float
+    metrics: Mapping[str, float]
+
+
+class BrokenLoss(Exception):
+    """The loss or the gradient's norm is not a number. Trainer and checkpoints stand as before the step that broke."""
+
+    def __init__(self, step: int, loss: float, norm: float, documents: Sequence[Sequence[int]]) -> None:
+        super().__init__(f"the loss is not a number at step {step} (loss {loss}, gradient norm {norm})")
+        self.step = step  # counts from 1, as in the log
+        self.documents = documents  # the numbers of the documents in each row of its batch
+
+
+class Trainer:
+    """Gradient steps until the end, a lack of improvement, or an interruption."""
+
+    def __init__(  # noqa: PLR0913 - what a run is made of; each part has one user
+        self,
+        config: TrainConfig,
+        model: nn.Module,
+        vocab: Vocabulary,
+        objective: Objective,
+        batches: StepBatches,
+        machine: Machine,
+        *,
+        total_steps: int,
+        validation: Sequence[TokenBatch],
+        observer: Observer,
+        reference: nn.Module | None = None,
+    ) -> None:
+        self.config, self.model, self.vocab, self.objective = config, model, vocab, objective
+        self.batches, self.machine, self.observer = batches, machine, observer
+        self.total_steps, self.validation, self.reference = total_steps, validation, reference
+        self.optimizer = Optimizer(model, config)
+        self.ema = {n: p.detach().clone() for n, p in model.named_parameters()} if config.ema_decay else {}
+        self._raw: dict[str, Tensor] = {}  # the trained weights, while the averaged ones stand in the model
+        self.has_dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+        self.step = 0
+        self.tokens = 0
+        self.best_loss = math.inf
+        self.without_improvement = 0
+
+    def run(self) -> Ending:
+        """Train from where the state stands.
+
+        Raises:
+            BrokenLoss: when the loss is not a number; what was saved before stays as it is.
+        """
+        config = self.config
+        while self.step < self.total_steps:
+            self.observer.on_step(self._train_step())
+            last = self.step == self.total_steps
+            evaluated = bool(config.eval_every) and self.step % config.eval_every == 0
+            improved = self._validate() if (evaluated or last) and self.validation else False
+            stop_early = bool(config.patience) and self.without_improvement >= config.patience
+            interrupted = self.observer.wants_stop()
+            due = bool(config.save_every) and self.step % config.save_every == 0
+            if due or last or improved or stop_early or interrupted:
+                self.observer.save(self.step)
+            if stop_early and not last:
+                return "stopped early"
+            if interrupted and not last:
+                return "interrupted"
+        return "finished"
+
+    def learning_rate(self) -> float:
+        """Of the step about to be taken."""
+        config = self.config
+        return config.learning_rate * learning_rate_scale(
+            config.schedule,
+            self.step,
+            total=self.total_steps,
+            warmup=min(config.warmup_steps, max(1, self.total_steps // 10)),
+            decay_share=config.decay_share,
+            floor=config.min_lr_ratio,
+        )
+
+    def _train_step(self) -> StepReport:
+        begin, config = time.perf_counter(), self.config
+        batch = self.batches.batch(self.step)
+        if self.has_dropout:
+            torch.manual_seed(derive_seed(config.seed, "dropout", self.step))
+        self.model.train()
+        loss, count, work, metrics = self._accumulate(batch)
+        norm = self._clip(count)
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise BrokenLoss(self.step + 1, loss, norm, self.batches.document_names(self.step))
+        learning_rate = self.learning_rate()
+        self.optimizer.step(learning_rate)
+        self._update_ema()
+        tokens = int((batch.doc_ids >= 0).sum())
+        self.step, self.tokens = self.step + 1, self.tokens + tokens
+        seconds = time.perf_counter() - begin
+        return StepReport(self.step, loss, learning_rate, norm, tokens, *work, seconds, metrics)
+
+    def _accumulate(self, batch: TokenBatch) -> tuple[float, float, tuple[int, int], dict[str, float]]:
+        """Gradients of the batch's summed loss; its mean, the global count, the work done, and metrics."""
+        ctx = self._context(self.config.seed, self.step, len(batch.tokens), measuring=False)
+        sums = _Sums()
+        for out in self._losses(batch, ctx):
+            out.total.backward()
+            sums.add(out)
+        loss, count, metrics = sums.means()
+        return loss, count, sums.work, metrics
+
+    def _context(self, seed: int, step: int, rows: int, *, measuring: bool) -> StepContext:
+        reference: Any = self.reference
+        return StepContext(self.vocab, seed, step, self.total_steps, rows, measuring, reference)
+
+    def _losses(self, batch: TokenBatch, ctx: StepContext) -> Iterator[LossOutput]:
+        """The objective's output for each micro-batch."""
+        size = self.config.micro_batch_size or len(batch.tokens)
+        for first in range(0, len(batch.tokens), size):
+            part = batch.select(slice(first, first + size)).to(self.machine.device)
+            with self._autocast():
+                out = self.objective.loss(self.model, part, ctx)  # type: ignore[arg-type]
+            yield out  # outside, or the backward pass would run under autocast too
+
+    def _clip(self, count: float) -> float:
+        """Turn the summed gradients into the mean's, clipped; gives the norm before clipping."""
+        grads = [p.grad for p in self.optimizer.parameters if p.grad is not None]
+        norm = float(nn.utils.get_total_norm(grads)) / max(count, 1.0)
+        limit = self.config.clip_norm
+        scale = min(1.0, limit / (norm + 1e-6)) if limit and math.isfinite(norm) else 1.0
+        torch._foreach_mul_(grads, scale / max(count, 1.0))
+        return norm
+
+    def _update_ema(self) -> None:
+        if self.ema:
+            decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+            current = [p.detach() for _, p in self.model.named_parameters()]
+            torch._foreach_lerp_(list(self.ema.values()), current, 1 - decay)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The weights that are meant for use: the moving average, where there is one, while the block runs."""
+        if not self.ema:
+            yield
+            return
+        raw = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        self._raw = raw
+        self._assign(self.ema)
+        try:
+            yield
+        finally:
+            self._assign(raw)
+            self._raw = {}
+
+    @torch.no_grad()
+    def _assign(self, weights: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.model.named_parameters():
+            parameter.copy_(weights[name])
+
+    @torch.no_grad()
+    def _validate(self) -> bool:
+        self.model.eval()
+        sums = _Sums()
+        with self.averaged():
+            for index, batch in enumerate(self.validation):
+                ctx = self._context(VALIDATION_SEED, index, len(batch.tokens), measuring=True)
+                for out in self._losses(batch, ctx):
+                    sums.add(out)
+        loss, _, means = sums.means()
+        improved = loss < self.best_loss - self.config.min_delta
+        self.best_loss = min(self.best_loss, loss) if improved else self.best_loss
+        self.without_improvement = 0 if improved else self.without_improvement + 1
+        metrics = {"validation_loss": loss} | {f"validation_{name}": mean for name, mean in means.items()}
+        self.observer.on_validation(self.step, metrics, improved)
+        return improved
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if not self.machine.autocast:
+            return contextlib.nullcontext()
+        return torch.autocast(self.machine.device.type, self.machine.dtype)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything a resumed run needs besides the weights: tensors, and plain values."""
+        tensors = self.optimizer.state()
+        if self.ema:  # the model file then holds the average, so the raw weights stand here
+            raw = self._raw or {name: p.detach() for name, p in self.model.named_parameters()}
+            tensors |= {f"raw.{name}": p for name, p in raw.items()}
+        best = None if math.isinf(self.best_loss) else self.best_loss
+        return tensors, {
+            "step": self.step,
+            "tokens": self.tokens,
+            "best_loss": best,
+            "without_improvement": self.without_improvement,
+            "total_steps": self.total_steps,
+        }
+
+    def load(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+        """The inverse of `state`; the model holds the saved weights already."""
+        if self.ema:
+            self.ema = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+            self._assign({name[4:]: value for name, value in tensors.items() if name.startswith("raw.")})
+        self.optimizer.load(tensors)
+        self.step, self.tokens = int(plain["step"]), int(plain["tokens"])
+        self.best_loss = math.inf if plain["best_loss"] is None else float(plain["best_loss"])
+        self.without_improvement = int(plain["without_improvement"])
+
+
+class _Sums:
+    """Sums and counts of several micro-batches; nothing is averaged before everything is in."""
+
+    def __init__(self) -> None:
+        self._pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self._predicted: list[Tensor] = []
+        self._positions = 0
+
+    def add(self, out: LossOutput) -> None:
+        """Take in one output; tensors stay on their device until `means`."""
+        self._pairs.setdefault("", []).append((out.total.detach(), out.count))
+        self._predicted.append(out.predicted)
+        self._positions += out.positions
+        for name, pair in out.metrics.items():
+            self._pairs.setdefault(name, []).append(pair)
+
+    @property
+    def work(self) -> tuple[int, int]:
+        """Positions that went through the model, and those whose logits were computed."""
+        return self._positions, int(torch.stack(self._predicted).sum())
+
+    def means(self) -> tuple[float, float, dict[str, float]]:
+        """The mean loss, its count, and the mean of each metric."""
+        sums = {
+            name: tuple(float(torch.stack(side).sum()) for side in zip(*pairs, strict=True))
+            for name, pairs in self._pairs.items()
+        }
+        means = {name: total / max(count, 1.0) for name, (total, count) in sums.items()}
+        return means.pop(""), sums[""][1], means

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nano_llada.cli.options import parse, short_names
+from nano_llada.config.checks import Threads
 from nano_llada.config.decoding import DecodingOptions, decoding_for
 from nano_llada.config.record import from_plain
 from nano_llada.core.errors import UserError
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from nano_llada.evaluation.suite import Subject
 
 PLAIN = "default"
+SHOWN = {
+    "what to measure": "suites text skills questions choices judge items limit draws",
+    "options": "decoders out device threads",
+    "writing": "max_new_tokens temperature seed",
+    "diffusion models": "steps threshold block_length block_size",
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,9 @@ class Options:
     """Folder for records.jsonl, report.md, report.json, report.html and plots; default: runs/eval/NAME. The same
     command goes on with what it began."""
     device: str = "auto"
-    """cpu, cuda, mps, or auto."""
+    """Device to compute on: cpu, cuda, cuda:1, mps, or auto."""
+    threads: Threads | None = None
+    """CPU threads; default: PyTorch's choice."""
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
 
 
@@ -48,14 +57,16 @@ def main(arguments: Sequence[str]) -> int:
         command="eval",
         about="Measure models by suites: likelihood, multiple choice, answers, text quality, infilling, speed.",
         leading="checkpoints",
+        shown=SHOWN,
     )
     _check(options)
     from nano_llada.cli.tables import print_table
-    from nano_llada.core.device import choose_machine
+    from nano_llada.core.device import choose_machine, use_threads
     from nano_llada.evaluation.build import make_suites
     from nano_llada.evaluation.measure import evaluate, make_plan, plan_name
     from nano_llada.evaluation.page import figure_rows, write_evaluation
 
+    use_threads(options.threads)
     device = choose_machine(options.device).device
     found = subjects(options, device)
     context = min(subject.checkpoint.model.config.max_length for subject in found)

@@ -43,7 +43,9 @@ class Layout:
         known = {option.name: option for option in self.visible if option.name not in self.leading}
         if self.shown is None:
             return _by_part(known.values())
-        named = {heading: [known[name] for name in names.split() if name in known] for heading, names in self.shown.items()}
+        named = {
+            heading: [known[name] for name in names.split() if name in known] for heading, names in self.shown.items()
+        }
         return {heading: options for heading, options in named.items() if options}
 
     def others(self) -> dict[str, list[Option]]:

@@ -16,9 +16,9 @@ class Options:
     """Options of the command."""
 
     source: Path
-    """Local transformers folder of a Llama- or Qwen3-family model."""
+    """Local transformers folder of a Llama or Qwen3 model."""
     out: Path
-    """Checkpoint folder to write; start either track from it with --init-from."""
+    """Checkpoint folder to write; both AR and diffusion runs can start from it with --init-from."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -84,7 +84,9 @@ def resumed(options: Options) -> RunConfig:
     """
     folder = options.run.resolve()
     if not (folder / "config.json").is_file():
-        above = f"; did you mean the run folder {options.run.parent}?" if (folder.parent / "config.json").is_file() else ""
+        above = (
+            f"; did you mean the run folder {options.run.parent}?" if (folder.parent / "config.json").is_file() else ""
+        )
         raise UserError(f"nothing to resume: {options.run} has no config.json{above}")
     saved = read_record(RunConfig, folder / "config.json")
     if saved.name != folder.name:
@@ -98,7 +100,9 @@ def resumed(options: Options) -> RunConfig:
         raise UserError(f"the length of this run was given by --steps {saved.train.steps}: raise --steps, not --epochs")
     try:
         config = replace(
-            saved, train=replace(saved.train, **_of(TrainConfig, given)), data=replace(saved.data, **_of(DataConfig, given))
+            saved,
+            train=replace(saved.train, **_of(TrainConfig, given)),
+            data=replace(saved.data, **_of(DataConfig, given)),
         )
         runs = options.run.parent if options.run.name == saved.name else folder.parent
         return replace(config, runs=runs, **_of(RunConfig, given))

@@ -141,8 +141,10 @@ def _below(start: RunConfig, file: str | None, own: str | None) -> RunConfig:
             start = replace(start, objective=own_objective(own))
         if file is not None:
             found = read_record(RunConfig, Path(file), base=start)
-            start = found if own is None or type(found.objective) is type(start.objective) else replace(
-                found, objective=start.objective
+            start = (
+                found
+                if own is None or type(found.objective) is type(start.objective)
+                else replace(found, objective=start.objective)
             )
     except ValueError as error:
         raise UserError(str(error)) from error

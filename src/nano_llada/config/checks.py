@@ -65,7 +65,7 @@ def check_numbers(config: object) -> None:
     Raises:
         ValueError: naming the field, the range and the value.
     """
-    for name, (kind, allowed) in _numbers_of(type(config)).items():
+    for name, (kind, allowed) in _numbers_of(type(config)).items():  # type: ignore[arg-type]
         value = getattr(config, name)
         for number in value if isinstance(value, tuple) else (value,):
             _check(name, number, kind, allowed)

@@ -75,8 +75,8 @@ class Diffusion(_Common):
     block_length: Tokens | None = None
     """Fill the canvas in blocks of this many positions, left to right; default: all at once."""
     certainty: Literal["chosen", "likeliest"] = "chosen"
-    """When tokens are drawn: the confidence of a position is the probability of the drawn token (`chosen`), which writes
-    unlikely draws late or never, or that of the most likely token (`likeliest`), which keeps the variety."""
+    """When tokens are drawn: the confidence of a position is the probability of the drawn token (`chosen`), which
+    writes unlikely draws late or never, or that of the most likely token (`likeliest`), which keeps the variety."""
     cache: Literal["none", "prefix", "dual"] = "none"
     """Approximate caches of Fast-dLLM, with block_length: keys and values of the text before the block (`prefix`), or
     of everything outside it (`dual`), are computed when a block begins and reused until it is full. The tokens may
@@ -125,8 +125,8 @@ class Block(_Common):
     edit_blocks: CountOrZero = 0
     """Finished blocks before the current one that may still be edited when a block is opened (multi-block editing)."""
     certainty: Literal["chosen", "likeliest"] = "chosen"
-    """When tokens are drawn: the confidence of a position is the probability of the drawn token (`chosen`), which writes
-    unlikely draws late or never, or that of the most likely token (`likeliest`), which keeps the variety."""
+    """When tokens are drawn: the confidence of a position is the probability of the drawn token (`chosen`), which
+    writes unlikely draws late or never, or that of the most likely token (`likeliest`), which keeps the variety."""
     cached: bool = True
     """Keep keys and values of finished blocks; off: compute them in every pass, which writes the same text."""
 
@@ -135,9 +135,13 @@ class Block(_Common):
         if self.reread_threshold < 1 and not self.edits:
             raise ValueError("reread_threshold has no effect without an edit_threshold below 1")
         if self.reread_threshold < 1 and self.temperature and self.certainty == "likeliest":
-            raise ValueError("reread_threshold compares probabilities of drawn tokens, which certainty 'likeliest' does not measure")
+            raise ValueError(
+                "reread_threshold compares probabilities of drawn tokens, which certainty 'likeliest' does not measure"
+            )
         if self.edits and self.repetition_penalty != 1.0:
-            raise ValueError("repetition_penalty makes every written token less likely, so it cannot be used with editing")
+            raise ValueError(
+                "repetition_penalty makes every written token less likely, so it cannot be used with editing"
+            )
         if self.edit_blocks and not self.edits:
             raise ValueError(f"edit_blocks {self.edit_blocks} has no effect without an edit_threshold below 1")
 

@@ -27,7 +27,7 @@ from nano_llada.session.data import load_batches
 from nano_llada.session.failure import explained
 from nano_llada.session.observer import RunObserver
 from nano_llada.session.outcome import read_outcome
-from nano_llada.training.trainer import Trainer
+from nano_llada.training.trainer import StepBatches, Trainer
 
 BUNDLED_TOKENIZER = Path(__file__).parent.parent / "assets" / "tokenizer"
 # options that a resumed run may change: they change what a step learns by no more than rounding and dropout's noise
@@ -139,6 +139,7 @@ def assemble(
         reference=load_reference(config, machine),
     )
     observer.trainer = trainer
+    observer.turns = _learns_turns(config, batches, tokenizer, start)
     if resume and any(config.folder.glob("step-*")):  # a run killed before its first checkpoint starts over
         tensors, plain = observer.checkpoints.resume(model)
         observer.continue_window(plain)
@@ -147,6 +148,19 @@ def assemble(
         model.compile_blocks()
     model.gradient_checkpointing = config.train.gradient_checkpointing
     return trainer, observer
+
+
+def _learns_turns(config: RunConfig, batches: StepBatches, tokenizer: Tokenizer, start: Checkpoint | None) -> bool:
+    """Whether the conversations of a run have several turns, by those of its first steps; after SFT as before."""
+    if config.stage != "sft" or config.objective.draws_answers:
+        return start is None or start.card.turns
+    for batch in map(batches.batch, range(4)):
+        mark = (batch.tokens == tokenizer.vocab.turn_start) & (batch.doc_ids >= 0)
+        documents = (batch.doc_ids + batch.rows[:, None] * batch.doc_ids.shape[1])[mark]
+        # with a system message one question and its answer make three turns
+        if documents.numel() and int(documents.unique(return_counts=True)[1].max()) >= 4:
+            return True
+    return False
 
 
 def load_reference(config: RunConfig, machine: hardware.Machine) -> Transformer | None:

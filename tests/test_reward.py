@@ -123,16 +123,16 @@ SPECS = [
 def test_a_reward_that_is_not_there_is_refused(ours, tmp_path, spec):
     (tmp_path / "ours.txt").write_text(OURS)
     spec = spec.format(folder=tmp_path)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=r"expected FILE\.py:NAME|the file nowhere\.py does not exist") as caught:
         load_reward(spec)
-    assert str(caught.value) == (f"reward {spec!r}: expected verifier, or FILE.py:FUNCTION with a file that exists")
+    assert str(caught.value).startswith(f"reward {spec!r}: ")
 
 
-@pytest.mark.parametrize("name", ["scores", "NUMBER"])
-def test_a_function_that_is_not_in_the_file_is_refused(ours, name):
+@pytest.mark.parametrize(("name", "message"), [("scores", "{ours} does not define scores"), ("NUMBER", "it is not a")])
+def test_a_function_that_is_not_in_the_file_is_refused(ours, name, message):
     with pytest.raises(UserError) as caught:
         load_reward(f"{ours}:{name}")
-    assert str(caught.value) == f"reward '{ours}:{name}': {ours} has no function {name}"
+    assert str(caught.value).startswith(f"reward '{ours}:{name}': {message.format(ours=ours)}")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from nano_llada.cli.fields import Option, build, convert, flatten, metavar
 from nano_llada.cli.help import Layout, full_help, short_help, usage

@@ -31,7 +31,9 @@ def training_run(path: Path, name: str) -> TrainingRun | None:
         config = from_plain(RunConfig, read_config(place), where=str(place))
     except ValueError as error:
         raise UserError(f"{place}: {error}") from error
-    return TrainingRun(name, f"{config.stage} {config.track}", _metrics(path / METRICS), _parameters(path))
+    own = config.objective.saved_name()
+    kind = f"{config.stage} {config.track}" + (f", {own}" if ":" in own else "")
+    return TrainingRun(name, kind, _metrics(path / METRICS), _parameters(path))
 
 
 def _metrics(path: Path) -> list[dict[str, float]]:

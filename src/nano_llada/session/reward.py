@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from nano_llada.core.errors import UserError
+from nano_llada.core.own import load_object
 from nano_llada.world import Verifier, verify
 
 VERIFIER = "verifier"
@@ -26,22 +24,9 @@ def load_reward(spec: str) -> Reward:
     """
     if spec == VERIFIER:
         return _verified
-    file, _, name = spec.rpartition(":")
-    path = Path(file)
-    if not name or path.suffix != ".py" or not path.is_file():
-        raise UserError(f"reward {spec!r}: expected verifier, or FILE.py:FUNCTION with a file that exists")
-    found = importlib.util.spec_from_file_location(f"reward of {path.resolve()}", path)
-    if found is None or found.loader is None:
-        raise UserError(f"reward {spec!r}: {path} cannot be loaded")
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module  # where a dataclass looks up the names in its annotations
-    try:
-        found.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(f"reward {spec!r}: running {path} failed: {type(error).__name__}: {error}") from error
-    function = getattr(module, name, None)
+    function = load_object(spec, what="reward")
     if not callable(function):
-        raise UserError(f"reward {spec!r}: {path} has no function {name}")
+        raise UserError(f"reward {spec!r}: it is not a function")
     return _checked(function, spec)
 
 

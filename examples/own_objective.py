@@ -39,9 +39,8 @@ class FocalDenoising(ObjectiveConfig):
             ctx: seed and step, from which all noise follows.
         """
         noisy = MaskingProcess(self.corruption).corrupt(batch, ctx)  # 1. x_0 -> x_t
-        features, positions = noisy_features(
-            model, noisy.tokens, noisy.batch, noisy.learnt, None
-        )  # 2. one pass, (N, H)
+        # 2. one pass of the model: (N, H) features at the masked positions
+        features, positions = noisy_features(model, noisy.tokens, noisy.batch, noisy.learnt, None)
         nll = head_nll(features, model.head.weight, noisy.targets[noisy.learnt])  # 3. -log p of the right tokens, (N,)
         focus = (1 - (-nll.detach()).exp()) ** self.gamma  # 4. a weight: no gradient flows through it
         total = (nll * focus * noisy.weights[noisy.learnt]).sum()

@@ -37,19 +37,19 @@ OBJECTIVE = "examples/own_objective.py:FocalDenoising"
 NOISE = "examples/own_noise.py:Quadratic"
 
 
-def test_the_objective_of_the_example_with_gamma_0_is_the_librarys(make_batch, context, peaky):
+def test_the_objective_of_the_example_with_gamma_0_is_the_librarys(make_batch, context, model):
     batch, ctx = make_batch([[12, 9], [20]], scored=0.8), context(2)
     own = load_own(f"{EXAMPLES / 'own_objective.py'}:FocalDenoising", ObjectiveConfig, what="objective")
     plain, focal, steep = (
-        make_objective(record).loss(peaky, batch, ctx) for record in (Denoising(), own(gamma=0.0), own(gamma=4.0))
+        make_objective(record).loss(model, batch, ctx) for record in (Denoising(), own(gamma=0.0), own(gamma=4.0))
     )
-    assert float(focal.total) == pytest.approx(float(plain.total), rel=1e-5)
+    assert torch.allclose(focal.total, plain.total, rtol=1e-5)
     assert int(focal.count) == int(plain.count)
-    assert 0 < float(steep.total) < 0.9 * float(plain.total)
+    assert 0 < steep.total.item() < 0.9 * plain.total.item()
     with torch.enable_grad():
         steep.total.backward()
-    assert peaky.head.weight.grad.abs().sum() > 0
-    peaky.zero_grad(set_to_none=True)
+    assert model.head.weight.grad.abs().sum() > 0
+    model.zero_grad(set_to_none=True)
 
 
 def test_the_schedule_of_the_example_is_one():

@@ -12,6 +12,7 @@ from nano_llada.config.checks import Threads
 from nano_llada.config.decoding import DecodingOptions, decoding_for
 from nano_llada.config.record import from_plain
 from nano_llada.core.errors import UserError
+from nano_llada.core.words import did_you_mean
 from nano_llada.evaluation.options import SuiteOptions
 
 if TYPE_CHECKING:
@@ -152,14 +153,21 @@ def decoders_for(checkpoint: Checkpoint, options: Options) -> dict[str, Decoding
         own = _known(checkpoint, {**given, **settings})
         if set(settings) <= own:
             common = {name: value for name, value in given.items() if name in own}
-            found[told] = from_plain(DecodingOptions, common | settings)
+            found[told] = _decoding(common | settings)
         else:
             left.append(told)
     if left:
         print(f"{checkpoint.folder} cannot be made to write with {', '.join(left)}: measured without", flush=True)
     own = _known(checkpoint, given)
     plain = {name: value for name, value in given.items() if name in own}
-    return found or {PLAIN: from_plain(DecodingOptions, plain)}
+    return found or {PLAIN: _decoding(plain)}
+
+
+def _decoding(settings: Mapping[str, Any]) -> DecodingOptions:
+    try:
+        return from_plain(DecodingOptions, dict(settings))
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _known(checkpoint: Checkpoint, given: Mapping[str, Any]) -> set[str]:
@@ -178,7 +186,10 @@ def _settings(told: str) -> dict[str, Any]:
     for word in told.split(",") if told != PLAIN else ():
         name, equals, value = word.partition("=")
         if not equals or name not in known:
-            raise UserError(f"decoder {told!r}: {word!r} is no SETTING=VALUE; settings: {', '.join(sorted(known))}")
+            near = did_you_mean(name, known)
+            raise UserError(
+                f"decoder {told!r}: {word!r} is not SETTING=VALUE{near}; settings: {', '.join(sorted(known))}"
+            )
         settings[name] = _value(value)
     return settings
 

@@ -10,7 +10,6 @@ from nano_llada.config.checks import (
     Count,
     CountOrZero,
     NotNegative,
-    Positive,
     Range,
     Rows,
     Seed,
@@ -36,7 +35,7 @@ class TrainConfig:
     """Rows in one optimizer step."""
     micro_batch_size: Rows | None = None
     """Rows computed at once; gradients are summed over a step's micro-batches. Default: the whole batch."""
-    learning_rate: Positive = 1e-3
+    learning_rate: Annotated[float, Range(0, 1e30, above=True)] = 1e-3
     """Peak learning rate."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """`adamw`, or `muon` for the matrices of the blocks (fewer steps on small models) with AdamW for the rest."""

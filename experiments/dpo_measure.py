@@ -14,7 +14,7 @@ from nano_llada.checkpoint.files import Checkpoint
 from nano_llada.config.decoding import default_decoding
 from nano_llada.config.objectives import BoundScore, Preference
 from nano_llada.config.run import RunConfig
-from nano_llada.core.batch import StepContext, TokenBatch
+from nano_llada.core.batch import Objective, StepContext, TokenBatch
 from nano_llada.evaluation.judge import read_questions
 from nano_llada.evaluation.measure import measured, protocol_of
 from nano_llada.evaluation.suite import Subject, Suite
@@ -80,7 +80,7 @@ def margins(stage: RunConfig, before: Checkpoint, after: Checkpoint) -> dict[str
     for name, drawn, shared in (("shared", whole[:some], True), ("independent", other, False)):
         found[f"score_variance_{name}"] = float(torch.cat([gain.var(0) for gain in drawn]).mean())
         one = replace(objective, score=replace(score, draws=1, complementary=False), shared_noise=shared)
-        found[f"gradient_variance_{name}"] = gradient_variance(one, before, after, batches[0])
+        found[f"gradient_variance_{name}"] = gradient_variance(PreferenceLoss(one), before, after, batches[0])
     return found
 
 
@@ -108,7 +108,7 @@ def _gains(objective: Preference, before: Checkpoint, after: Checkpoint, batch: 
     return PreferenceLoss(objective).gains(model, batch, _context(before, batch, step))
 
 
-def gradient_variance(objective: Preference, before: Checkpoint, after: Checkpoint, batch: TokenBatch) -> float:
+def gradient_variance(objective: Objective, before: Checkpoint, after: Checkpoint, batch: TokenBatch) -> float:
     """Variance of a batch's gradient over masks, as a share of the expected gradient's square; unbiased in both parts.
 
     Infinite where the mean of so few gradients is no longer than chance makes it.
@@ -117,7 +117,7 @@ def gradient_variance(objective: Preference, before: Checkpoint, after: Checkpoi
     gradients = []
     for step in range(GRADIENTS):
         after.model.zero_grad()
-        out = PreferenceLoss(objective).loss(model, batch, _context(before, batch, 1000 + step))
+        out = objective.loss(model, batch, _context(before, batch, 1000 + step))
         (out.total / out.count).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in after.model.parameters() if p.grad is not None]))
     after.model.zero_grad()

@@ -13,7 +13,7 @@ Case = Callable[[Scene], list[str]]
 REFUSED: dict[str, tuple[Case, str]] = {
     "a batch that is not whole groups": (
         lambda s: s.words("rl-ar", batch_size=6),
-        "batch_size 6 is no multiple of group_size 4",
+        "batch_size 6 is not a multiple of group_size 4",
     ),
     "half a pair in a batch": (
         lambda s: s.words("dpo-ar", batch_size=3),
@@ -37,11 +37,11 @@ REFUSED: dict[str, tuple[Case, str]] = {
     ),
     "conversations for rl": (
         lambda s: s.words("rl-ar", format="chat"),
-        "data of format 'prompts' and the objective Policy need each other",
+        "learns from data of format",
     ),
     "prompts for dpo": (
         lambda s: s.words("dpo-ar", format="prompts"),
-        "data of format 'preference' and the objective Preference need each other",
+        "learns from data of format",
     ),
     "validation of rl": (
         lambda s: s.words("rl-ar", validation=(s.here / "asked.jsonl",)),
@@ -84,11 +84,11 @@ REFUSED: dict[str, tuple[Case, str]] = {
     "a threshold that is none": (lambda s: s.words("rl-blocks", threshold=2), "threshold is a probability, in [0, 1]"),
     "editing without blocks": (
         lambda s: s.words("rl-diffusion", edit_threshold=0.5),
-        "edit_threshold has no effect where answers are not written in blocks: give a block_size",
+        "edit_threshold has no effect where answers are not decoded in blocks: give a block_size",
     ),
     "drawing without temperature": (
         lambda s: s.words("rl-ar", temperature=0),
-        "temperature must be above 0, got 0.0: answers would all be the same",
+        "temperature must be a finite number above 0, got 0.0",
     ),
     "nothing to resume": (lambda s: [*s.words("rl-ar"), "--resume"], "nothing to resume"),
     "rl of another kind": (lambda s: ["rl", "sideways"], "nano-llada rl needs one of ar, diffusion, not 'sideways'"),

@@ -234,8 +234,8 @@ def test_a_config_file_may_begin_with_a_mark(tmp_path):
 # options that would change nothing, or could not be meant
 
 MISTAKES = {
-    "no name": ({"name": ""}, "name '' is no name of a folder inside "),
-    "a name that leaves the folder": ({"name": "../x"}, "name '../x' is no name of a folder inside "),
+    "no name": ({"name": ""}, "name '' cannot be the name of a folder in "),
+    "a name that leaves the folder": ({"name": "../x"}, "name '../x' cannot be the name of a folder in "),
     "less than one thread": ({"threads": -1}, "threads must be at least 1, got -1"),
     "no thread": ({"threads": 0}, "threads must be at least 1, got 0"),
     "no rows to measure": ({"eval_rows": 0}, "eval_rows must be at least 1, got 0"),

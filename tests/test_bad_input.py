@@ -238,7 +238,7 @@ DECODING: dict[str, tuple[Case, str]] = {
     ),
     "a diffusion option for an AR model": (
         lambda s: s.generate("ar", "--threshold", 0.9),
-        "threshold: for diffusion models only, this one is autoregressive",
+        "threshold: for diffusion models only; this model is autoregressive",
     ),
     "an unknown strategy": (
         lambda s: s.generate("diffusion", "--strategy", "best"),

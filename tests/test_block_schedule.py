@@ -140,17 +140,17 @@ def test_a_size_is_whole_rows_once_it_holds_the_longest_document(peaky, make_bat
             {"block_size": 4, "block_warmup": (1,)},
             "after block_warmup come whole rows: block_size 4 needs a block_decay",
         ),
-        ({"block_warmup": (1,), "block_warmup_share": -0.1}, r"must fit into a run, got {'block_warmup': -0.1}"),
+        ({"block_warmup": (1,), "block_warmup_share": -0.1}, r"must add up to at most 1, got {'block_warmup': -0.1}"),
         (
             {"block_size": 4, "block_decay": (8, 4), "block_decay_share": 0.0},
-            r"must fit into a run, got {'block_decay': 0.0}",
+            r"must add up to at most 1, got {'block_decay': 0.0}",
         ),
         (
             {"block_size": 4, "block_warmup": (1,), "block_decay": (4,), "block_decay_share": 0.8},
-            r"must fit into a run, got {'block_warmup': 0.3, 'block_decay': 0.8}",
+            r"must add up to at most 1, got {'block_warmup': 0.3, 'block_decay': 0.8}",
         ),
-        ({"block_warmup": (4, 1)}, r"block_warmup grows, got \(4, 1\)"),
-        ({"block_size": 8, "block_decay": (4, 8)}, r"block_decay shrinks, got \(4, 8\)"),
+        ({"block_warmup": (4, 1)}, r"block_warmup must grow, got \(4, 1\)"),
+        ({"block_size": 8, "block_decay": (4, 8)}, r"block_decay must shrink, got \(4, 8\)"),
     ],
 )
 def test_schedules_that_cannot_be_are_refused(options, message):

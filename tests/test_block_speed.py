@@ -104,7 +104,7 @@ def test_each_track_gets_its_own_steps_and_every_size_its_turn(options):
     starts = [stage.init_from for stage in (ar, first, large, small)]
     assert starts == [autoregressive[1].folder, tuned.folder, first.folder, first.folder]
     assert [stage.train.steps for stage in (ar, first, large, small)] == [5, 12, 2, 2]
-    assert [stage.block_size for stage in (tuned, first, large, small)] == [32, 32, 8, 4]
+    assert [stage.objective.block_size for stage in (tuned, first, large, small)] == [32, 32, 8, 4]
     assert replace(first.objective, blocks=small.objective.blocks) == small.objective
     assert len({stage.folder for stage in (*autoregressive, *in_blocks)}) == 8
 

@@ -270,4 +270,4 @@ def test_the_recipe_teaches_editing_throughout_and_its_commented_run_can_be_adde
     (tmp_path / "longer.toml").write_text(longer, encoding="utf-8")
     runs = read_recipe(tmp_path / "longer.toml", {}).runs
     assert (runs[-1].stage, runs[-1].track, len(runs)) == ("dpo", "diffusion", 4)
-    assert runs[-1].block_size == runs[-2].block_size == 32
+    assert runs[-1].objective.block_size == runs[-2].objective.block_size == 32

@@ -108,7 +108,7 @@ def test_variants_ask_for_one_change_each_and_equal_tokens(ablation):
     assert 2 * twins.train.batch_size == plans["wsd"][3].train.batch_size
     assert [plan[2].objective.blocks.block_size for plan in plans.values()] == [32, None, 32, 32, 32, None, 4, 32]
     assert plans["direct"][3].objective == plans["wsd"][3].objective
-    assert plans["mdlm"][3].block_size is None
+    assert plans["mdlm"][3].objective.block_size is None
 
 
 def test_the_last_the_best_and_the_merged_weights_are_told_apart(tmp_path):

@@ -83,7 +83,7 @@ def test_a_pipeline_with_one_command_that_goes_on_where_it_was_stopped(recipe, m
     assert run_cli(words) == 0
     assert {path.name for path in runs.iterdir()} == {"ar", "blocks", "sft", "dpo"}
     assert (runs / "ar" / "log.txt").read_bytes() == before
-    assert "ar: finished before" in capsys.readouterr().out
+    assert "ar: already complete" in capsys.readouterr().out
     configs = {name: json.loads((runs / name / "config.json").read_text()) for name in ("blocks", "sft", "dpo")}
     assert [Path(c["init_from"]).relative_to(runs).as_posix() for c in configs.values()] == [
         "ar",

@@ -54,7 +54,7 @@ def test_what_changes_nothing_learnt_may_change_and_is_written_down(place, monke
     data = replace(halved.data, cache=place.root / "elsewhere")
     moved = replace(halved, runs=place.root / "moved", data=data, train=train, sample_prompts=("Tom",))
     halved.runs.rename(moved.runs)
-    assert execute(moved, resume=True) == "finished"
+    assert execute(moved, resume=True).state == "finished"
     assert saved_config(moved) == to_plain(moved)
     log = (moved.folder / "log.txt").read_text(encoding="utf-8")
     said = next(line for line in log.splitlines() if "resumed with other settings: " in line)
@@ -137,7 +137,7 @@ def test_samples_of_steps_that_are_taken_again_are_forgotten(place, monkeypatch)
         with pytest.raises(KeyboardInterrupt):
             execute(killed)
     assert [row["step"] for row in read_lines(killed.folder / "samples.jsonl")] == [1, 1, 2, 2, 3, 3]
-    assert execute(killed, resume=True) == "finished"
+    assert execute(killed, resume=True).state == "finished"
     assert read_lines(killed.folder / "samples.jsonl") == read_lines(whole.folder / "samples.jsonl")
     assert losses(killed.folder) == losses(whole.folder)
 

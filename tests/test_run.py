@@ -142,7 +142,7 @@ def test_a_run_killed_before_its_first_checkpoint_can_be_resumed(place):
     config = tiny_run(place, name="x")
     run_module.prepare_folder(config, resume=False)
     (config.folder / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"st')
-    assert execute(config, resume=True) == "finished"
+    assert execute(config, resume=True).state == "finished"
     assert [step for step, _ in losses(config.folder)] == [1, 2, 3]
 
 
@@ -150,7 +150,7 @@ def test_resuming_a_finished_run_changes_nothing(place):
     config = tiny_run(place, name="x", sample_prompts=("Tom",))
     execute(config)
     before = {name: (config.folder / name).read_text() for name in ("metrics.jsonl", "samples.jsonl", "best.json")}
-    assert execute(config, resume=True) == "finished"
+    assert execute(config, resume=True).state == "finished"
     assert {name: (config.folder / name).read_text() for name in before} == before
 
 
@@ -187,8 +187,8 @@ def test_interrupted_by_a_signal_it_saves_and_then_ends_with_the_same_weights_bi
         assert execute(halved).state == "interrupted"
     assert signal.getsignal(signal.SIGTERM) is before
     assert (halved.folder / "step-000003").is_dir()
-    assert "stopped at step 3 of 5, saved; continue with --resume" in (halved.folder / "log.txt").read_text()
-    assert execute(halved, resume=True) == "finished"
+    assert "interrupted at step 3 of 5, saved; continue with --resume" in (halved.folder / "log.txt").read_text()
+    assert execute(halved, resume=True).state == "finished"
     assert same(weights(halved.folder, 5), weights(whole.folder, 5))
     assert losses(halved.folder) == losses(whole.folder)
     state = [load_file(run.folder / "step-000005" / "training.safetensors") for run in (halved, whole)]
@@ -334,7 +334,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_checkpoint_alone(place, monkey
     again = f"start again with --init-from {config.folder / 'step-000002'} and a lower --learning-rate"
     assert again in str(caught.value)
     assert [path.name for path in config.folder.glob("step-*")] == ["step-000002"]
-    assert execute(config, resume=True) == "finished"
+    assert execute(config, resume=True).state == "finished"
     assert torch.isfinite(weights(config.folder, 4)["norm.weight"]).all()
 
 

@@ -75,7 +75,7 @@ def test_too_little_memory(place, monkeypatch, work, gist):
     assert said.endswith("step-000002, or a shorter --sequence-length or a smaller model")
     assert "See the documentation" not in said
     monkeypatch.undo()
-    assert execute(tiny_run(place, **options, micro_batch_size=4), resume=True) == "finished"
+    assert execute(tiny_run(place, **options, micro_batch_size=4), resume=True).state == "finished"
 
 
 def test_only_what_would_help_is_advised(place, monkeypatch):

@@ -261,7 +261,7 @@ def test_mistakes_stop_before_anything_runs(translated, line, reason):
             f"{CHAT} --llada2-enable-block-diffusion --llada2-alpha-min 0.96",
             "mask rates must satisfy 0 <= min < max <= 1, got 0.96 and 0.95",
         ),
-        (f"{PAIRS} --dpo-beta 0", "beta must be positive, got 0.0"),
+        (f"{PAIRS} --dpo-beta 0", "beta must be a finite number above 0, got 0.0"),
     ],
 )
 def test_what_the_library_refuses_reaches_the_user(old, line, reason):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nano_llada.checkpoint.files import Checkpoint
+from nano_llada.config.card import ModelCard
 from nano_llada.config.decoding import Autoregressive, Diffusion
 from nano_llada.core.errors import UserError
 from nano_llada.data.tokenizer import Tokenizer, train_characters
@@ -67,7 +68,7 @@ def subjects(tokenizer, table_model) -> list[Planted]:
     model = table_model(torch.zeros(1, tokenizer.vocab.size), max_length=512)
     found = []
     for name, track, knows in (("left | one", "ar", ("zh", "en")), ("right", "diffusion", ("zh",))):
-        checkpoint = Checkpoint(model, tokenizer, track, Path(name), {"stage": "sft"})
+        checkpoint = Checkpoint(model, tokenizer, ModelCard(track, "sft"), Path(name))
         decoding = Autoregressive() if track == "ar" else Diffusion()
         one = Planted(name, checkpoint, decoding, "default")
         answers = {q.prompt: q.references[0] if q.language in knows else WRONG for q in QUESTIONS}

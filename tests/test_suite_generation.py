@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nano_llada.checkpoint.files import Checkpoint
+from nano_llada.config.card import ModelCard
 from nano_llada.config.decoding import Autoregressive, Block, Diffusion
 from nano_llada.core.errors import UserError
 from nano_llada.data.chat import encode_prompt
@@ -42,7 +43,7 @@ def tokenizer(questions) -> Tokenizer:
 @pytest.fixture(scope="module")
 def subject(make_model, tokenizer) -> Subject:
     model = make_model(seed=3, peak=4.0, vocab_size=tokenizer.vocab.size, max_length=256)
-    return Subject("m", Checkpoint(model, tokenizer, "ar", Path(), {"stage": "sft"}), WAYS["ar"], "greedy", run=2)
+    return Subject("m", Checkpoint(model, tokenizer, ModelCard("ar", "sft"), Path()), WAYS["ar"], "greedy", run=2)
 
 
 class Planted:

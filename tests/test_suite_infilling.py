@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nano_llada.checkpoint.files import Checkpoint
+from nano_llada.config.card import ModelCard
 from nano_llada.config.decoding import Autoregressive, Block, Diffusion
 from nano_llada.core.errors import UserError
 from nano_llada.data.tokenizer import Tokenizer, train_characters
@@ -44,7 +45,7 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture(scope="module")
 def subject(make_model, tokenizer) -> Subject:
     model = make_model(seed=3, peak=4.0, vocab_size=tokenizer.vocab.size, max_length=224)
-    return Subject("m", Checkpoint(model, tokenizer, "diffusion", Path(), {}), WAYS["diffusion"], "way")
+    return Subject("m", Checkpoint(model, tokenizer, ModelCard("diffusion"), Path()), WAYS["diffusion"], "way")
 
 
 class Planted:

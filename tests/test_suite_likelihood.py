@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from nano_llada.checkpoint.files import Checkpoint
+from nano_llada.config.card import ModelCard
 from nano_llada.config.decoding import Autoregressive
 from nano_llada.core.batch import TokenBatch, Vocabulary
 from nano_llada.core.errors import UserError
@@ -45,7 +46,7 @@ class Letters:
 
 
 def subject(model, vocab, track: str, **info) -> Subject:
-    return Subject("m", Checkpoint(model, Letters(vocab), track, Path(), info), Autoregressive(), "greedy")
+    return Subject("m", Checkpoint(model, Letters(vocab), ModelCard(track, **info), Path()), Autoregressive(), "greedy")
 
 
 def passages(*texts: str, file: str = "wiki") -> tuple[Passage, ...]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from nano_llada.checkpoint.files import Checkpoint
+from nano_llada.config.card import ModelCard
 from nano_llada.config.decoding import Autoregressive, Block, Diffusion
 from nano_llada.core.batch import TokenBatch
 from nano_llada.core.errors import UserError
@@ -59,7 +60,7 @@ def judge_of(table_model, tokenizer: Tokenizer, after, max_length: int = 256) ->
         table[token] = -60.0
         table[token, follow] = 0.0
     model = table_model(lambda tokens, positions: table[tokens], max_length)
-    return Checkpoint(model, tokenizer, "ar", Path("judge"), {})
+    return Checkpoint(model, tokenizer, ModelCard("ar"), Path("judge"))
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def subject(letters, table_model):
 
     def make(say, decoding=None, tokenizer: Tokenizer = letters, max_length: int = 64) -> Planted:
         model = table_model(torch.zeros(1, tokenizer.vocab.size), max_length)
-        checkpoint = Checkpoint(model, tokenizer, "diffusion", Path("it"), {})
+        checkpoint = Checkpoint(model, tokenizer, ModelCard("diffusion"), Path("it"))
         decoding = decoding or Diffusion(max_new_tokens=12)
         return Planted("it", checkpoint, decoding, "planted", scribe=Scribe(tokenizer, say))
 
@@ -260,7 +261,7 @@ def plain_nats(judge: Checkpoint, prompt: str, text: str) -> float:
 
 
 def test_a_judge_reads_a_text_after_its_prompt(make_model, letters):
-    judge = Checkpoint(make_model(vocab_size=letters.vocab.size), letters, "ar", Path("judge"), {})
+    judge = Checkpoint(make_model(vocab_size=letters.vocab.size), letters, ModelCard("ar"), Path("judge"))
     pairs = [("abcd", "xyz"), ("", "abcabcd"), ("zz", ""), ("xyzabcab", "dcbazyx")]
     scores = judge_texts(judge, pairs, 2)
     for (prompt, text), (nats, tokens) in zip(pairs, scores, strict=True):
@@ -282,7 +283,7 @@ def test_longer_texts_than_the_judge_can_hold_are_scored_once(table_model, lette
         seen.widest = max(seen.widest, tokens.shape[1])
         return table[tokens]  # who knows the token before knows all, so windows change nothing
 
-    judge = Checkpoint(table_model(rule, context), letters, "ar", Path("judge"), {})
+    judge = Checkpoint(table_model(rule, context), letters, ModelCard("ar"), Path("judge"))
     ((nats, tokens),) = judge_texts(judge, [(prompt, text)], 4)
     assert tokens == 37
     assert seen.widest <= context
@@ -300,8 +301,8 @@ def test_longer_texts_than_the_judge_can_hold_are_scored_once(table_model, lette
 )
 def test_neither_batches_nor_order_change_a_record(make_model, letters, decoding):
     model = speller(make_model, letters)
-    it = Subject("it", Checkpoint(model, letters, "diffusion", Path("it"), {}), decoding, "drawn")
-    judge = Checkpoint(make_model(seed=3, vocab_size=letters.vocab.size), letters, "ar", Path("judge"), {})
+    it = Subject("it", Checkpoint(model, letters, ModelCard("diffusion"), Path("it")), decoding, "drawn")
+    judge = Checkpoint(make_model(seed=3, vocab_size=letters.vocab.size), letters, ModelCard("ar"), Path("judge"))
     mixed = (replace(PASSAGES[0], item="2"), *PASSAGES)  # one text twice, drawn anew
     suite = Quality(mixed, judge, "judge", prompt_tokens=6)
     first = list(suite.run(it))
@@ -332,6 +333,6 @@ def test_a_judge_must_be_autoregressive_and_options_in_range(uniform, subject, l
 
 def test_a_prompt_that_fills_the_context_is_said(make_model, letters, uniform):
     model = make_model(vocab_size=letters.vocab.size, max_length=8)
-    it = Subject("it", Checkpoint(model, letters, "ar", Path("it"), {}), Autoregressive(), "greedy")
+    it = Subject("it", Checkpoint(model, letters, ModelCard("ar"), Path("it")), Autoregressive(), "greedy")
     with pytest.raises(UserError, match="the model's context is 8"):
         list(Quality(PASSAGES, uniform, "judge", prompt_tokens=7).run(it))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nano_llada.checkpoint.files import Checkpoint
+from nano_llada.config.card import ModelCard
 from nano_llada.config.decoding import Autoregressive, Block, Diffusion
 from nano_llada.core.errors import UserError
 from nano_llada.data.chat import encode_prompt
@@ -86,7 +87,7 @@ def planted(letters, table_model):
     def make(**options) -> tuple[Clock, Planted]:
         clock = Clock()
         model = table_model(torch.zeros(1, letters.vocab.size))
-        checkpoint = Checkpoint(model, letters, "diffusion", Path("it"), {})
+        checkpoint = Checkpoint(model, letters, ModelCard("diffusion"), Path("it"))
         runner = Runner(letters, clock, **options)
         return clock, Planted("it", checkpoint, Diffusion(), "planted", runner=runner)
 
@@ -230,7 +231,7 @@ def test_a_model_that_answers_is_asked_and_long_prompts_are_cut(planted, letters
 )
 def test_texts_do_not_depend_on_the_size_of_a_batch(make_model, letters, decoding):
     model = speller(make_model, letters)
-    it = Subject("it", Checkpoint(model, letters, "diffusion", Path("it"), {}), decoding, "drawn")
+    it = Subject("it", Checkpoint(model, letters, ModelCard("diffusion"), Path("it")), decoding, "drawn")
     prompts = (*ENGLISH[:3], replace(ENGLISH[2], item="3"))  # one text twice, drawn anew
     records = list(Speed(prompts, (1, 2, 4), repeats=2, warm=0, clock=Clock()).run(it))
     texts: dict[tuple[str, int], list[str]] = {}
@@ -255,6 +256,6 @@ def test_options_out_of_range_are_said(make_model, letters):
         with pytest.raises(ValueError, match=f"{name} must be at least"):
             Speed(ENGLISH, **{name: value})
     model = make_model(vocab_size=letters.vocab.size, max_length=4)
-    it = Subject("it", Checkpoint(model, letters, "ar", Path("it"), {}), Autoregressive(), "greedy")
+    it = Subject("it", Checkpoint(model, letters, ModelCard("ar"), Path("it")), Autoregressive(), "greedy")
     with pytest.raises(UserError, match="the model's context is 4"):
         list(Speed(ENGLISH, (1,)).run(it))

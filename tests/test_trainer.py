@@ -80,7 +80,7 @@ def make(make_model, vocab):
             config,
             model or make_model(peak=4.0, dropout=dropout),
             vocab,
-            objective or NextToken(),
+            act(objective or NextToken()),
             batches or Counting(),
             CPU,
             total_steps=steps,

@@ -115,7 +115,7 @@ def test_check_lists_the_runs_and_makes_nothing(recipe, capsys):
         ('start = "blocks"', 'start = "dpo"', r"run 3: start 'dpo' is no earlier run; there are ar, blocks"),
         ('name = "dpo"', "", r"run 4: it has no name"),
         ("hidden_size", "hiden_size", r"run 1.model.hiden_size: unknown option; did you mean 'hidden_size'\?"),
-        ("block_size = 8, draws = 2", "block_size = 0", r"run 4: a block has at least 1 token, got 0"),
+        ("block_size = 8, draws = 2", "block_size = 0", r"run 4: block_size must be at least 1, got 0"),
         (
             "block_decay = [16, 8]",
             "block_decay = [24, 8]",

@@ -259,7 +259,7 @@ def test_mistakes_stop_before_anything_runs(translated, line, reason):
         ),
         (
             f"{CHAT} --llada2-enable-block-diffusion --llada2-alpha-min 0.96",
-            "mask rates must satisfy 0 <= min < max <= 1, got 0.96 and 0.95",
+            "mask rates must satisfy 0 <= mask_rate_min < mask_rate_max <= 1, got 0.96 and 0.95",
         ),
         (f"{PAIRS} --dpo-beta 0", "beta must be a finite number above 0, got 0.0"),
     ],

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nano_llada.config.checks import check_numbers
 from nano_llada.core.errors import UserError
 from nano_llada.core.words import did_you_mean
 
@@ -95,7 +96,9 @@ def build(cls: type[T], base: Any, given: Mapping[tuple[str, ...], Any], path: t
         if record is not None and (value is not None or _below(given, here)):
             value = build(record, value if dataclasses.is_dataclass(value) else None, given, here)
         values[field.name] = given.get(here, value)
-    return cls(**values)
+    made = cls(**values)
+    check_numbers(made)  # also of records that do not do it themselves
+    return made
 
 
 def _below(given: Mapping[tuple[str, ...], Any], path: tuple[str, ...]) -> bool:

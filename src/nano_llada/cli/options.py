@@ -125,7 +125,9 @@ class _Words:
             self._keep(option, fixed, name)
             return rest
         if option.flag_only:
-            self._keep(option, [inline] if equals else ["true" if _plain(name) == option.name else "false"], name)
+            self._keep(
+                option, [inline] if equals else ["false" if _plain(name) == f"no_{option.name}" else "true"], name
+            )
             return rest
         if equals:
             self._keep(option, [inline], name)
@@ -150,7 +152,7 @@ class _Words:
         for option in self.layout.options:
             if name == option.name or (option.flag_only and name == f"no_{option.name}"):
                 if name in self.layout.leading and name in OLD_OPTIONS:
-                    _note_old(word, f"{metavar(option)} as the first word: {usage(self.layout).strip()}")
+                    _note_old(word, f"{metavar(option)} alone ({usage(self.layout).strip()})")
                 return option, []
         raise UserError(self._unknown(word))
 

@@ -448,7 +448,7 @@ class Policy(_Scored):
 def check_mask_rates(low: float, high: float) -> None:
     """Raises ValueError unless 0 <= low < high <= 1."""
     if not 0 <= low < high <= 1:
-        raise ValueError(f"mask rates must satisfy 0 <= min < max <= 1, got {low} and {high}")
+        raise ValueError(f"mask rates must satisfy 0 <= mask_rate_min < mask_rate_max <= 1, got {low} and {high}")
 
 
 Objective = NextToken | Denoising | Preference | Policy

@@ -90,13 +90,12 @@ class _Reader:
 
     def _meant(self, key: str, names: list[str], cls: type) -> str:
         """Which option was probably meant: one beside it, or one that belongs elsewhere in the record."""
-        if near := nearest(key, names):
-            return f"did you mean {near!r}?"
         places: dict[str, str] = {}
         for path in _paths(self._root, self._base):
             places.setdefault(path[-1], ".".join(path))
-        if found := nearest(key, places):
-            return f"did you mean {places[found]!r}?"
+        beside = None if key in places else nearest(key, names)
+        if found := beside or nearest(key, places):
+            return f"did you mean {(beside or places[found])!r}?"
         return f"known: {', '.join(names) or 'none'}"
 
     def _convert(self, hint: Any, value: Any, base: Any, where: str) -> Any:

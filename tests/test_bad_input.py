@@ -203,7 +203,10 @@ VALUES: dict[str, tuple[Case, str]] = {
     ),
     "no track": (lambda s: ["sft"], "nano-llada sft needs one of ar, diffusion"),
     "an unknown command": (lambda s: ["expotr"], "unknown command 'expotr'; did you mean 'export'?"),
-    "an unknown option": (lambda s: [*s.run(), "--learning-rat", "1"], "unknown option --learning-rat; did you mean --learning-rate?"),
+    "an unknown option": (
+        lambda s: [*s.run(), "--learning-rat", "1"],
+        "unknown option --learning-rat; did you mean --learning-rate?",
+    ),
     "a value of another type": (lambda s: s.run(steps="many"), "--steps many: expected a whole number"),
     "an unknown skill": (
         lambda s: ["eval", "--checkpoints", s.done.runs / "ar", "--skills", "juggling"],

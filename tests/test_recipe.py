@@ -92,7 +92,7 @@ def test_a_pipeline_with_one_command_that_goes_on_where_it_was_stopped(recipe, m
     ]
     assert configs["dpo"]["objective"]["score"]["draws"] == 2
     assert configs["blocks"]["train"]["steps"] == 3  # from `common`, below the run's own options
-    assert json.loads((runs / "sft" / "step-000003" / "model.json").read_text())["info"]["block_size"] == 8
+    assert json.loads((runs / "sft" / "step-000003" / "model.json").read_text())["card"]["block_size"] == 8
     recipe.write_text(recipe.read_text().replace("steps = 3", "steps = 4"))
     longer = read_recipe(recipe, {"where": recipe.parent.as_posix()})
     with pytest.raises(UserError, match="must learn the same"):  # a finished run of another config is not taken
@@ -112,7 +112,7 @@ def test_check_lists_the_runs_and_makes_nothing(recipe, capsys):
     [
         ('kind = "pretrain ar"', 'kind = "train ar"', r"run 1: kind 'train ar' is not one of pretrain ar, "),
         ('name = "blocks"', 'name = "ar"', r"run 2: the name 'ar' is taken by an earlier run"),
-        ('start = "blocks"', 'start = "dpo"', r"run 3: start 'dpo' is no earlier run; there are ar, blocks"),
+        ('start = "blocks"', 'start = "dpo"', r"run 3: start 'dpo' is not an earlier run; there are ar, blocks"),
         ('name = "dpo"', "", r"run 4: it has no name"),
         ("hidden_size", "hiden_size", r"run 1.model.hiden_size: unknown option; did you mean 'hidden_size'\?"),
         ("block_size = 8, draws = 2", "block_size = 0", r"run 4: block_size must be at least 1, got 0"),
@@ -121,7 +121,7 @@ def test_check_lists_the_runs_and_makes_nothing(recipe, capsys):
             "block_decay = [24, 8]",
             r"run 2: block sizes \[24\] do not divide sequence_length 64",
         ),
-        ("{where}/text", "{there}/text", r"\{there\} in '\{there\}/text.jsonl' is no variable of the recipe"),
+        ("{where}/text", "{there}/text", r"\{there\} in '\{there\}/text.jsonl' is not a variable of the recipe"),
         ("[common]", "[comon]", r"unknown entries: comon"),
     ],
 )

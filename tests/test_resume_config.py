@@ -94,7 +94,6 @@ def test_each_option_that_may_change(place, name):
         ("train", {"precision": "bf16"}),
         ("train", {"batch_size": 8}),
         ("train", {"steps": 2}),
-        ("train", {"epochs": 0.5, "steps": None}),
         ("data", {"sequence_length": 32}),
         ("data", {"data": ("other.jsonl",)}),
         ("model", {"dropout": 0.5}),

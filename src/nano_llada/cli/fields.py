@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nano_llada.config.checks import check_numbers
+from nano_llada.config.checks import check_numbers, hints_of
 from nano_llada.core.errors import UserError
 from nano_llada.core.words import did_you_mean
 
@@ -58,7 +58,7 @@ def flatten(cls: type, base: Any = None, path: tuple[str, ...] = (), prefix: str
     Args:
         base: the values of options that are not given; None: those of the class.
     """
-    hints, texts = typing.get_type_hints(cls), field_texts(cls)
+    hints, texts = hints_of(cls), field_texts(cls)
     own: list[Option] = []
     inner: list[Option] = []
     for field in dataclasses.fields(cls):
@@ -88,7 +88,7 @@ def build(cls: type[T], base: Any, given: Mapping[tuple[str, ...], Any], path: t
     if dataclasses.is_dataclass(base) and not _below(given, path):
         same: Any = base
         return typing.cast("T", same)
-    hints = typing.get_type_hints(cls)
+    hints = hints_of(cls)
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         value, here = _value(field, base), (*path, field.name)

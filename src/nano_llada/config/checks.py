@@ -90,6 +90,12 @@ def _short(number: Any) -> str:
 
 
 @cache
+def hints_of(cls: type) -> dict[str, Any]:
+    """The types of a record's fields, without their ranges."""
+    return typing.get_type_hints(cls)
+
+
+@cache
 def _numbers_of(cls: type) -> dict[str, tuple[type, Range]]:
     """Kind and range of each field of a record that holds numbers."""
     hints = typing.get_type_hints(cls, include_extras=True)

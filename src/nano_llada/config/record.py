@@ -11,12 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nano_llada.config.checks import hints_of
 from nano_llada.core.errors import UserError
 from nano_llada.core.own import load_own, type_name
 from nano_llada.core.words import nearest
 
 T = TypeVar("T")
 
+MAX_DEPTH = 20  # levels of objects and lists in a config file; those of runs have five
 MAX_BYTES = 16 * 2**20  # of a config file; those of runs have a few kilobytes
 
 
@@ -71,7 +73,7 @@ class _Reader:
         """A dataclass from an object."""
         if not isinstance(plain, dict):
             raise UserError(f"{where or cls.__name__}: expected an object, got {_shown(plain)}")
-        hints = typing.get_type_hints(cls)
+        hints = hints_of(cls)
         names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
         values = {} if base is None else {name: getattr(base, name) for name in names}
         for key, value in plain.items():
@@ -150,7 +152,7 @@ class _Reader:
 
 def _paths(cls: type, base: Any = None, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Where each option of a record and its parts is, outer ones first."""
-    hints = typing.get_type_hints(cls)
+    hints = hints_of(cls)
     inner: list[tuple[type, Any, tuple[str, ...]]] = []
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         value, place = getattr(base, field.name, None), (*above, field.name)
@@ -217,7 +219,15 @@ def read_config(path: Path) -> dict[str, Any]:
     plain = _parsed(path, text)
     if not isinstance(plain, dict):
         raise UserError(f"{path}: expected an object of options")
+    if _deeper(plain, MAX_DEPTH):
+        raise UserError(f"{path}: nested too deeply for a config file")
     return plain
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether a value has more levels of objects and lists than that."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_deeper(item, levels - 1) for item in inner)
 
 
 def _parsed(path: Path, text: str) -> Any:

@@ -235,7 +235,15 @@ def check_same_config(saved: Path, plain: Mapping[str, Any]) -> list[str]:
     may_change = MAY_CHANGE | (set(LENGTH) if _grows(before["train"], plain["train"], saved.parent) else set())
     if refused := [text for where, text in changed.items() if where not in may_change]:
         raise UserError(f"a resumed run must learn the same; these differ from {saved}: {'; '.join(refused)}")
-    return list(changed.values())
+    return [*changed.values(), *(_rescheduled(plain["train"]) if changed.keys() & set(LENGTH) else ())]
+
+
+def _rescheduled(train: Mapping[str, Any]) -> Iterator[str]:
+    """What a longer run means for its learning rate."""
+    if train["schedule"] == "wsd":
+        yield f"the learning rate stays at its peak until the last {train['decay_share']:.0%} of the new length"
+    elif train["schedule"] == "cosine":
+        yield "the learning rate follows the cosine of the new length"
 
 
 def _grows(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> bool:

@@ -10,6 +10,7 @@ import pytest
 
 from nano_llada.checkpoint.files import find_checkpoint
 from nano_llada.config.run import RunConfig
+from nano_llada.core.errors import UserError
 from nano_llada.session.observer import RunObserver
 from nano_llada.session.run import execute, finished
 from nano_llada.training.schedule import learning_rate_scale
@@ -110,7 +111,8 @@ def test_resume_takes_more_steps_as_an_option_of_training_too(place):
     execute(config)
     longer = replace(config, train=replace(config.train, steps=3))
     assert finished(config)
-    assert not finished(longer)  # a recipe with more steps trains on
+    with pytest.raises(UserError, match="train it further with `nano-llada resume"):  # not by a recipe that changed
+        finished(longer)
     assert execute(longer, resume=True).step == 3
 
 

@@ -88,7 +88,7 @@ def build(cls: type[T], base: Any, given: Mapping[tuple[str, ...], Any], path: t
     if dataclasses.is_dataclass(base) and not _below(given, path):
         same: Any = base
         return typing.cast("T", same)
-    hints = hints_of(cls)
+    hints = hints_of(cls)  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         value, here = _value(field, base), (*path, field.name)

@@ -31,7 +31,7 @@ class Options:
     device: str | None = None
     """Device to compute on: cpu, cuda, cuda:1, mps, or auto."""
     threads: Threads | None = None
-    """CPU threads."""
+    """Number of CPU threads."""
     compile: bool | None = None
     """Compile the model with torch.compile."""
     gradient_checkpointing: bool | None = None
@@ -68,9 +68,11 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; gives the exit status: 130 if the run was interrupted again."""
     options = parse(Options, arguments, command="resume", about=ABOUT, leading="run")
     config = resumed(options)
-    from nano_llada.session.run import execute, finished  # imports torch: not for --help
+    from nano_llada.session.outcome import read_outcome
+    from nano_llada.session.run import execute  # imports torch: not for --help
 
-    if finished(config):
+    outcome, longer = read_outcome(config.folder), options.steps is not None or options.epochs is not None
+    if outcome is not None and outcome.complete and not longer:
         print(f"{config.name}: already complete, in {config.folder}; train it further with --steps or --epochs")
         return 0
     return 130 if execute(config, resume=True).state == "interrupted" else 0

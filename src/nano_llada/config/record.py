@@ -73,7 +73,7 @@ class _Reader:
         """A dataclass from an object."""
         if not isinstance(plain, dict):
             raise UserError(f"{where or cls.__name__}: expected an object, got {_shown(plain)}")
-        hints = hints_of(cls)
+        hints = hints_of(cls)  # type: ignore[arg-type]
         names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
         values = {} if base is None else {name: getattr(base, name) for name in names}
         for key, value in plain.items():
@@ -152,7 +152,7 @@ class _Reader:
 
 def _paths(cls: type, base: Any = None, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Where each option of a record and its parts is, outer ones first."""
-    hints = hints_of(cls)
+    hints = hints_of(cls)  # type: ignore[arg-type]
     inner: list[tuple[type, Any, tuple[str, ...]]] = []
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         value, place = getattr(base, field.name, None), (*above, field.name)

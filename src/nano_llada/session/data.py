@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -11,10 +12,11 @@ from nano_llada.config.run import RunConfig
 from nano_llada.core.batch import Objective
 from nano_llada.core.device import choose_machine
 from nano_llada.core.errors import UserError
+from nano_llada.core.progress import Progress
 from nano_llada.data.loader import Batches, hold_out
 from nano_llada.data.packing import Ints
 from nano_llada.data.pairs import PairBatches, usable_pairs
-from nano_llada.data.read import BadRows, resolve
+from nano_llada.data.read import BadRows, Source, resolve
 from nano_llada.data.store import Encoding, TokenStore, open_store
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.model.transformer import Transformer
@@ -111,12 +113,27 @@ def load_rollouts(config: RunConfig, objective: PolicyLoss, model: Transformer, 
     )
 
 
+def documents_in(sources: Sequence[Source], data: DataConfig) -> int | None:
+    """About how many documents some sources have: the lines of plain JSON lines; None for others, and for `each` turn,
+    which makes several documents of a conversation.
+    """
+    if data.turns == "each" or not all(source.name.lower().endswith(".jsonl") for source in sources):
+        return None
+    lines = 0
+    for source in sources:
+        with open(source.name, "rb") as file:
+            lines += sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
+    return lines * (2 if data.format == "preference" else 1)
+
+
 def open_token_store(config: RunConfig, sources: tuple[str, ...], tokenizer: Tokenizer) -> TokenStore:
     """Tokenise (or find in the cache) some sources, and say what was skipped."""
     data = config.data
     bad = BadRows(data.on_bad_row)
     encoding = Encoding(data.format, data.text_field, data.turns)
-    store = open_store(resolve(sources), tokenizer, encoding, cache=data.cache, bad_rows=bad)
+    found = resolve(sources)
+    progress = Progress("tokenising", "documents", lambda: documents_in(found, data))
+    store = open_store(found, tokenizer, encoding, cache=data.cache, bad_rows=bad, progress=progress)
     if store.meta["skipped"]:
         print(f"skipped rows in {', '.join(sources)}: {store.meta['skipped']}")
     return store

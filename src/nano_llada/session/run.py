@@ -81,14 +81,12 @@ def finished(config: RunConfig) -> bool:
     if outcome is None or not outcome.complete:
         return False
     changes = check_same_config(config.folder / "config.json", to_plain(config))  # never another run's results
-    if not any(change.startswith(LENGTH) for change in changes):
-        return True
-    if outcome.state == "stopped early":
+    if longer := [change for change in changes if change.startswith(LENGTH)]:
         raise UserError(
-            f"{config.folder} stopped early at step {outcome.step}, since its validation loss no longer improved: more "
-            "steps would not continue it; start a new run from it with --init-from"
+            f"{config.folder} is complete, and the same run must learn the same: {'; '.join(longer)}; train it "
+            f"further with `nano-llada resume {config.folder}`"
         )
-    return False
+    return True
 
 
 def outcome_of_0_1(config: RunConfig) -> Outcome | None:
@@ -107,7 +105,9 @@ def complete(configs: Sequence[RunConfig]) -> bool:
     Raises:
         UserError: as `execute` does, or for a complete run of another config.
     """
-    for config in configs:
+    for number, config in enumerate(configs, 1):
+        if len(configs) > 1:
+            print(f"run {number} of {len(configs)}: {config.name}", flush=True)
         if finished(config):
             print(f"{config.name}: already complete, in {config.folder}")
         elif execute(config, resume=(config.folder / "config.json").is_file()).state == "interrupted":
@@ -232,9 +232,15 @@ def check_same_config(saved: Path, plain: Mapping[str, Any]) -> list[str]:
     # read and written again, so that an option which is newer than the run has its default
     before = to_plain(read_record(RunConfig, saved))
     changed = dict(_differences(before, plain))
-    may_change = MAY_CHANGE | (set(LENGTH) if _grows(before["train"], plain["train"], saved.parent) else set())
+    outcome = read_outcome(saved.parent)
+    may_change = MAY_CHANGE | (set(LENGTH) if _grows(before["train"], plain["train"], outcome) else set())
     if refused := [text for where, text in changed.items() if where not in may_change]:
         raise UserError(f"a resumed run must learn the same; these differ from {saved}: {'; '.join(refused)}")
+    if changed.keys() & set(LENGTH) and outcome is not None and outcome.state == "stopped early":
+        raise UserError(
+            f"{saved.parent} stopped early at step {outcome.step}, since its validation loss no longer improved: more "
+            "steps would not continue it; start a new run from it with --init-from"
+        )
     return [*changed.values(), *(_rescheduled(plain["train"]) if changed.keys() & set(LENGTH) else ())]
 
 
@@ -246,13 +252,12 @@ def _rescheduled(train: Mapping[str, Any]) -> Iterator[str]:
         yield "the learning rate follows the cosine of the new length"
 
 
-def _grows(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> bool:
+def _grows(before: Mapping[str, Any], now: Mapping[str, Any], outcome: Outcome | None) -> bool:
     """Whether the options of a run's length ask for more of it: more steps, or more epochs where they count."""
     if now["steps"] is None:
         return before["steps"] is None and bool(now["epochs"] > before["epochs"])
     if before["steps"] is None:
-        outcome = read_outcome(folder)  # says how many steps the epochs were
-        return outcome is not None and bool(now["steps"] > outcome.total_steps)
+        return outcome is not None and bool(now["steps"] > outcome.total_steps)  # that many the epochs were
     return bool(now["steps"] > before["steps"])
 
 

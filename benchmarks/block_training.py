@@ -26,6 +26,7 @@ from nano_llada.config.train import TrainConfig
 from nano_llada.core import device as hardware
 from nano_llada.core.batch import Objective, TokenBatch, Vocabulary
 from nano_llada.model.transformer import Transformer
+from nano_llada.objectives import make_objective
 from nano_llada.training.trainer import StepReport, Trainer
 
 SHAPES = LARGE | {"tiny": (32, 1, 2, 96, 2)}  # hidden, layers, heads, length, rows; tiny: to see that it runs
@@ -83,7 +84,7 @@ class Step:
             TrainConfig(batch_size=rows),
             Transformer(config).initialise(torch.Generator().manual_seed(0)),
             vocab,
-            OBJECTIVES[name],
+            make_objective(OBJECTIVES[name]),
             Rows(length, rows, vocab),
             hardware.choose_machine("cpu"),
             total_steps=MANY,

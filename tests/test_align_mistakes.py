@@ -53,15 +53,17 @@ REFUSED: dict[str, tuple[Case, str]] = {
     ),
     "text where rl expects conversations": (
         lambda s: s.words("rl-ar", data=(s.file("text.jsonl", texts(4)),)),
-        "text.jsonl:1: no conversations, no messages, no prompt with a response; the fields are: text",
+        "text.jsonl:1: no question (messages, or one of prompt, instruction, question, query, input); the fields are: "
+        "text",
     ),
     "conversations where dpo expects pairs": (
         lambda s: s.words("dpo-ar", data=(s.done.chat,)),
         "chat.jsonl:1: no chosen and no rejected; the fields are: messages",
     ),
     "a row without a verifier": (
-        lambda s: s.words("rl-ar", data=(s.done.chat,), reward="verifier"),
-        "chat.jsonl:1: the row has no `verifier`; give it one, or a reward function with --reward FILE.py:FUNCTION",
+        lambda s: s.words("rl-ar", data=(s.file("open.jsonl", [{"prompt": "2+3?"}]),), reward="verifier"),
+        "open.jsonl:1: no right answer: give it references, reference, ground_truth or answer, or an answer as the last"
+        " message; or give a reward function with --reward FILE.py:FUNCTION",
     ),
     "no questions": (lambda s: s.words("rl-ar", data=()), "no questions: give files of conversations with --data"),
     "questions without room": (

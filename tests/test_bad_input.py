@@ -40,7 +40,7 @@ DATA: dict[str, tuple[Case, str]] = {
     ),
     "a chat row of an unknown role": (
         lambda s: s.rows('{"messages": [{"role": "boss", "content": "Hi"}]}', "sft"),
-        "messages[0].role is 'boss', expected one of system, user, assistant, tool",
+        "messages[0].role is 'boss', expected one of system, developer, user",
     ),
     "text where chat is expected": (
         lambda s: s.run(stage="sft", init_from=s.done.runs / "ar", data=(s.done.text,)),

@@ -138,7 +138,7 @@ def test_a_size_is_whole_rows_once_it_holds_the_longest_document(peaky, make_bat
         ({"block_decay": (16, 8)}, "block_decay ends with 8, but block_size is None"),
         (
             {"block_size": 4, "block_warmup": (1,)},
-            "after block_warmup come whole rows: block_size 4 needs a block_decay",
+            "whole rows follow block_warmup: block_size 4 needs a block_decay",
         ),
         ({"block_warmup": (1,), "block_warmup_share": -0.1}, r"must add up to at most 1, got {'block_warmup': -0.1}"),
         (

@@ -132,14 +132,14 @@ def test_small_world_from_nothing_to_its_readme(small, monkeypatch):
     last = {name: find_checkpoint(small.runs / "seed-0" / name, "last").name for name in STAGES}
     assert [int(last[name].removeprefix("step-")) for name in STAGES] == [1, 2, 4, 3, 4, 4, 3, 5]
     info = {name: load_checkpoint(small.runs / "seed-0" / name).card for name in STAGES}
-    tokens = {name: info[name]["tokens"] for name in STAGES}
+    tokens = {name: info[name].tokens for name in STAGES}
     beginning = tokens["lookup"] + tokens["ar"] + tokens["ar-sft"]
     assert rows[0]["metrics"]["train_tokens_all_stages"] == beginning
     chains = (("blocks", "blocks-sft"), ("blocks", "blocks-sft", "grown-sft"), ("diffusion", "diffusion-sft"))
     for row, chain in zip(rows[1:], chains, strict=True):
         trained = beginning + sum(tokens[name] for name in chain)
         assert row["metrics"]["train_tokens_all_stages"] == trained
-    assert [info[name].get("block_size") for name in STAGES] == [None, None, None, 4, 4, None, None, None]
+    assert [info[name].block_size for name in STAGES] == [None, None, None, 4, 4, None, None, None]
     steps = "--lookup-steps 1 --pretrain-steps 2 --diffusion-steps 3 --sft-steps 4 --whole-steps 5"
     assert f"{steps} --hidden-size 32 --num-layers 1 --items 1" in rows[0]["command"]
     world = small.runs / "seed-0" / "world"

@@ -33,7 +33,22 @@ NUMBERS = {
     "负数－８": -8,
     "about 1e3": 1000,
     "half is .5": 0.5,
-    "1/2": 2,
+    "1/2": 0.5,
+    "1 1/2 cups": 1.5,
+    "-3/4": -0.75,
+    "on 3/4/2026 he had 7": 7,
+    "5/0": None,
+    r"so \boxed{\frac{3}{4}}": 0.75,
+    r"so \boxed{-\dfrac{3}{4}}": -0.75,
+    r"so \boxed{2\tfrac12}": 2.5,
+    r"so \boxed{\frac{3}{5}} of 3": 0.6,
+    r"so \boxed{3}": 3,
+    r"so \boxed{\sqrt{2}}": None,
+    r"so \boxed{\frac{\pi}{4}}": None,
+    r"so \boxed{2^{10}}": None,
+    r"so \boxed{1{,}000 \text{ in 2 bags}}": 1000,
+    r"so \boxed{50\%}": 50,
+    "答案是３／４。": 0.75,
     "50%": 50,
     "#### 42\nwhich took 3 steps": 42,
     "#### 42 apples in 2 bags": 42,
@@ -78,6 +93,21 @@ def test_verifiers(tmp_path):
     assert read(tmp_path, row)[0].references == ("red", "blue", "green")
 
 
+def test_fractions_are_compared_as_numbers(tmp_path):
+    row = {"prompt": "?", "answer": r"So \boxed{\frac{3}{4}}.", "verifier": "numeric"}
+    answers = ("0.75", "3/4", r"\boxed{\frac{3}{4}}", r"\boxed{\frac{6}{8}}", "3", r"\boxed{\frac{3}{5}}", "4")
+    assert judged(tmp_path, row, *answers) == [True] * 4 + [False] * 3
+
+
+def test_a_regular_expression_has_a_time_limit(tmp_path):
+    (question,) = read(tmp_path, {"prompt": "?", "reference": "^(a+)+$", "verifier": "regex"})
+    assert question.judge("aaa")
+    for _ in range(2):  # and the next text gets an answer again
+        with pytest.raises(UserError, match=r"the regular expression '\^\(a\+\)\+\$' took more than 2 s in 'aaa"):
+            question.judge("a" * 60 + "b")
+        assert not question.judge("b")
+
+
 def test_gsm8k_rows_are_numeric(tmp_path):
     row = {"id": 7, "question": "How many?", "answer": "16 - 3 = <<16-3=13>>13\n13 * 2 = 26\n#### 1,026"}
     assert judged(tmp_path, row, "3 steps: 1026", "#### 1026\nin 3 steps", "13") == [True, True, False]
@@ -88,24 +118,31 @@ def test_gsm8k_rows_are_numeric(tmp_path):
 
 
 def test_a_function_of_the_users_own(tmp_path):
-    code = tmp_path / "mine.py"
+    code, never = tmp_path / "mine.py", tmp_path / "never.txt"
     code.write_text(
         "def check(question, answer, row):\n"
         "    if answer == 'half':\n        return 0.5\n"
         "    return answer == question + row['wanted'] or 1 / len(answer) < 0\n"
     )
-    row = {"prompt": "ab", "wanted": "c", "verifier": f"{code}:check"}
-    assert judged(tmp_path, row, "abc", "ab") == [True, False]
-    (question,) = read(tmp_path, row)
+    row = {"prompt": "ab", "wanted": "c"}
+    path = str(write_rows(tmp_path / "quiz.jsonl", [row]))
+    (question,) = read_questions([path], verifier=f"{code}:check")
+    assert [question.judge(answer) for answer in ("abc", "ab")] == [True, False]
     with pytest.raises(UserError, match=r"mine\.py:check' failed on '': ZeroDivisionError"):
         question.judge("")
     with pytest.raises(UserError, match=r"mine\.py:check' gave 0\.5 for 'half'"):
         question.judge("half")
+    code.write_text(f"from pathlib import Path\nPath({str(never)!r}).write_text('run')\n")
+    for spec in (f"{code}:check", f"{code}", f"{code}:"):  # data never runs code
+        with pytest.raises(UserError, match=r"quiz\.jsonl:1: .*names a file with code, and data never runs code"):
+            read(tmp_path, row | {"verifier": spec, "answer": "x"})
+    assert not never.exists()
 
 
 def test_which_judge_it_is_can_be_told(tmp_path):
-    def told(row):
-        return read(tmp_path, {"prompt": "?", "answer": "1"} | row)[0].verifier
+    def told(row, verifier=None):
+        path = write_rows(tmp_path / "quiz.jsonl", [{"prompt": "?", "answer": "1"} | row])
+        return read_questions([str(path)], verifier=verifier)[0].verifier
 
     specs = [{}, *({"verifier": v} for v in ("exact", "numeric", {"kind": "words", "expected": ["a"], "count": 1}))]
     specs.append({"verifier": {"kind": "words", "expected": ["a"], "count": 2}})
@@ -118,7 +155,7 @@ def test_which_judge_it_is_can_be_told(tmp_path):
         path = tmp_path / folder / "mine.py"
         path.parent.mkdir()
         path.write_text(f"def check(question, answer, row):\n    return {code}\n", encoding="utf-8")
-        found += [told({"verifier": f"{path}:check", "wanted": wanted}) for wanted in (1, 2)]
+        found += [told({"wanted": wanted}, f"{path}:check") for wanted in (1, 2)]
     assert found[:2] == found[2:4]  # wherever the file lies
     assert len(set(found)) == 4  # its content counts, and the row that it is given
     assert not any(str(tmp_path) in one for one in found)
@@ -155,18 +192,21 @@ def test_both_wordings_of_a_question_share_an_item_and_no_more(tmp_path):
 
 GOOD = {"prompt": "?", "answer": "!"}
 MISTAKES = [
-    ({"answer": "!"}, "no messages, prompt, question; the fields are: answer"),
+    ({"answer": "!"}, r"no question \(messages, or one of prompt, .*; the fields are: answer"),
     ({"prompt": " ", "answer": "!"}, "prompt is empty"),
     ({"prompt": 3, "answer": "!"}, "prompt is a number, expected text"),
     ({"messages": "hi", "answer": "!"}, "messages is text, expected a list"),
-    ({"messages": [], "answer": "!"}, "messages is a list, expected a list with at least one"),
+    ({"messages": [], "answer": "!"}, "messages has no user turn"),
     ({"messages": [{"role": "system", "content": "x"}], "answer": "!"}, "messages has no user turn"),
     (
         {"messages": [{"role": "assistant", "content": "x"}, {"role": "user", "content": "y"}]},
         "the first turn and from",
     ),
     ({"messages": [{"role": "user", "content": "x"}, {"role": "tool", "content": "y"}]}, "no user turn at its end"),
-    ({"messages": [{"role": "user", "content": "x"}]}, "no right answer: give it references or reference or answer"),
+    (
+        {"messages": [{"role": "user", "content": "x"}]},
+        "no right answer: give it references, reference, ground_truth or answer",
+    ),
     ({"prompt": "?"}, "no right answer"),
     ({"prompt": "?", "answer": " \n"}, "answer is empty"),
     ({"prompt": "?", "answer": True}, "answer is true or false, expected text or a number"),
@@ -177,9 +217,11 @@ MISTAKES = [
     (GOOD | {"verifier": 3}, "unknown verifier 3"),
     (GOOD | {"verifier": {"kind": "exact"}}, "verifier cannot be read"),
     (GOOD | {"verifier": {"kind": "exact", "expected": ["x"], "count": None}}, "verifier` cannot be read"),
-    (GOOD | {"verifier": "regex", "answer": "("}, "'\\(' is no regular expression"),
+    (GOOD | {"verifier": "regex", "answer": "("}, "'\\(' is not a regular expression"),
     (GOOD | {"verifier": "numeric"}, "'!' holds no number"),
-    (GOOD | {"verifier": "nowhere.py:f"}, "nowhere.py:f'.*a file that exists"),
+    (GOOD | {"verifier": "nowhere.py:f"}, "nowhere.py:f' names a file with code"),
+    ({"prompt": "?", "answer": r"\boxed{\sqrt{2}}", "verifier": "numeric"}, "numeric cannot read"),
+    ({"prompt": "?", "answer": r"2^10", "verifier": "numeric"}, "numeric cannot read"),
     (GOOD | {"language": "fr"}, "language 'fr' is none of zh, en"),
     (GOOD | {"task": []}, "task is a list, expected text or a number"),
 ]

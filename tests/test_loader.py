@@ -15,7 +15,7 @@ from nano_llada.config.data import DataConfig
 from nano_llada.core.batch import TokenBatch
 from nano_llada.core.errors import UserError
 from nano_llada.data import packing
-from nano_llada.data.loader import Batches, hold_out
+from nano_llada.data.loader import Batches, hold_out, hold_out_by_count
 from nano_llada.data.read import BadRows, resolve
 from nano_llada.data.store import Encoding, TokenStore, open_store
 from nano_llada.data.tokenizer import train_characters
@@ -175,8 +175,30 @@ def test_held_out_documents_are_a_fixed_sample_of_all():
     assert 30 < sum(document < 500 for document in held_out) < 70  # from both halves, so from both files of two
     assert 3 < sum(document < 500 for document in held_out[:20]) < 17  # and so are the first few
     assert held_out.tolist() == hold_out(1000, 0.1)[1].tolist()
-    assert sorted(hold_out(7, 1)[1]) == list(range(7))
-    assert len(hold_out(1, 0.5)[0]) == 1  # something is left to learn
+    assert sorted(hold_out_by_count(7, 1)[1]) == list(range(7))
+    assert [len(some) for some in hold_out(1, 0.5)] == [1, 0]  # something is left to learn
+    assert [len(some) for some in hold_out(300, 0)] == [300, 0]
+
+
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.1, 1 / 3, 0.5, 0.7, 0.95])
+def test_more_documents_move_none_between_training_and_held_out(share):
+    before, sizes = hold_out(2, share), []
+    for count in range(3, 300, 11):
+        learnt, held_out = hold_out(count, share)
+        assert np.array_equal(np.sort(np.concatenate([learnt, held_out])), np.arange(count))
+        assert set(before[0]) <= set(learnt)
+        assert set(before[1]) <= set(held_out)
+        before = learnt, held_out
+        sizes.append(len(held_out) - count * share)
+    assert min(len(some) for some in hold_out(2, share)) == 1
+    assert max(map(abs, sizes)) <= 1  # the share is kept to within a document
+
+
+def test_the_rule_of_the_first_version_stays_what_it_was():
+    """Runs that were begun with it are resumed with it; the order of validation files is by it, too."""
+    learnt, held_out = hold_out_by_count(20, 0.2)
+    assert held_out.tolist() == [7, 18, 6, 17]
+    assert learnt.tolist() == sorted(set(range(20)) - set(held_out.tolist()))
 
 
 def test_without_a_document_mask_a_row_is_one_text(make):
@@ -293,6 +315,7 @@ def test_data_larger_than_the_memory(make, tmp_path):
     np.save(tmp_path / "text_bytes.npy", np.ones(count, dtype=np.int64))
     np.save(tmp_path / "scored_counts.npy", np.full(count, size))
     np.save(tmp_path / "first_scored.npy", np.zeros(count, dtype=np.int64))
+    np.save(tmp_path / "rows.npy", np.arange(count, dtype=np.int64))
     (tmp_path / "meta.json").write_text(json.dumps({"dtype": "uint16", "tokens": count * size}), encoding="utf-8")
     store = TokenStore(tmp_path)
     batches = make(store, sequence_length=256)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nano_llada.checkpoint.files import load_checkpoint, model_weights, save_model
 from nano_llada.checkpoint.merge import best_checkpoints, merge_checkpoints, validation_loss
-from nano_llada.config.card import ModelCard
+from nano_llada.config.card import MergedPart, ModelCard
 from nano_llada.config.model import ModelConfig
 from nano_llada.core.errors import UserError
 from nano_llada.data.tokenizer import Tokenizer, train_characters
@@ -62,7 +62,7 @@ def weights(folder: Path) -> dict[str, Tensor]:
 
 
 def info(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "model.json").read_text(encoding="utf-8"))["info"]
+    return json.loads((folder / "model.json").read_text(encoding="utf-8"))["card"]
 
 
 def bits(tensor: Tensor) -> Tensor:
@@ -117,17 +117,15 @@ def test_the_info_is_the_firsts_and_says_where_the_weights_are_from(tmp_path, to
     measured(folders[0], {"step-000003": 0.5, "step-000006": 1.25})
     measured(folders[1], {"step-000006": 1.25})
     output = merge_checkpoints(folders, tmp_path / "merged")
-    assert info(output) == first | {
-        "tokens": 90,
-        "merged_from": [
-            {"name": "step-000006", "run": "a", "step": 6, "validation_loss": 1.25},
-            {"name": "step-000009", "run": "a", "step": 9},
-            {"name": "imported", "step": 0},
-        ],
-    }
     loaded = load_checkpoint(output)
+    parts = (
+        MergedPart("step-000006", "a", 6, 1.25),
+        MergedPart("step-000009", "a", 9),
+        MergedPart("imported", None, 0),
+    )
+    assert loaded.card == ModelCard("diffusion", **(first | {"tokens": 90, "merged_from": parts}))
     assert (loaded.card.track, loaded.tokenizer.hash) == ("diffusion", tokenizer.hash)
-    assert "tokens" not in info(merge_checkpoints(folders[2:], tmp_path / "alone"))
+    assert load_checkpoint(merge_checkpoints(folders[2:], tmp_path / "alone")).card.tokens is None
 
 
 @pytest.mark.parametrize(

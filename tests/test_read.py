@@ -99,13 +99,14 @@ def test_bad_elements_of_an_array_are_named_and_a_broken_array_is_refused():
     data = b'[{"text": "one"},\n{"text": "\xff"},\n3,\n{"text":\n"two"}, {"text": "three"}]'
     bad = [(2, "byte 11 (0xff) is not valid UTF-8"), (3, "the row is a number, expected an object")]
     assert read("a.json", data) == [(1, "one"), *bad, (4, "two"), (5, "three")]
-    broken = "a.json: broken JSON array, no row behind it can be found: Expecting"
+    broken = "a.json: broken JSON array, the rows after this place cannot be read: Expecting"
     end = f"{broken} ',' or the one ']' that ends the file"
     colon = complaint(read, "a.json", b'[{"text": "one"},\n{"text" 1}]')
-    assert colon == f"{broken} ':' delimiter: line 2 column 9 (char 26)"
-    assert complaint(read, "a.json", b'[{"text": ""}') == f"{end}: line 1 column 14 (char 13)"
-    assert complaint(read, "a.json", b"[]\n[]") == f"{end}: line 1 column 2 (char 1)"
-    assert complaint(read, "a.json", b"[") == f"{broken} value: line 1 column 2 (char 1)"
+    assert colon == f"{broken} ':' delimiter: line 2 column 9"
+    assert complaint(read, "a.json", b'[{"text": ""}') == f"{end}: line 1 column 14"
+    nothing = f"{broken} nothing after the ']' that ends the file"
+    assert complaint(read, "a.json", b"[]\n[]") == f"{nothing}: line 2 column 1"
+    assert complaint(read, "a.json", b"[") == f"{broken} value: line 1 column 2"
 
 
 def test_text_files_are_split_at_their_marks_or_when_long_at_blank_lines():

@@ -199,4 +199,4 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path):
     assert complaint(read_config, path) == f"cannot read the config file {path}: No such file or directory"
     assert complaint(read_config, tmp_path) == f"cannot read the config file {tmp_path}: Is a directory"
     path.write_bytes(b"name = '\xff'")
-    assert complaint(read_config, path).startswith(f"cannot read the config file {path}: 'utf-8' codec can't decode")
+    assert complaint(read_config, path) == f"{path}:1: not valid UTF-8; save the file as UTF-8"

@@ -10,6 +10,7 @@ import pytest
 from experiments import reversal
 from experiments.options_measuring import Reversal
 
+from nano_llada.config.card import ModelCard
 from nano_llada.config.data import DataConfig
 from nano_llada.config.decoding import Autoregressive, Diffusion
 from nano_llada.data.tokenizer import Tokenizer
@@ -72,7 +73,7 @@ def test_answers_are_read_up_to_the_end_of_their_line(monkeypatch, track, decodi
 
     monkeypatch.setattr(reversal, "answered", writes)
     monkeypatch.setattr(reversal, "make_sampler", lambda *words: decodings.append(words[-1]))
-    found = reversal.ask_all(SimpleNamespace(tokenizer=tokenizer, model=None, track=track))
+    found = reversal.ask_all(SimpleNamespace(tokenizer=tokenizer, model=None, card=ModelCard(track)))
     right = {f"{what}_{group}" for group in ("held_out", "asked") for what in ("backward", "stated")}
     right = {f"{name}_{'en' if name.startswith('back') else 'zh'}" for name in right}
     assert found == {name: float(name in right) for name in NAMES}

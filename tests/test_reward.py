@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
+from nano_llada.rl.pattern import Matcher
 
 from nano_llada.core.errors import UserError
 from nano_llada.session.reward import load_reward, verifier_of
@@ -123,16 +125,16 @@ SPECS = [
 def test_a_reward_that_is_not_there_is_refused(ours, tmp_path, spec):
     (tmp_path / "ours.txt").write_text(OURS)
     spec = spec.format(folder=tmp_path)
-    with pytest.raises(UserError, match=r"expected FILE\.py:NAME|the file nowhere\.py does not exist") as caught:
+    with pytest.raises(UserError) as caught:
         load_reward(spec)
-    assert str(caught.value).startswith(f"reward {spec!r}: ")
+    assert str(caught.value) == (f"reward {spec!r}: expected verifier, or FILE.py:FUNCTION with a file that exists")
 
 
-@pytest.mark.parametrize(("name", "message"), [("scores", "{ours} does not define scores"), ("NUMBER", "it is not a")])
-def test_a_function_that_is_not_in_the_file_is_refused(ours, name, message):
+@pytest.mark.parametrize("name", ["scores", "NUMBER"])
+def test_a_function_that_is_not_in_the_file_is_refused(ours, name):
     with pytest.raises(UserError) as caught:
         load_reward(f"{ours}:{name}")
-    assert str(caught.value).startswith(f"reward '{ours}:{name}': {message.format(ours=ours)}")
+    assert str(caught.value) == f"reward '{ours}:{name}': {ours} has no function {name}"
 
 
 @pytest.mark.parametrize(
@@ -149,10 +151,20 @@ def test_a_file_that_cannot_be_run_is_refused(ours, code, message):
         load_reward(f"{ours}:score")
 
 
-GIVE = "give it one, or a reward function with --reward FILE.py:FUNCTION"
+GIVE = "; or give a reward function with --reward FILE.py:FUNCTION"
+ASK = {"prompt": "?"}
 NO_VERIFIER = [
-    ({}, f"the row has no `verifier`; {GIVE}"),
-    ({"verifier": "7"}, f"the row has no `verifier`; {GIVE}"),
+    ({}, "no question (messages, or one of prompt, "),
+    (
+        ASK,
+        "no right answer: give it references, reference, ground_truth or answer, or an answer as the last message"
+        + GIVE,
+    ),
+    (ASK | {"verifier": "7"}, "unknown verifier '7': use exact, contains, regex, numeric, or an object"),
+    (
+        ASK | {"answer": "7", "verifier": "mine.py:f"},
+        "the row's verifier 'mine.py:f' names a file with code, and data ",
+    ),
     ({"verifier": {"kind": "exact"}}, "This verifier cannot be read: {'kind': 'exact'}. Give it `kind`, "),
     ({"verifier": SEVEN["verifier"] | {"kind": "guess"}}, "Unknown kind of verifier 'guess'. Use one of: exact, "),
     ({"verifier": SEVEN["verifier"] | {"expected": []}}, "This verifier expects nothing: "),
@@ -163,6 +175,40 @@ NO_VERIFIER = [
 
 @pytest.mark.parametrize(("row", "message"), NO_VERIFIER, ids=lambda value: str(value)[:50])
 def test_a_row_without_a_verifier_that_can_be_read_is_refused(row, message):
-    for refuse in (lambda: load_reward("verifier")("?", "7", row), lambda: verifier_of(row)):
+    for refuse in (lambda: load_reward("verifier")("?", "7", row), lambda: verifier_of(row, Matcher())):
         with pytest.raises(UserError, match=f"^{re.escape(message)}"):
             refuse()
+
+
+RIGHT = [
+    {"prompt": "2+3=?", "ground_truth": "5"},
+    {"prompt": [{"role": "user", "content": "2+3=?"}], "ground_truth": 5},
+    {"prompt": "2+3=?", "response": "5"},
+    {"messages": [{"role": "user", "content": "2+3=?"}, {"role": "assistant", "content": "5"}]},
+    {"question": "2+3=?", "answer": "2+3=5\n#### 5"},
+    {"question": "2+3=?", "answer": "5.0", "verifier": "numeric"},
+    {"question": "2+3=?", "references": ["five", "^5$"], "verifier": "regex"},
+]
+
+
+@pytest.mark.parametrize("row", RIGHT)
+def test_without_a_verifier_an_answer_is_compared_with_the_right_one_as_in_evaluation(row):
+    reward = load_reward("verifier")
+    assert [reward("2+3=?", answer, row) for answer in ("5", "6")] == [1.0, 0.0]
+
+
+def test_a_file_may_import_files_beside_it(tmp_path):
+    for folder, value in (("one", 1), ("two", 2)):
+        place = tmp_path / folder
+        place.mkdir()
+        (place / "beside.py").write_text(f"VALUE = {value}\n")
+        (place / "later.py").write_text(f"MORE = {value * 10}\n")
+        (place / "mine.py").write_text(
+            "import beside\n\n\ndef score(question, answer, row):\n"
+            "    import later\n\n    return beside.VALUE + later.MORE\n"
+        )
+    before = set(sys.modules), list(sys.path)
+    one, two = (load_reward(f"{tmp_path / name}/mine.py:score") for name in ("one", "two"))
+    assert [reward("", "", {}) for reward in (one, two, one)] == [11, 22, 11]
+    assert {name for name in set(sys.modules) - before[0] if not name.startswith("reward of ")} == set()
+    assert sys.path == before[1]

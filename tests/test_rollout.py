@@ -18,7 +18,9 @@ from nano_llada.config.objectives import BoundScore, ExactScore, Policy, Rollout
 from nano_llada.core.batch import PolicyBatch, StepContext
 from nano_llada.core.device import Machine
 from nano_llada.core.errors import UserError
+from nano_llada.data.chat import encode_prompt
 from nano_llada.data.read import BadRows, resolve
+from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import Tokenizer, train_characters
 from nano_llada.decode.types import Request, collect
 from nano_llada.language_model import make_sampler
@@ -381,14 +383,26 @@ def test_questions_that_are_too_long_are_left_out_with_a_word(tokenizer, tmp_pat
         questions_of(rows, tokenizer, tmp_path, 5)
 
 
+def test_a_conversation_that_ends_with_the_user_is_the_question(tokenizer, tmp_path):
+    """It was asked its first turn, and judged against the answer to its last."""
+    said = [("user", "what is 3"), ("assistant", "3"), ("user", "and 6"), ("assistant", "6")]
+    turns = [{"role": role, "content": content} for role, content in said]
+    rows = [{"messages": turns[:3], "ground_truth": "6"}, {"messages": turns}, {"prompt": turns[:3], "answer": "6"}]
+    rows.append({"history": [["what is 3", "3"]], "question": "and 6", "answer": "6"})
+    wanted = tuple(encode_prompt(tokenizer, [Message(role, content) for role, content in said[:3]]))
+    sources = resolve((str(write_rows(tmp_path / "asked.jsonl", rows)),))
+    for question in read_questions(sources, tokenizer, BadRows("stop"), 200, verified=True):
+        assert (question.text, question.tokens) == ("and 6", wanted)
+
+
 def test_bad_rows_stop_or_are_skipped_and_counted(tokenizer, tmp_path):
     verifier = {"verifier": {"kind": "exact", "expected": ["1"], "count": 0}}
-    good = ASKED[1] | verifier
-    path = write_rows(tmp_path / "bad.jsonl", [good, ASKED[1], {"text": "x"}, good, good | {"verifier": {}}])
+    good, unanswered = ASKED[1] | verifier, {"prompt": ASKED[1]["prompt"]}
+    path = write_rows(tmp_path / "bad.jsonl", [good, unanswered, {"text": "x"}, good, good | {"verifier": {}}])
     sources = resolve((str(path),))
-    with pytest.raises(UserError, match=rf"^{path}:3: no conversations, no messages, no prompt with a response; "):
+    with pytest.raises(UserError, match=rf"^{path}:3: no question \(messages, or one of "):
         read_questions(sources, tokenizer, BadRows("stop"), 64)
-    with pytest.raises(UserError, match=rf"^{path}:2: the row has no `verifier`; give it one, or a reward function"):
+    with pytest.raises(UserError, match=rf"^{path}:2: no right answer: .*; or give a reward function with --reward"):
         read_questions(sources, tokenizer, BadRows("stop"), 64, verified=True)
     for verified, lines in ((False, [1, 2, 4, 5]), (True, [1, 4])):
         bad = BadRows("skip")

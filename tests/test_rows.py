@@ -7,25 +7,18 @@ import re
 
 import pytest
 
+from nano_llada.config.objectives import Preference
 from nano_llada.core.errors import UserError
-from nano_llada.data.rows import (
-    BadRows,
-    Message,
-    Preference,
-    Where,
-    find_special,
-    to_messages,
-    to_preference,
-    to_text,
-)
+from nano_llada.data.messages import ROLES
+from nano_llada.data.rows import BadRows, Message, Where, find_special, to_messages, to_preference, to_text
 
 SHORT = {
     "$S": '{"role": "system", "content": "Be"}',
     "$U": '{"role": "user", "content": "Hi"}',
     "$A": '{"role": "assistant", "content": "Yo"}',
     "$B": '{"role": "assistant", "content": "No"}',
-    "$ROLES": "system, user, assistant, tool",
-    "$NO_PROMPT": "no prompt (messages, or one of prompt, instruction, question, input)",
+    "$ROLES": ", ".join(ROLES),
+    "$NO_PROMPT": "no prompt (messages, or one of prompt, instruction, question, query, input)",
     "$EARLY": "differ before the last answer",
     "$ANSWERED": "ends with an assistant turn, expected a turn to be answered",
     "$NONE": "no conversations, no messages, no prompt with a response",
@@ -80,8 +73,8 @@ CONVERSATIONS = """
 {"conversations": [{"from": "gpt"}]} => ! conversations[0] has no value; the fields are: from
 {"messages": [$U, {"role": "assistant", "content": 3}]} => ! messages[1].content is a number, expected text
 {"messages": [{"role": null, "content": "x"}]} => ! messages[0].role is null, expected text
-{"messages": [{"role": "gpt", "content": ""}]} => ! messages[0].role is 'gpt', expected one of $ROLES
-{"messages": [{"from": "x", "value": ""}]} => ! messages[0].from is 'x', expected one of $ROLES, human, gpt
+{"messages": [{"role": "me", "content": ""}]} => ! messages[0].role is 'me', expected one of $ROLES
+{"messages": [{"from": "x", "value": ""}]} => ! messages[0].from is 'x', expected one of $ROLES
 {"messages": [$U, {"role": "assistant", "content": " "}]} => ! messages[1].content is empty
 {"messages": [{"role": "user", "content": ""}]} => ! messages[0].content is empty
 {"messages": []} => ! messages has no assistant turn

@@ -152,7 +152,7 @@ def test_what_is_encoded(subject, tokenizer):
     assert encode_question(subject, question) == tuple(encode_prompt(tokenizer, turns))
     short = replace(question, before=())
     assert encode_question(subject, short) == tuple(encode_prompt(tokenizer, turns[-1:]))
-    base = replace(subject, checkpoint=replace(subject.checkpoint, info={"stage": "pretrain"}))
+    base = replace(subject, checkpoint=replace(subject.checkpoint, card=ModelCard("ar")))
     assert encode_question(base, question) == (tokenizer.vocab.eos, *tokenizer.encode("a\nb\ncopy"))
     assert encode_question(base, short) == (tokenizer.vocab.eos, *tokenizer.encode("copy"))
 

@@ -323,7 +323,7 @@ def test_only_waste_has_a_better_end():
 
 def test_a_judge_must_be_autoregressive_and_options_in_range(uniform, subject, letters):
     with pytest.raises(ValueError, match="the judge 'it' is a diffusion model: only an autoregressive one"):
-        Quality(PASSAGES, replace(uniform, track="diffusion"), "it")
+        Quality(PASSAGES, replace(uniform, card=ModelCard("diffusion")), "it")
     with pytest.raises(ValueError, match="no passages"):
         Quality((), uniform, "judge")
     for name in ("prompt_tokens", "batch_size"):

@@ -214,7 +214,7 @@ def test_a_model_that_answers_is_asked_and_long_prompts_are_cut(planted, letters
     assert len(list(suite.run(it))) == 1
     assert it.runner.batches == [["abc"]]
     clock, other = planted(at_once=True)
-    taught = replace(other, checkpoint=replace(other.checkpoint, info={"stage": "sft"}))
+    taught = replace(other, checkpoint=replace(other.checkpoint, card=replace(other.checkpoint.card, stage="sft")))
     assert len(list(replace(suite, clock=clock).run(taught))) == 1
     asked = encode_prompt(letters, [Message("user", "abc")])
     assert taught.runner.batches == [[letters.decode(asked[1:])]]

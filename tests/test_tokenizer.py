@@ -259,9 +259,11 @@ def test_folders_without_a_usable_tokenizer(tmp_path):
     foreign((EOS, "<s>")).save(str(path))
     needs = f"it needs {EOS}, {TURN_START} and {TURN_END}"
     assert complaint(Tokenizer.load, tmp_path) == f"the tokenizer lacks {TURN_START}, {TURN_END}; {needs}"
-    for broken in (b"{", b"", b"[]", b'{"model": {"type": "BPE"}}', b"\xff"):
+    for broken in (b"{", b"", b"[]", b'{"model": {"type": "BPE"}}', b"[" * 100_000):
         path.write_bytes(broken)
         assert complaint(Tokenizer.load, tmp_path).startswith(f"{path} is not a tokenizer: ")
+    path.write_bytes(b"{\n\xff")
+    assert complaint(Tokenizer.load, tmp_path) == f"{path}:2: not valid UTF-8; save the file as UTF-8"
 
 
 def test_the_settings_beside_a_tokenizer_name_its_special_tokens(tokenizer, tmp_path):

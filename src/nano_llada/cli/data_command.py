@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from nano_llada.cli.options import choose_word, parse
 from nano_llada.config.data import default_cache
 from nano_llada.core.errors import UserError
+
+if TYPE_CHECKING:
+    from nano_llada.data.tokenizer import Tokenizer
 
 WORDS = {
     "world": "write the small bilingual world as JSONL files, with preference pairs if asked for",
@@ -51,6 +54,10 @@ class Show:
     """What rows hold."""
     text_field: str = "text"
     """The field of a text row."""
+    txt_split: Literal["file", "paragraph", "line"] = "file"
+    """What a document is in a .txt file: the whole file, or every paragraph or line."""
+    marks: Literal["text", "tokens"] = "text"
+    """What <|im_start|> and its like written in a text are: ordinary text, or the tokens of these names."""
     turns: Literal["all", "each", "last"] = "all"
     """Chat: documents made of a conversation."""
     tokenizer: Path | None = None
@@ -116,14 +123,15 @@ def show(options: Show) -> None:
     from nano_llada.data.packing import ContinuousPlan, WholePlan
     from nano_llada.data.read import BadRows, resolve
     from nano_llada.data.store import Encoding, open_store
-    from nano_llada.data.tokenizer import Tokenizer
-    from nano_llada.session.run import BUNDLED_TOKENIZER
+    from nano_llada.data.tokenizer import BUNDLED_TOKENIZER, Tokenizer
+    from nano_llada.session.data import tokenizer_warning, warnings
 
+    if options.format != "text" and options.marks != "text":
+        raise UserError("marks are for format 'text': in conversations they are always text")
     tokenizer = Tokenizer.load(options.tokenizer or BUNDLED_TOKENIZER)
-    encoding = Encoding(options.format, options.text_field, options.turns)
-    store = open_store(
-        resolve(options.data), tokenizer, encoding, cache=options.cache, bad_rows=BadRows(options.on_bad_row)
-    )
+    encoding = Encoding(options.format, options.text_field, options.turns, options.txt_split, options.marks)
+    sources = resolve(options.data)
+    store = open_store(sources, tokenizer, encoding, cache=options.cache, bad_rows=BadRows(options.on_bad_row))
     lengths = np.asarray(store.lengths)
     tokens, scored = int(lengths.sum()), int(np.asarray(store.scored_counts).sum())
     order = np.arange(len(store))
@@ -138,6 +146,33 @@ def show(options: Show) -> None:
     print(f"rows of {options.sequence_length:<8} {len(plan):,} packed, against {len(store):,} unpacked")
     if store.meta["skipped"]:
         print(f"bad rows         {store.meta['skipped']}")
+    for note in [*store.notes, *warnings(store, sources, encoding), *tokenizer_warning(store, tokenizer)]:
+        print(f"note             {note}")
     for number in range(min(options.first, len(store))):
         ids, _ = store.slice(int(store.starts[number]), int(store.starts[number + 1]))
-        print(f"--- document {number}\n{tokenizer.decode(ids.tolist())}")
+        print(f"--- document {number}\n{readable(tokenizer, ids.tolist())}")
+
+
+def readable(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """A document for a terminal: a mark is written as its name, the same characters as text behind a backslash."""
+    from nano_llada.core.text import printable
+    from nano_llada.data.tokenizer import MARKS
+
+    vocab = tokenizer.vocab
+    parts: list[str] = []
+    run: list[int] = []
+    marks = {vocab.eos, vocab.turn_start, vocab.turn_end, vocab.mask}
+
+    def text() -> str:
+        written = printable(tokenizer.decode(run))
+        for mark in MARKS:
+            written = written.replace(mark, f"\\{mark}")
+        return written
+
+    for index in ids:
+        if index in marks:
+            parts += [text(), tokenizer.token(index)]
+            run = []
+        else:
+            run.append(index)
+    return "".join([*parts, text()])

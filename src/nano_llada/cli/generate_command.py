@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,6 +13,8 @@ from nano_llada.cli.options import WRITING, parse
 from nano_llada.config.checks import Count, Threads, check_numbers
 from nano_llada.config.decoding import DecodingOptions, decoding_for
 from nano_llada.core.errors import UserError
+
+NO_PROMPT = "no prompt: give one after the run, or lines on standard input"
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,10 @@ def main(arguments: Sequence[str]) -> int:
         leading=("checkpoint", "prompt"),
         shown=SHOWN,
     )
-    prompts = options.prompt or tuple(stdin.prompts())
-    if not prompts:
-        raise UserError("no prompt: give one after the run, or lines on standard input")
+    arriving = options.json_lines and not options.prompt and not options.show_steps  # each is answered as it comes
+    prompts = options.prompt or (() if arriving else tuple(stdin.prompts()))
+    if not prompts and not arriving:
+        raise UserError(NO_PROMPT)
     from rich.console import Console
 
     from nano_llada.cli.view import watch
@@ -77,11 +80,17 @@ def main(arguments: Sequence[str]) -> int:
         steps = writer.steps(prompts[0], decoding, chat=chat, stop=options.stop)
         for _ in watch(steps, writer.checkpoint.tokenizer, console):
             pass
-    for text in writer.write(
-        prompts, decoding, chat=chat, samples=options.samples, stop=options.stop, batch_size=options.batch_size
-    ):
-        if options.json_lines:
-            print(json.dumps(vars(text), ensure_ascii=False))
-        else:
-            print(text.text if len(prompts) == 1 else f"{text.prompt} -> {text.text}")
+    some: Iterable[Sequence[str]] = stdin.batches(options.batch_size) if arriving else (prompts,)
+    empty = True
+    for batch in some:
+        empty = False
+        for text in writer.write(
+            batch, decoding, chat=chat, samples=options.samples, stop=options.stop, batch_size=options.batch_size
+        ):
+            if options.json_lines:
+                print(json.dumps(vars(text), ensure_ascii=False), flush=arriving)
+            else:
+                print(text.text if len(prompts) == 1 else f"{text.prompt} -> {text.text}")
+    if empty:
+        raise UserError(NO_PROMPT)
     return 0

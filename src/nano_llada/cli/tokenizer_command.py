@@ -10,6 +10,7 @@ from typing import Literal
 
 from nano_llada.cli.options import choose_word, parse
 from nano_llada.core.errors import UserError
+from nano_llada.core.text import printable, read_text
 
 DEFAULT_SIZE = 6400
 WORDS = {"train": "train a tokenizer on files", "show": "print a tokenizer's specials, and how it cuts a text"}
@@ -32,6 +33,8 @@ class Train:
     small models."""
     text_field: str = "text"
     """The field of a text row."""
+    txt_split: Literal["file", "paragraph", "line"] = "file"
+    """What a document is in a .txt file."""
     on_bad_row: Literal["stop", "skip"] = "stop"
     """Stop at a row that cannot be used, or skip, count and report it."""
 
@@ -49,7 +52,7 @@ class Show:
 def main(arguments: Sequence[str]) -> int:
     """Run the command; gives the exit status."""
     word, rest = choose_word(arguments, WORDS, "tokenizer")
-    from nano_llada.data.read import BadRows
+    from nano_llada.data.bad_rows import BadRows, Unread
     from nano_llada.data.texts import read_texts
     from nano_llada.data.tokenizer import Tokenizer, train_bpe, train_characters
 
@@ -57,7 +60,8 @@ def main(arguments: Sequence[str]) -> int:
         options = parse(Train, rest, command="tokenizer train", about="Train a tokenizer on files.", leading="data")
         _check(options)
         bad = BadRows(options.on_bad_row)
-        texts = read_texts(options.data, options.text_field, bad)
+        unread = Unread()
+        texts = read_texts(options.data, options.text_field, bad, txt_split=options.txt_split, unread=unread)
         if (first := next(texts, None)) is None:
             raise UserError(f"no text in {', '.join(options.data)}" + (f": {bad.summary()}" if bad.count else ""))
         texts = chain([first], texts)
@@ -69,7 +73,9 @@ def main(arguments: Sequence[str]) -> int:
         try:
             tokenizer.save(options.out)
         except OSError as error:
-            raise UserError(f"cannot write {options.out}: {error.strerror}") from error
+            raise UserError(f"cannot write {printable(str(options.out))}: {error.strerror}") from error
+        if unread.counts:
+            print(unread.summary())
         if bad.count:
             print(f"skipped rows: {bad.summary()}")
         print(f"{tokenizer.vocab.size} tokens, hash {tokenizer.hash}, in {options.out}")
@@ -101,7 +107,4 @@ def _check(options: Train) -> None:
 def _words(path: Path | None) -> list[str] | None:
     if path is None:
         return None
-    try:
-        return path.read_text(encoding="utf-8").split()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    return read_text(path).split()

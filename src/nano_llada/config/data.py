@@ -35,13 +35,22 @@ class DataConfig:
     validation: tuple[str, ...] = ()
     """Validation data; default: a `validation_share` of the training documents is held out."""
     validation_share: BelowOne = 0.01
-    """Share of the training documents to hold out when no validation data is given."""
+    """Share of the training documents to hold out when no validation data is given; at least one is held out."""
+    held_out: Literal["by_place", "by_count"] = "by_place"
+    """Which documents are held out: `by_place` depends on a document's number alone, so that more data later moves none
+    of them; `by_count`, the rule of version 0.1.0, depends on how many there are. A resumed run keeps its rule."""
     format: Literal["text", "chat", "preference", "prompts"] = "text"
     """What a row contains. `text`: a document in `text_field`; `chat`: a conversation, whose assistant turns are
     learnt; `preference`: a prompt with a chosen and a rejected answer (DPO); `prompts`: a conversation whose last
     answer the model draws itself (reinforcement learning)."""
     text_field: str = "text"
     """Field of a row that contains its text."""
+    txt_split: Literal["file", "paragraph", "line"] = "file"
+    """What a document is in a .txt file: the whole `file` (in pieces of 64 KiB where it has over 1 MiB), or each
+    `paragraph` or `line`. A line <|endoftext|> always ends a document."""
+    marks: Literal["text", "tokens"] = "text"
+    """How to read <|endoftext|>, <|im_start|> and <|im_end|> written in a text: as ordinary `text`, or as the `tokens`
+    of these names. Only for format `text`; in conversations they are always text."""
     sequence_length: Annotated[int, Range(2, 2**24)] = 256
     """Tokens in a row of a batch."""
     packing: bool = True
@@ -79,6 +88,8 @@ class DataConfig:
         self._check_format()
 
     def _check_format(self) -> None:
+        if self.format != "text" and self.marks != "text":
+            raise ValueError(f"marks {self.marks!r} is for format 'text': in conversations they are always text")
         if self.format == "text" and self.turns != "all":
             raise ValueError(f"turns {self.turns!r} applies to conversations; it has no effect with format 'text'")
         if self.format == "prompts" and (self.packing or self.eos_fill or self.validation or self.turns != "all"):

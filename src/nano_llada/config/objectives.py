@@ -9,7 +9,6 @@ from nano_llada.config.card import Track
 from nano_llada.config.checks import (
     NotNegative,
     Positive,
-    PositiveShare,
     Range,
     Share,
     Tokens,
@@ -101,9 +100,9 @@ class BlockSizeSchedule:
     """Block sizes to grow through first, such as 1 4 32 64 128; whole rows follow."""
     block_decay: tuple[Tokens, ...] = ()
     """Block sizes to shrink through at the end, such as 128 64 32; the last one is block_size."""
-    block_warmup_share: PositiveShare = 0.3
+    block_warmup_share: Share = 0.3
     """Share of the run for block_warmup, divided equally among its sizes."""
-    block_decay_share: PositiveShare = 0.2
+    block_decay_share: Share = 0.2
     """Share of the run for block_decay."""
 
     def __post_init__(self) -> None:
@@ -114,8 +113,10 @@ class BlockSizeSchedule:
             raise ValueError(f"whole rows follow block_warmup: block_size {self.block_size} needs a block_decay")
         shares = {"block_warmup": self.block_warmup_share, "block_decay": self.block_decay_share}
         used = {name: share for name, share in shares.items() if getattr(self, name)}
-        if sum(used.values()) > 1 + 1e-9:
-            raise ValueError(f"the shares of block_warmup and block_decay must add up to at most 1, got {used}")
+        if not all(used.values()) or sum(used.values()) > 1 + 1e-9:
+            raise ValueError(
+                f"block_warmup_share and block_decay_share must be above 0 and add up to at most 1, got {used}"
+            )
         if list(self.block_warmup) != sorted(self.block_warmup):
             raise ValueError(f"block_warmup must grow, got {self.block_warmup}")
         if list(self.block_decay) != sorted(self.block_decay, reverse=True):

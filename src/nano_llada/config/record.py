@@ -7,13 +7,14 @@ import json
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from nano_llada.config.checks import hints_of
 from nano_llada.core.errors import UserError
 from nano_llada.core.own import load_own, type_name
+from nano_llada.core.text import read_text
 from nano_llada.core.words import nearest
 
 T = TypeVar("T")
@@ -50,13 +51,22 @@ def from_plain(cls: type[T], plain: Any, *, base: T | None = None, where: str = 
     return _Reader(cls, base).record(cls, plain, base, where)
 
 
-def read_record(cls: type[T], path: Path, *, base: T | None = None) -> T:
+def read_record(
+    cls: type[T],
+    path: Path,
+    *,
+    base: T | None = None,
+    change: Callable[[dict[str, Any]], dict[str, Any]] = lambda plain: plain,
+) -> T:
     """A record from a JSON or TOML file; see `from_plain`.
+
+    Args:
+        change: applied to the plain values first, for files of earlier versions.
 
     Raises:
         UserError: naming the file and the field, whatever is wrong.
     """
-    plain = read_config(path)
+    plain = change(read_config(path))
     try:
         return from_plain(cls, plain, base=base)
     except (UserError, ValueError) as error:
@@ -212,10 +222,9 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         if path.is_file() and path.stat().st_size > MAX_BYTES:
             raise UserError(f"{path} is larger than {MAX_BYTES // 2**20} MiB: this is not a config file")
-        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte-order mark
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UserError(f"cannot read the config file {path}: {reason}") from error
+        text = read_text(path, "the config file ")
+    except ValueError as error:  # a null byte in the name
+        raise UserError(f"cannot read the config file {path}: {error}") from error
     plain = _parsed(path, text)
     if not isinstance(plain, dict):
         raise UserError(f"{path}: expected an object of options")

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    from nano_llada.core.batch import Vocabulary
     from nano_llada.data.rows import Message
-    from nano_llada.data.tokenizer import Tokenizer
 
 Turns = Literal["all", "each", "last"]
 
 
-def encode_conversation(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+class Encoder(Protocol):
+    """What makes tokens of a text: a tokenizer, or texts that are encoded already."""
+
+    @property
+    def vocab(self) -> Vocabulary:
+        """The special tokens."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text."""
+
+
+def encode_conversation(tokenizer: Encoder, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
     """ChatML tokens, and True where the assistant writes: its text and the token that ends its turn.
+
+    A turn with `scored` False is shown but not learnt.
 
     Each piece is encoded by itself, so training and generation cut the text at the same places.
     """
@@ -28,11 +41,16 @@ def encode_conversation(tokenizer: Tokenizer, messages: Sequence[Message]) -> tu
         head = [vocab.turn_start, *tokenizer.encode(f"{message.role}\n")]
         body = [*tokenizer.encode(message.content), vocab.turn_end]
         tokens += head + body
-        scored += [False] * len(head) + [message.role == "assistant"] * len(body)
+        scored += [False] * len(head) + [is_learnt(message)] * len(body)
     return tokens, scored
 
 
-def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+def is_learnt(message: Message) -> bool:
+    """Whether the model is to write this turn."""
+    return message.role == "assistant" and message.scored
+
+
+def encode_prompt(tokenizer: Encoder, messages: Sequence[Message]) -> list[int]:
     """The conversation so far and the opening of the assistant's turn."""
     tokens, _ = encode_conversation(tokenizer, messages)
     between = tokenizer.encode("\n") if tokens else []
@@ -48,7 +66,7 @@ def split_turns(messages: Sequence[Message], turns: Turns) -> Iterator[tuple[Seq
     if turns == "all":
         yield messages, False
         return
-    ends = [i for i, message in enumerate(messages) if message.role == "assistant"]
+    ends = [i for i, message in enumerate(messages) if is_learnt(message)]
     for end in ends if turns == "each" else ends[-1:]:
         yield messages[: end + 1], True
 

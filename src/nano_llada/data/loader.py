@@ -25,10 +25,38 @@ class _RowParts:
 
 
 def hold_out(count: int, share: float) -> tuple[Ints, Ints]:
-    """Documents to train on, in file order, and documents held out, in a fixed random order.
+    """Of `count` documents those to train on, in file order, and those held out, in a fixed random order.
 
-    The order depends on the count alone, so every run over the same data holds out the same documents, and a limit on
-    the validation rows takes a sample of all files, not the first rows of the first one.
+    The documents are cut into stretches of 1/share; one of each is held out, drawn by the number of the stretch alone
+    (of the first stretch the second document, so that a few documents are enough). Whether a document is held out
+    therefore depends on its number, never on how many follow. At least one is held out of two or more, unless the share
+    is 0. A limit on the validation rows takes a sample of all files, not the first rows of the first one.
+    """
+    chosen = _places(count, share) if share > 0 and count > 1 else np.empty(0, dtype=np.int64)
+    learnt = np.setdiff1d(np.arange(count), chosen)
+    drawn = np.array([derive_seed(0, "held out", int(number)) for number in chosen], dtype=np.uint64)
+    return learnt, chosen[np.argsort(drawn, kind="stable")]
+
+
+def _places(count: int, share: float) -> Ints:
+    """One place of each stretch that lies below `count`."""
+    found, start, stretch = [], 0, 0
+    while start < count:
+        end = max(start + 1, math.ceil((stretch + 1) / share))
+        width = end - start
+        offset = min(1, width - 1) if stretch == 0 else derive_seed(0, "hold out", stretch) % width
+        if start + offset < count:
+            found.append(start + offset)
+        start, stretch = end, stretch + 1
+    if len(found) == count:  # something is left to learn
+        found = found[1:]
+    return np.asarray(found, dtype=np.int64)
+
+
+def hold_out_by_count(count: int, share: float) -> tuple[Ints, Ints]:
+    """The same by a rule that depends on the count: that of version 0.1.0, and the order of validation files.
+
+    A share of 1 holds out all.
     """
     rng = np.random.Generator(np.random.Philox(derive_seed(0, "hold out", count)))
     order = rng.permutation(count)

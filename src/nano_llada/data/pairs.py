@@ -23,6 +23,17 @@ def usable_pairs(store: TokenStore, sequence_length: int) -> Ints:
     return np.flatnonzero(begun.all(axis=1))
 
 
+def equal_pairs(store: TokenStore, pairs: Ints, sequence_length: int) -> Ints:
+    """Those of some pairs whose answers are the same within `sequence_length` tokens: nothing tells them apart."""
+    long = (store.lengths.reshape(-1, 2)[pairs] >= sequence_length).all(axis=1)  # shorter ones differ before their ends
+    return np.asarray([pair for pair in pairs[long] if _same_start(store, int(pair), sequence_length)], dtype=np.int64)
+
+
+def _same_start(store: TokenStore, pair: int, length: int) -> bool:
+    chosen, rejected = (int(store.starts[2 * pair + side]) for side in (0, 1))
+    return np.array_equal(store.slice(chosen, chosen + length)[0], store.slice(rejected, rejected + length)[0])
+
+
 class PairBatches(Batches):
     """Batches of pairs of a preference store, with rows 2i and 2i + 1 the chosen and the rejected answer of a pair.
 

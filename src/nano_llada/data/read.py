@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import glob
 import gzip
@@ -13,20 +12,26 @@ import json
 import re
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from nano_llada.core.errors import UserError
-from nano_llada.data.rows import BadRow, BadRows, Row, Where, bad_byte, parse_row
+from nano_llada.core.text import MAX_LINE, printable, split_lines
+from nano_llada.data.array import array_rows
+from nano_llada.data.bad_rows import BadRow, BadRows, Row, Where, bad_byte, parse_row
 
-__all__ = ["BadRow", "BadRows", "Row", "Source", "Where", "read_rows", "resolve"]
+__all__ = ["BadRow", "BadRows", "Row", "Source", "TextSplit", "Where", "read_rows", "resolve"]
+
+TextSplit: TypeAlias = Literal["file", "paragraph", "line"]
 
 SUPPORTED = ".jsonl, .json, .txt and .parquet, each also with .gz or .zst behind it"
+TOO_LONG = f"the line is longer than {MAX_LINE // 2**20} MiB"
 DOCUMENT_END = b"<|endoftext|>"
 LONG_TEXT, PIECE = 2**20, 2**16  # bytes; from the first on, text without marks is cut, to about the second
 _ENDING = re.compile(r"(\.jsonl|\.json|\.txt|\.parquet)(\.gz|\.zst)?$", re.IGNORECASE)
+_SAVED = ("state.json", "dataset_dict.json")  # what `save_to_disk` of datasets writes
 _HF_NAME = re.compile(r"hf:(.+?)(?::([^:@/\\]+))?(?:@([^:@/\\]+))?")
 
 
@@ -39,10 +44,13 @@ class Source:
     def fingerprint(self) -> str:
         """Hex sha256 of the file, or of the ``hf:`` name and its data version. UserError if missing."""
         if not self.name.startswith("hf:"):
-            with _explained(self.name, OSError), open(self.name, "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            with _explained(self.name, OSError):
+                return _digest(Path(self.name))
         datasets, (path, config, split) = _need("datasets", self.name), _hf_parts(self.name)
         with _explained(self.name, Exception):
+            if _is_saved(path):
+                files = sorted(file for file in Path(path).rglob("*") if file.is_file())
+                return hashlib.sha256(json.dumps([split, *map(_digest, files)]).encode()).hexdigest()
             version = datasets.load_dataset_builder(path, config).hash
         return hashlib.sha256(json.dumps([path, config, split, version]).encode()).hexdigest()
 
@@ -60,18 +68,20 @@ def resolve(sources: Sequence[str]) -> list[Source]:
     return [Source(name) for name in found.values()]
 
 
-def read_rows(source: Source) -> Iterator[Row | BadRow]:
+def read_rows(source: Source, txt_split: TextSplit = "file") -> Iterator[Row | BadRow]:
     """The rows of a source in their order, read as they are asked for; bad ones come as `BadRow`.
 
     JSON lines and arrays give their objects, parquet and hf their rows, text files ``{"text": document}``.
-    A text file's documents end at lines that are ``<|endoftext|>``. Without such lines it is one document,
-    or, above 1 MiB, pieces cut at the first blank line after 64 KiB (at any line's end after 1 MiB).
-    Only a .json file that is one array is held whole. Raises UserError for a damaged or missing file.
+    A text file's documents end at lines that are ``<|endoftext|>``. Between such lines, `paragraph` and `line` make a
+    document of every paragraph (blank lines are between them) or line that is not blank. With `file` a text without
+    such lines is one document, or, above 1 MiB, pieces cut at the first blank line after 64 KiB (at any line's end
+    after 1 MiB). A line of more than MAX_LINE bytes is a bad row. Raises UserError for a damaged or missing file.
     """
     if source.name.startswith("hf:"):
         return _hf(source.name)
-    readers = {".jsonl": _json, ".json": _json, ".txt": _text, ".parquet": _parquet}
-    return readers[ending_of(source.name)[0]](source.name)
+    if ending_of(source.name)[0] == ".txt":
+        return _text(source.name, txt_split)
+    return (_parquet if ending_of(source.name)[0] == ".parquet" else _json)(source.name)
 
 
 def _matches(source: str) -> list[str]:
@@ -79,6 +89,8 @@ def _matches(source: str) -> list[str]:
     if source.startswith("hf:"):
         _hf_parts(source)
         return [source]
+    if _is_saved(source):
+        return [f"hf:{source}"]
     if path.is_dir():
         files = (file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
         names = [str(file) for file in files if _ENDING.search(file.name)]
@@ -88,16 +100,26 @@ def _matches(source: str) -> list[str]:
         names = [str(Path(file)) for file in glob.glob(source, recursive=True) if Path(file).is_file()]
     if not names:
         raise UserError(
-            f"{source}: no data found (working folder: {Path.cwd()}); name a file, a pattern, "
+            f"{printable(source)}: no data found (working folder: {Path.cwd()}); name a file, a pattern, "
             f"a folder with such files directly in it, or hf:NAME. Supported endings are {SUPPORTED}"
         )
     return [name for name in names if ending_of(name)]
 
 
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_saved(folder: str) -> bool:
+    """Whether `save_to_disk` of datasets wrote a folder, whose .json files are no data."""
+    return any((Path(folder) / name).is_file() for name in _SAVED)
+
+
 def ending_of(name: str) -> tuple[str, str]:
     match = _ENDING.search(name)
     if match is None:
-        raise UserError(f"{name}: cannot read this kind of file; supported endings are {SUPPORTED}")
+        raise UserError(f"{printable(name)}: cannot read this kind of file; supported endings are {SUPPORTED}")
     return match[1].lower(), (match[2] or "").lower()
 
 
@@ -122,7 +144,8 @@ def _explained(name: str, *kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        raise UserError(f"{name}: could not be read, check that it is there and whole ({error})") from error
+        what = "permission denied" if isinstance(error, PermissionError) else printable(str(error))
+        raise UserError(f"{printable(name)}: could not be read, check that it is there and whole ({what})") from error
 
 
 def _blocks(name: str) -> Iterator[bytes]:
@@ -143,7 +166,7 @@ def _zstd_blocks(name: str) -> Iterator[bytes]:
     zstandard = _need("zstandard", name)
     frame = zstandard.ZstdDecompressor().decompressobj()
     with _explained(name, OSError, EOFError, zstandard.ZstdError), open(name, "rb") as file:
-        while data := file.read(PIECE):
+        while data := file.read(PIECE // 16):  # a few bytes may stand for thousands of times as many
             while data:
                 if frame.eof:
                     frame = zstandard.ZstdDecompressor().decompressobj()
@@ -153,78 +176,67 @@ def _zstd_blocks(name: str) -> Iterator[bytes]:
             raise EOFError("the compressed data stops in the middle")
 
 
-def _lines(name: str) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers, without a byte order mark and line ends."""
-    for number, line in enumerate(_split(_blocks(name)), 1):
-        yield number, line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").removesuffix(b"\r")
-
-
-def _split(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    begun: list[bytes] = []  # a long line is joined once, not once per block
-    for block in blocks:
-        *ends, rest = block.split(b"\n")
-        for end in ends:
-            yield b"".join([*begun, end])
-            begun = []
-        begun.append(rest)
-    if last := b"".join(begun):
-        yield last
+def _lines(name: str) -> Iterator[tuple[int, bytes | None]]:
+    """Lines with their numbers, as UTF-8 without line ends; None for one that is too long."""
+    return enumerate(split_lines(_blocks(name)), 1)
 
 
 def _json(name: str) -> Iterator[Row | BadRow]:
-    first = next((line for _, line in _lines(name) if line.strip()), b"")
+    first = next((line for _, line in _lines(name) if line is None or line.strip()), None) or b""
     if ending_of(name)[0] == ".json" and first.lstrip().startswith(b"["):
-        yield from _array(name, b"\n".join(line for _, line in _lines(name)))
-    else:
-        yield from (parse_row(Where(name, number), line) for number, line in _lines(name) if line.strip())
+        yield from array_rows(name, _blocks(name))
+        return
+    for number, line in _lines(name):
+        if line is None:
+            yield BadRow(Where(name, number), TOO_LONG)
+        elif line.strip():
+            yield parse_row(Where(name, number), line)
 
 
-def _array(name: str, data: bytes) -> Iterator[Row | BadRow]:
-    text = data.decode(errors="surrogateescape")  # a bad byte then spoils its own row only
-    step, at = re.match(r"\s*\[\s*+(?!\])", text), text.index("[") + 1
-    comma, decoder, line, counted = re.compile(r"\s*,\s*"), json.JSONDecoder(), 1, 0
-    try:
-        while step:
-            line, counted = line + text.count("\n", counted, step.end()), step.end()
-            at = decoder.raw_decode(text, counted)[1]
-            yield parse_row(Where(name, line), text[counted:at].encode(errors="surrogateescape"))
-            step = comma.match(text, at)
-        if text[at:].strip() != "]":
-            raise json.JSONDecodeError("Expecting ',' or the one ']' that ends the file", text, at)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{name}: broken JSON array, no row behind it can be found: {error}") from error
-
-
-def _text(name: str) -> Iterator[Row | BadRow]:
-    size = 0
-    for _, line in _lines(name):
-        if line.strip() == DOCUMENT_END:
-            size = 0
-            break
-        size += len(line) + 1
-    group: list[tuple[int, bytes]] = []
+def _text(name: str, split: TextSplit) -> Iterator[Row | BadRow]:
+    limit = {"file": _limit(name), "paragraph": 0, "line": 0}[split]
+    group: list[tuple[int, bytes | None]] = []
     held = 0
     for number, line in _lines(name):
-        end, blank = line.strip() == DOCUMENT_END, not line.strip()
-        if not end and (group or not blank):
+        end, blank = line is not None and line.strip() == DOCUMENT_END, line is not None and not line.strip()
+        if not end and (group or not blank) and held <= MAX_LINE:
             group.append((number, line))
-            held += len(line) + 1
-        if end or (size > LONG_TEXT and held >= (PIECE if blank else LONG_TEXT)):
+            held += len(line or b"") + 1
+        if end or split == "line" or (limit is not None and held >= (limit if blank else LONG_TEXT)):
             yield from _document(name, group)
             group, held = [], 0
     yield from _document(name, group)
 
 
-def _document(name: str, lines: list[tuple[int, bytes]]) -> Iterator[Row | BadRow]:
-    texts = []
+def _limit(name: str) -> int | None:
+    """Bytes after which a text is cut at a blank line: None for one with marks, or shorter than LONG_TEXT."""
+    size = 0
+    for _, line in _lines(name):
+        if line is not None and line.strip() == DOCUMENT_END:
+            return None
+        size += len(line or b"") + 1
+    return PIECE if size > LONG_TEXT else None
+
+
+def _document(name: str, lines: list[tuple[int, bytes | None]]) -> Iterator[Row | BadRow]:
+    texts, size = [], 0
     for number, line in lines:
+        reason = TOO_LONG
         try:
-            texts.append(line.decode())
+            if line is not None and b"\0" not in line:
+                texts.append(line.decode())
+                size += len(line) + 1
+                continue
+            if line is not None:
+                reason = "the line contains zero bytes; UTF-16 needs a byte-order mark, or save the file as UTF-8"
         except UnicodeDecodeError as error:
-            yield BadRow(Where(name, number), bad_byte(error))
-            return
-    if texts:
-        yield Row(Where(name, lines[0][0]), {"text": "\n".join(texts).rstrip("\n")})
+            reason = bad_byte(error)
+        yield BadRow(Where(name, number), reason)
+        return
+    if size > MAX_LINE:
+        yield BadRow(Where(name, lines[0][0]), f"the document is longer than {MAX_LINE // 2**20} MiB")
+    elif texts and (text := "\n".join(texts).rstrip("\n")):
+        yield Row(Where(name, lines[0][0]), {"text": text})
 
 
 def _parquet(name: str) -> Iterator[Row | BadRow]:
@@ -245,6 +257,10 @@ def _parquet(name: str) -> Iterator[Row | BadRow]:
 def _hf(name: str) -> Iterator[Row | BadRow]:
     datasets, (path, config, split) = _need("datasets", name), _hf_parts(name)
     with _explained(name, Exception):
-        rows = datasets.load_dataset(path, config, split=split, streaming=True)
+        if _is_saved(path):
+            found = datasets.load_from_disk(path)
+            rows = found[split] if (Path(path) / "dataset_dict.json").is_file() else found
+        else:
+            rows = datasets.load_dataset(path, config, split=split, streaming=True)
         for number, value in enumerate(rows, 1):
             yield Row(Where(name, number), dict(value))

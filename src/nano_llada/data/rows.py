@@ -1,58 +1,28 @@
-"""What a row is, and what can be made of it: a text, a conversation, or two answers to choose between."""
+"""What a row means: a text, a conversation, a question with right answers, or two answers to choose between.
+
+`docs/data.md` lists every shape and field with an example. Training, preferences, reinforcement learning and evaluation
+all read rows here, so a field has the same meaning for each of them.
+"""
 
 from __future__ import annotations
 
 import itertools
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
-from nano_llada.core.errors import UserError
+from nano_llada.core.text import unify_line_ends
+from nano_llada.data.bad_rows import BadRow, BadRows, Row, Unread, Where, kind_of, parse_row
+from nano_llada.data.messages import Fields, Message, Role, read_list, read_message, reasoned
 
-Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+__all__ = ["BadRow", "BadRows", "Message", "Question", "Role", "Row", "Unread", "Where", "kind_of", "parse_row"]
 
-_ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
-_SHAREGPT_ROLES: dict[str, Role] = {**_ROLES, "human": "user", "gpt": "assistant"}
-_CONVERSATIONS = ("conversations", "messages")
-_QUESTIONS = ("prompt", "instruction", "question", "input")
-_ANSWERS = ("response", "output", "answer", "target", "completion")
-
-
-@dataclass(frozen=True)
-class Where:
-    """A place to send a person to; `line` counts from 1 and is the row's number in parquet and hf sources."""
-
-    file: str
-    line: int
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One record as it stood in its file."""
-
-    where: Where
-    value: dict[str, object]
-
-
-@dataclass(frozen=True)
-class BadRow:
-    """A record that could not be read, and why; reading goes on behind it."""
-
-    where: Where
-    reason: str
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: Role
-    content: str
+CONVERSATIONS = ("conversations", "messages", "conversation")
+QUESTIONS = ("prompt", "instruction", "question", "query", "input")
+BESIDE = ("input", "context")  # shown below the question
+ANSWERS = ("response", "output", "answer", "target", "completion")
+REFERENCES = ("references", "reference", "ground_truth", "answers", "answer")
+SYSTEMS = ("system", "system_prompt")
+LABELS = frozenset(("id", "task", "language", "lang", "verifier", "skill", "split", "pair", "key"))  # never text
 
 
 @dataclass(frozen=True)
@@ -64,187 +34,252 @@ class Preference:
     rejected: str
 
 
-class BadRows:
-    """What to do about rows that are no good: stop at the first one, or skip them and keep count."""
+@dataclass(frozen=True)
+class Question:
+    """A conversation up to an answer, and the right answers that the row gives, if it gives any."""
 
-    def __init__(self, policy: Literal["stop", "skip"]) -> None:
-        self.policy = policy
-        self.count = 0
-        self._kinds: dict[str, tuple[int, list[Where]]] = {}
-
-    def report(self, where: Where, reason: str) -> None:
-        """Count a bad row. Raises UserError under "stop"."""
-        if self.policy == "stop":
-            raise UserError(f"{where}: {reason}\nWith `--on-bad-row skip` such rows are skipped and counted.")
-        self.count += 1
-        # Reasons that differ in a number only are one kind, or a million rows would keep a million reasons.
-        kind = re.sub(r"0x[0-9a-f]+|\\u[0-9a-f]{4}|\d+", "#", reason)
-        seen, places = self._kinds.get(kind, (0, []))
-        self._kinds[kind] = (seen + 1, [*places, where][:5])
-
-    def summary(self) -> str:
-        """The total, then a line per kind of reason (`#` stands for any number); '' without bad rows."""
-        lines = [f"bad rows skipped: {self.count}"] if self.count else []
-        for kind, (seen, places) in sorted(self._kinds.items(), key=lambda item: -item[1][0]):
-            more = ", ..." if seen > len(places) else ""
-            lines.append(f"  {seen} x {kind} ({', '.join(map(str, places))}{more})")
-        return "\n".join(lines)
+    messages: list[Message]
+    references: tuple[str, ...]
 
 
-def parse_row(where: Where, data: bytes) -> Row | BadRow:
-    """The row in the bytes of one JSON object, or what is wrong with them."""
-    try:
-        value = json.loads(data.decode())
-        if b"\\u" in data:
-            json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeDecodeError as error:
-        return BadRow(where, bad_byte(error))
-    except UnicodeEncodeError as error:
-        return BadRow(where, f"the escape \\u{ord(error.object[error.start]):x} is half a character")
-    except json.JSONDecodeError as error:
-        return BadRow(where, f"broken JSON: {error.msg} (column {error.colno})")
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or thousands of brackets
-        return BadRow(where, f"JSON that cannot be read: {error}")
-    if not isinstance(value, dict):
-        return BadRow(where, f"the row is {kind_of(value)}, expected an object")
-    return Row(where, value)
-
-
-def bad_byte(error: UnicodeDecodeError) -> str:
-    """The reason of a `BadRow` that is no UTF-8; bytes count from 1."""
-    return f"byte {error.start + 1} (0x{error.object[error.start]:02x}) is not valid UTF-8"
-
-
-def to_text(row: Mapping[str, object], field: str = "text") -> str:
+def to_text(row: Mapping[str, object], field: str = "text", unread: Unread | None = None) -> str:
     """The document in a row. Raises ValueError with the reason when there is none."""
     if field not in row:
-        raise ValueError(f"no field {field}; {_fields(row)}")
-    return _filled(row[field], field)
-
-
-def to_messages(row: Mapping[str, object]) -> list[Message]:
-    """The conversation in a row, up to its last assistant turn: what follows that has no answer to learn.
-
-    Read are `conversations` or `messages` (lists of role and content, or ShareGPT's from and value), else a
-    flat row: prompt, instruction (with input below it), question or input; response, output, answer, target
-    or completion; and perhaps system. Raises ValueError with the reason when a row is none of these.
-    """
-    if name := _first(row, _CONVERSATIONS):
-        return _until_answer(row[name], name)
-    prompt, answer = _flat_prompt(row), _first(row, _ANSWERS)
-    if not prompt or not answer:
-        raise ValueError(f"no conversations, no messages, no prompt with a response; {_fields(row)}")
-    return [*prompt, Message("assistant", _filled(row[answer], answer))]
-
-
-def to_preference(row: Mapping[str, object]) -> Preference:
-    """The prompt and the two answers in a row. Raises ValueError with the reason when there are none.
-
-    chosen and rejected are two conversations that differ in their last assistant turn only, or two texts
-    that answer `messages`, `conversations` or a flat prompt (see `to_messages`).
-    """
-    if missing := [name for name in ("chosen", "rejected") if row.get(name) is None]:
-        raise ValueError(f"no {' and no '.join(missing)}; {_fields(row)}")
-    if isinstance(row["chosen"], list):
-        return _from_conversations(row["chosen"], row["rejected"])
-    name = _first(row, _CONVERSATIONS)
-    prompt = _list(row[name], name) if name else _flat_prompt(row)
-    if not prompt:
-        raise ValueError(f"no prompt (messages, or one of {', '.join(_QUESTIONS)}); {_fields(row)}")
-    _check_start(prompt, name)
-    if prompt[-1].role == "assistant":
-        raise ValueError(f"{name} ends with an assistant turn, expected a turn to be answered")
-    return Preference(prompt, _filled(row["chosen"], "chosen"), _filled(row["rejected"], "rejected"))
-
-
-def find_special(text: str, specials: Sequence[str]) -> str | None:
-    """The special token that stands first in the text as plain characters, if any does."""
-    return min((special for special in specials if special in text), key=text.find, default=None)
-
-
-def kind_of(value: object) -> str:
-    """What JSON calls a value, in words: "a number", "a list", "null"."""
-    names = {type(None): "null", bool: "true or false", int: "a number", float: "a number"}
-    names |= {str: "text", list: "a list", dict: "an object"}
-    return names.get(type(value), f"a {type(value).__name__}")
-
-
-def _fields(row: Mapping[str, object]) -> str:
-    return f"the fields are: {', '.join(map(str, row)) or 'none'}"
-
-
-def _first(row: Mapping[str, object], names: Sequence[str]) -> str:
-    return next((name for name in names if row.get(name) is not None), "")
-
-
-def _text(value: object, name: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{name} is {kind_of(value)}, expected text")
-    return value
-
-
-def _filled(value: object, name: str) -> str:
-    text = _text(value, name)
-    if not text.strip():
-        raise ValueError(f"{name} is empty")
+        raise ValueError(f"no field {field}; {_names(row)}")
+    fields = Fields(row)
+    text = fields.filled(field)
+    _count(fields, unread)
     return text
 
 
-def _flat_prompt(row: Mapping[str, object]) -> list[Message]:
-    question = _first(row, _QUESTIONS)
-    if not question:
-        return []
-    names = ("instruction", "input") if question == "instruction" else (question,)
-    parts = [_text(row[name], name) for name in names if row.get(name) is not None]
-    user = Message("user", _filled("\n".join(part for part in parts if part.strip()), question))
-    system = "" if row.get("system") is None else _text(row["system"], "system")
-    return [Message("system", system), user] if system.strip() else [user]
+def to_messages(row: Mapping[str, object], unread: Unread | None = None) -> list[Message]:
+    """The conversation in a row, up to the last turn that is learnt.
+
+    Read are a list of turns (`conversations`, `messages`, `conversation`, or a `prompt` that is a list) or a flat
+    question (prompt, instruction, question, query or input, with input and context below it), and the answer that
+    ends them (response, output, answer, target or completion; text, one turn or a list of turns). `system` or
+    `system_prompt`, `tools` and `history` are put in front. Raises ValueError with the reason for any other row.
+    """
+    fields = Fields(row)
+    asked = _asked(fields)
+    answer = [] if asked.answered else _answer(fields)
+    turns = [*asked.turns, *answer]
+    if not asked.name or (asked.name not in CONVERSATIONS and not (turns and turns[-1].role == "assistant")):
+        raise ValueError(f"no conversations, no messages, no prompt with a response; {_names(row)}")
+    learnt = _until_learnt(turns, asked)
+    lost = len(turns) - len(learnt)
+    if lost and answer:
+        fields.skipped.add(f"{fields.first(ANSWERS)}[] after the last answer")
+    if lost > len(answer):
+        fields.skipped.add(f"{asked.name}[] after the last answer")
+    _count(fields, unread)
+    return learnt
 
 
-def _list(value: object, name: str) -> list[Message]:
-    if not isinstance(value, list):
-        raise ValueError(f"{name} is {kind_of(value)}, expected a list")
-    return [_message(item, f"{name}[{index}]") for index, item in enumerate(value)]
+def to_question(row: Mapping[str, object], unread: Unread | None = None) -> Question:
+    """What is to be answered, and the right answers (see REFERENCES, then ANSWERS, then an answer as the last turn).
+
+    A conversation that ends with another turn than the assistant's is the question as it is; of one that ends with an
+    answer, this answer is left out. Raises ValueError with the reason when a row asks nothing.
+    """
+    fields = Fields(row)
+    asked = _asked(fields)
+    if not asked.name:
+        raise ValueError(f"no question (messages, or one of {', '.join(QUESTIONS)}); {_names(row)}")
+    turns, references = list(asked.turns), _references(fields)
+    if asked.answered:
+        said = turns.pop().content
+        if references and references != (said,):
+            fields.skipped.add(f"{asked.name}[] the last answer")
+    else:
+        answer = [] if references else _answer(fields)
+        said = answer[-1].content if answer else ""
+        turns += answer[:-1]
+    _check_start(turns, asked)
+    if turns[-1].role not in ("user", "tool"):
+        raise ValueError(f"{asked.name} has no user turn at its end, or before the answer it ends with")
+    _count(fields, unread)
+    return Question(turns, references or ((said,) if said else ()))
 
 
-def _message(item: object, name: str) -> Message:
-    if not isinstance(item, dict):
-        raise ValueError(f"{name} is {kind_of(item)}, expected an object")
-    role, content, roles = "role", "content", _ROLES
-    if "from" in item:
-        role, content, roles = "from", "value", _SHAREGPT_ROLES
-    for key in (role, content):
-        if key not in item:
-            raise ValueError(f"{name} has no {key}; {_fields(item)}")
-    known = roles.get(_text(item[role], f"{name}.{role}"))
-    if known is None:
-        raise ValueError(f"{name}.{role} is {item[role]!r}, expected one of {', '.join(roles)}")
-    read = _filled if known in ("user", "assistant") else _text
-    return Message(known, read(item[content], f"{name}.{content}"))
+def to_preference(row: Mapping[str, object], unread: Unread | None = None) -> Preference:
+    """The prompt and the two answers in a row. Raises ValueError with the reason when there are none.
 
-
-def _check_start(messages: list[Message], name: str) -> None:
-    turns = [(index, message.role) for index, message in enumerate(messages) if message.role != "system"]
-    if not turns:
-        raise ValueError(f"{name} has no user turn")
-    if turns[0][1] != "user":
-        raise ValueError(f"{name}[{turns[0][0]}] is the first turn and from {turns[0][1]}, expected user")
-
-
-def _until_answer(value: object, name: str) -> list[Message]:
-    messages = _list(value, name)
-    while messages and messages[-1].role != "assistant":
-        messages.pop()
-    if not messages:
-        raise ValueError(f"{name} has no assistant turn")
-    _check_start(messages, name)
-    return messages
-
-
-def _from_conversations(chosen: object, rejected: object) -> Preference:
-    better, worse = _until_answer(chosen, "chosen"), _until_answer(rejected, "rejected")
-    pairs = enumerate(itertools.zip_longest(better[:-1], worse[:-1]))
-    differing = next((index for index, (one, other) in pairs if one != other), None)
+    chosen and rejected are texts, turns or lists of turns. Lists that begin with a user's or system turn are whole
+    conversations, which must not differ before their last answer; others answer the row's own prompt.
+    """
+    if missing := [name for name in ("chosen", "rejected") if row.get(name) is None]:
+        raise ValueError(f"no {' and no '.join(missing)}; {_names(row)}")
+    fields = Fields(row)
+    chosen, rejected = _side(fields, "chosen", "rejected"), _side(fields, "rejected", "chosen")
+    if chosen[0].role == "assistant" and fields.has((*CONVERSATIONS, *QUESTIONS)):
+        asked = _asked(fields)
+        _check_start(asked.turns, asked)
+        if asked.answered:
+            raise ValueError(f"{asked.name} ends with an assistant turn, expected a turn to be answered")
+    elif isinstance(row["chosen"], str):
+        raise ValueError(f"no prompt (messages, or one of {', '.join(QUESTIONS)}); {_names(row)}")
+    else:
+        start = _start(fields)
+        asked = _Asked("chosen", start, len(start))
+        for name in QUESTIONS:  # often the same question once more
+            if any(row.get(name) == message.content for message in chosen):
+                fields.read(name)
+    better = _until_learnt([*asked.turns, *chosen], asked)
+    worse = _until_learnt([*asked.turns, *rejected], _Asked("rejected", [], asked.before))
+    differing = next((i for i, (a, b) in enumerate(itertools.zip_longest(better[:-1], worse[:-1])) if a != b), None)
     if differing is not None:
-        raise ValueError(f"chosen[{differing}] and rejected[{differing}] differ before the last answer")
+        at = differing - len(asked.turns)
+        raise ValueError(f"chosen[{at}] and rejected[{at}] differ before the last answer")
+    for name, side, whole in (("chosen", chosen, better), ("rejected", rejected, worse)):
+        if len(whole) < len(asked.turns) + len(side):
+            fields.skipped.add(f"{name}[] after the last answer")
+    _count(fields, unread)
     return Preference(better[:-1], better[-1].content, worse[-1].content)
+
+
+def find_special(text: str, specials: Sequence[str]) -> str | None:
+    """The special token that comes first in the text as plain characters, if any does."""
+    return min((special for special in specials if special in text), key=text.find, default=None)
+
+
+def _count(fields: Fields, unread: Unread | None) -> None:
+    if unread is not None:
+        unread.add(name for name in fields.unread() if name not in LABELS)
+
+
+def _names(row: Mapping[str, object]) -> str:
+    return f"the fields are: {', '.join(map(str, row)) or 'none'}"
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The turns of a row before its flat answer, and the field that most of them are from ('' if none asks)."""
+
+    name: str
+    turns: list[Message]
+    before: int  # how many were put in front of those of the field
+
+    @property
+    def answered(self) -> bool:
+        return bool(self.turns) and self.turns[-1].role == "assistant"
+
+
+def _asked(fields: Fields) -> _Asked:
+    start = _start(fields)
+    name = fields.first(CONVERSATIONS) or fields.first(QUESTIONS)
+    if not name:
+        return _Asked("", [], 0)
+    if name in QUESTIONS and not isinstance(fields.row[name], list):
+        beside = [fields.text_if_any(other) for other in BESIDE if other != name]
+        shown = "\n".join(part for part in (fields.text(name), *beside) if part.strip())
+        if not shown.strip():
+            raise ValueError(f"{name} is empty")
+        return _Asked(name, [*start, Message("user", shown)], len(start))
+    turns = read_list(fields, name)
+    first = next((i for i, turn in enumerate(turns) if turn.role == "user"), None)
+    if first is not None and (context := fields.text_if_any("context")):
+        turns[first] = Message("user", f"{turns[first].content}\n{context}")
+    return _Asked(name, [*start, *turns], len(start))
+
+
+def _start(fields: Fields) -> list[Message]:
+    """What comes before the first turn: the system's text, the tools that may be called, and earlier turns."""
+    told = [fields.text(name) for name in (fields.first(SYSTEMS),) if name]
+    if tools := fields.json("tools"):
+        told.append(f"<tools>\n{tools}\n</tools>")
+    system = "\n".join(text for text in told if text.strip())
+    return [*([Message("system", system)] if system else []), *_history(fields)]
+
+
+def _history(fields: Fields) -> list[Message]:
+    """Earlier turns: a list of [question, answer] pairs or of turns."""
+    value = fields.get("history")
+    if not value:
+        return []
+    if not isinstance(value, list) or any(isinstance(item, dict) for item in value):
+        return read_list(fields, "history")
+    turns = []
+    for index, pair in enumerate(value):
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(t, str) and t.strip() for t in pair):
+            raise ValueError(f"history[{index}] is not a pair of texts (a question and its answer)")
+        turns += [Message("user", unify_line_ends(pair[0])), Message("assistant", unify_line_ends(pair[1]))]
+    return turns
+
+
+def _answer(fields: Fields) -> list[Message]:
+    name = fields.first(ANSWERS)
+    if not name:
+        return []
+    value = fields.row[name]
+    if isinstance(value, list):
+        return _completion(read_list(fields, name), name)
+    if isinstance(value, dict):
+        return _completion([read_message(value, name, fields.skipped)], name)
+    return [Message("assistant", reasoned(fields, fields.filled(name)))]
+
+
+def _completion(turns: list[Message], name: str) -> list[Message]:
+    if not turns or turns[-1].role != "assistant":
+        raise ValueError(f"{name} does not end with an assistant turn")
+    return turns
+
+
+def _side(fields: Fields, name: str, other: str) -> list[Message]:
+    """One of the two answers of a preference, with the turns before it if it gives them."""
+    value, texts = fields.get(name), isinstance(fields.row[other], str)
+    if name == "rejected" and texts != isinstance(value, str):
+        raise ValueError(f"{name} is {kind_of(value)}, expected {'text' if texts else 'a list'}")
+    if isinstance(value, dict):
+        return _completion([read_message(value, name, fields.skipped)], name)
+    if isinstance(value, list):
+        turns = read_list(fields, name)
+        if not any(turn.role == "assistant" for turn in turns):
+            raise ValueError(f"{name} has no assistant turn")
+        return turns
+    return [Message("assistant", fields.filled(name))]
+
+
+def _references(fields: Fields) -> tuple[str, ...]:
+    """The right answers that a row's fields give; () if it has no such field. Raises ValueError for empty ones."""
+    name = fields.first(REFERENCES)
+    if not name:
+        return ()
+    value = fields.get(name)
+    if isinstance(value, dict) and isinstance(value.get("text"), list):  # SQuAD
+        value = value["text"]
+    if name == "references" and not isinstance(value, list):
+        raise ValueError(f"references is {kind_of(value)}, expected a list with at least one right answer")
+    if not isinstance(value, list):
+        value = [value]
+    if not value:
+        raise ValueError(f"{name} is {kind_of(value)}, expected a list with at least one right answer")
+    return tuple(reference(one, name) for one in value)
+
+
+def reference(value: object, name: str) -> str:
+    """A right answer or label as text. Raises ValueError for one that is neither text nor a number, or is empty."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"{name} is {kind_of(value)}, expected text or a number")
+    if not str(value).strip():
+        raise ValueError(f"{name} is empty")
+    return unify_line_ends(str(value))
+
+
+def _check_start(turns: Sequence[Message], asked: _Asked) -> None:
+    first = next((index for index, turn in enumerate(turns) if turn.role != "system"), None)
+    if first is None:
+        raise ValueError(f"{asked.name} has no user turn")
+    if turns[first].role != "user":
+        place = f"{asked.name}[{first - asked.before}]"
+        raise ValueError(f"{place} is the first turn and from {turns[first].role}, expected user")
+
+
+def _until_learnt(turns: list[Message], asked: _Asked) -> list[Message]:
+    """The turns up to the last one that is learnt."""
+    last = max((i for i, turn in enumerate(turns) if turn.role == "assistant" and turn.scored), default=None)
+    if last is None:
+        unlearnt = any(turn.role == "assistant" for turn in turns)
+        raise ValueError(f"{asked.name} has no assistant turn" + (" that is to be learnt" if unlearnt else ""))
+    _check_start(turns[: last + 1], asked)
+    return turns[: last + 1]

@@ -6,45 +6,28 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from nano_llada.core.errors import UserError
-from nano_llada.data.chat import Turns, encode_conversation, score_last_turn, split_turns
-from nano_llada.data.read import BadRow, BadRows, Row, Source, ending_of, read_rows
-from nano_llada.data.rows import Message, Where, find_special, to_messages, to_preference, to_text
-from nano_llada.data.tokenizer import MASK, Tokenizer
+from nano_llada.core.text import printable
+from nano_llada.data.bad_rows import BadRows
+from nano_llada.data.documents import Document, Encoding, Notes, documents
+from nano_llada.data.read import Source, ending_of
+from nano_llada.data.tokenizer import Tokenizer
 
-VERSION = 3  # raised when the same input gives other files
+__all__ = ["Document", "Encoding", "TokenStore", "documents", "open_store"]
+
+VERSION = 4  # raised when the same input gives other files
 DAMAGE = (FileNotFoundError, ValueError, LookupError, TypeError, EOFError)
 BUILDING = ".building-"  # begins the names of folders that are being filled
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How rows become documents."""
-
-    format: str  # "text", "chat" or "preference"
-    text_field: str = "text"
-    turns: Turns = "all"
-
-
-@dataclass(frozen=True)
-class Document:
-    """One training document."""
-
-    tokens: list[int]
-    scored: list[bool]
-    text_bytes: int  # UTF-8 length of the text that is scored: what bits per byte divide by
-    where: Where  # the row it is of
 
 
 class TokenStore:
@@ -57,15 +40,21 @@ class TokenStore:
         self.text_bytes: npt.NDArray[np.int64] = np.load(folder / "text_bytes.npy", mmap_mode="r")
         self.scored_counts: npt.NDArray[np.int64] = np.load(folder / "scored_counts.npy", mmap_mode="r")
         self.first_scored: npt.NDArray[np.int64] = np.load(folder / "first_scored.npy", mmap_mode="r")
+        self.rows: npt.NDArray[np.int64] = np.load(folder / "rows.npy", mmap_mode="r")  # the row each document is of
         self._tokens = np.memmap(folder / "tokens.bin", dtype=str(self.meta["dtype"]), mode="r")
         self._scored = np.memmap(folder / "scored.bin", dtype=np.bool_, mode="r")
         if not self.starts[-1] == self.meta["tokens"] == len(self._tokens) == len(self._scored):
             raise ValueError(f"it holds {len(self._tokens)} tokens of {self.meta['tokens']}")
-        if not len(self) == len(self.text_bytes) == len(self.scored_counts) == len(self.first_scored):
+        if {len(self)} != set(map(len, (self.text_bytes, self.scored_counts, self.first_scored, self.rows))):
             raise ValueError("its indices differ in length")
 
     def __len__(self) -> int:
         return len(self.starts) - 1
+
+    @property
+    def notes(self) -> list[str]:
+        """What whoever uses it should know about its sources, a sentence each."""
+        return list(map(str, self.meta["notes"]))  # type: ignore[call-overload]
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -91,20 +80,29 @@ def open_store(
     Raises:
         UserError: for a bad row under the policy `stop`, for no documents at all, or a cache that cannot be written.
     """
+    fingerprints = [source.fingerprint() for source in sources]
     key = {
         "version": VERSION,
         # the same bytes are other documents when read as another kind of file
-        "sources": [[_kind(source), source.fingerprint()] for source in sources],
+        "sources": [[_kind(source), found] for source, found in zip(sources, fingerprints, strict=True)],
         "tokenizer": tokenizer.hash,
         "encoding": vars(encoding),
-        "bad_rows": bad_rows.policy,
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     folder = cache / name
-    if not (folder / "meta.json").is_file():
-        _build(folder, key, sources, tokenizer, encoding, bad_rows, progress)
-    try:
+
+    def build() -> TokenStore:
+        _build(folder, key, sources, fingerprints, tokenizer, encoding, bad_rows, progress)
         return TokenStore(folder)
+
+    if not (folder / "meta.json").is_file():
+        return build()
+    try:
+        store = TokenStore(folder)
+        if bad_rows.policy == "stop" and store.meta["skipped"]:  # it was built by somebody who skips them
+            for _ in documents(sources, tokenizer, encoding, bad_rows):
+                pass
+        return store
     except DAMAGE as error:  # by a full disk, or whoever else writes there
         try:
             shutil.rmtree(folder)
@@ -112,72 +110,11 @@ def open_store(
             raise UserError(f"the data cache {folder} is damaged ({error}); delete it") from error
     except OSError as error:  # of this moment: the files may be whole
         raise UserError(f"cannot read the data cache {folder}: {error.strerror}") from error
-    _build(folder, key, sources, tokenizer, encoding, bad_rows, progress)
-    return TokenStore(folder)
+    return build()
 
 
 def _kind(source: Source) -> str:
     return "hf" if source.name.startswith("hf:") else ending_of(source.name)[0]
-
-
-def documents(
-    sources: Iterable[Source], tokenizer: Tokenizer, encoding: Encoding, bad_rows: BadRows
-) -> Iterator[Document]:
-    """Documents of all sources in order; bad rows go to the policy."""
-    for source in sources:
-        for row in read_rows(source):
-            if isinstance(row, BadRow):
-                bad_rows.report(row.where, row.reason)
-                continue
-            try:
-                yield from _encode_row(row, tokenizer, encoding)
-            except ValueError as error:
-                bad_rows.report(row.where, str(error))
-
-
-def _encode_row(row: Row, tokenizer: Tokenizer, encoding: Encoding) -> Iterator[Document]:
-    if encoding.format == "text":
-        text = to_text(row.value, encoding.text_field)
-        _refuse_mask(text)
-        eos = tokenizer.vocab.eos
-        tokens = [eos, *tokenizer.encode(text), eos]  # the first gives an AR model something to begin from
-        yield Document(tokens, [False] + [True] * (len(tokens) - 1), len(text.encode()), row.where)
-        return
-    if encoding.format == "preference":
-        yield from _encode_preference(row, tokenizer)
-        return
-    messages = to_messages(row.value)
-    for message in messages:
-        _refuse_mask(message.content)
-    for part, last_only in split_turns(messages, encoding.turns):
-        yield _encode_turns(row.where, tokenizer, part, last_only=last_only)
-
-
-def _encode_preference(row: Row, tokenizer: Tokenizer) -> tuple[Document, Document]:
-    """The chosen and the rejected conversation: both are there, or neither is."""
-    preference = to_preference(row.value)
-    answers = (preference.chosen, preference.rejected)
-    for text in (*(message.content for message in preference.prompt), *answers):
-        _refuse_mask(text)
-    chosen, rejected = (
-        _encode_turns(row.where, tokenizer, [*preference.prompt, Message("assistant", answer)], last_only=True)
-        for answer in answers
-    )
-    if chosen.tokens == rejected.tokens:
-        raise ValueError("chosen and rejected are the same answer")
-    return chosen, rejected
-
-
-def _encode_turns(where: Where, tokenizer: Tokenizer, messages: Sequence[Message], *, last_only: bool) -> Document:
-    tokens, scored = encode_conversation(tokenizer, messages)
-    learnt = messages[-1:] if last_only else messages
-    size = sum(len(message.content.encode()) for message in learnt if message.role == "assistant")
-    return Document(tokens, score_last_turn(scored) if last_only else scored, size, where)
-
-
-def _refuse_mask(text: str) -> None:
-    if find_special(text, (MASK,)):
-        raise ValueError(f"the text contains the literal mask token {MASK}")
 
 
 def _sweep(cache: Path) -> None:
@@ -189,39 +126,53 @@ def _sweep(cache: Path) -> None:
                 shutil.rmtree(leftover)
 
 
+def _refuse_changed(sources: Sequence[Source], fingerprints: Sequence[str]) -> None:
+    for source, before in zip(sources, fingerprints, strict=True):
+        if source.fingerprint() != before:
+            raise UserError(f"{printable(source.name)} changed while it was being read; run again when it is complete")
+
+
 def _build(
     folder: Path,
     key: dict[str, object],
     sources: list[Source],
+    fingerprints: Sequence[str],
     tokenizer: Tokenizer,
     encoding: Encoding,
     bad_rows: BadRows,
     progress: Callable[[int], None],
 ) -> None:
+    notes = Notes()
     dtype = "uint16" if tokenizer.vocab.size <= 1 << 16 else "uint32"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _sweep(folder.parent)
-        temporary = Path(tempfile.mkdtemp(prefix=BUILDING, dir=folder.parent))
+        temporary = folder.parent / f"{BUILDING}{secrets.token_hex(8)}"  # with the permissions that the umask leaves
+        temporary.mkdir()
     except OSError as error:
         raise UserError(
             f"cannot write the data cache {folder.parent}: {error.strerror}; choose another with --cache"
         ) from error
     try:
-        starts, sizes, counts, firsts = array("q", [0]), array("q"), array("q"), array("q")
+        starts, sizes, counts, firsts, rows = array("q", [0]), array("q"), array("q"), array("q"), array("q")
+        where = None
         with (temporary / "tokens.bin").open("wb") as tokens_file, (temporary / "scored.bin").open("wb") as scored_file:
-            for document in documents(sources, tokenizer, encoding, bad_rows):
+            for document in documents(sources, tokenizer, encoding, bad_rows, notes):
                 tokens_file.write(np.asarray(document.tokens, dtype=dtype).tobytes())
                 scored_file.write(np.asarray(document.scored, dtype=np.bool_).tobytes())
                 starts.append(starts[-1] + len(document.tokens))
                 sizes.append(document.text_bytes)
                 counts.append(sum(document.scored))
+                rows.append((rows[-1] if rows else -1) + (document.where != where))
+                where = document.where
                 firsts.append(document.scored.index(True) if counts[-1] else len(document.scored))
                 if len(sizes) % 1000 == 0:
                     progress(len(sizes))
         if not sizes:
-            names = ", ".join(source.name for source in sources)
+            names = ", ".join(printable(source.name) for source in sources)
             raise UserError(f"no documents in {names}" + (f": {bad_rows.summary()}" if bad_rows.count else ""))
+        _refuse_changed(sources, fingerprints)
+        np.save(temporary / "rows.npy", np.asarray(rows, dtype=np.int64))
         np.save(temporary / "starts.npy", np.asarray(starts, dtype=np.int64))
         np.save(temporary / "text_bytes.npy", np.asarray(sizes, dtype=np.int64))
         np.save(temporary / "scored_counts.npy", np.asarray(counts, dtype=np.int64))
@@ -233,6 +184,7 @@ def _build(
             "tokens": starts[-1],
             "text_bytes": sum(sizes),
             "skipped": bad_rows.summary(),
+            "notes": notes.lines(),
             "sources": [source.name for source in sources],
         }
         (temporary / "meta.json").write_text(json.dumps(meta, indent=2, ensure_ascii=False), encoding="utf-8")

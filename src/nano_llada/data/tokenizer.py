@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING
 
 from nano_llada.core.batch import Vocabulary
 from nano_llada.core.errors import UserError
+from nano_llada.core.text import printable, read_text
+from nano_llada.data.hostile import checked
+from nano_llada.data.pieces import LONGEST_TOKEN, PIECE, batches, broken, is_text, may_be_cut
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 EOS, TURN_START, TURN_END, MASK = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>"
 RESERVED = tuple(f"<|reserved_{i}|>" for i in range(12))
-SPECIALS = (EOS, TURN_START, TURN_END, MASK, *RESERVED)  # ids 0 to 15; the first three are minimind's
+MARKS = (EOS, TURN_START, TURN_END)
+SPECIALS = (*MARKS, MASK, *RESERVED)  # ids 0 to 15; the first three are minimind's
+_OURS = (KeyboardInterrupt, SystemExit, MemoryError)  # not of the tokenizers library
+BUNDLED_TOKENIZER = Path(__file__).resolve().parent.parent / "assets" / "tokenizer"
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -35,6 +41,7 @@ class Tokenizer:
         backend.no_padding()
         backend.no_truncation()
         backend.encode_special_tokens = True
+        backend.add_special_tokens([name for name in (*MARKS, MASK) if backend.token_to_id(name) is not None])
         missing = [name for name in (EOS, TURN_START, TURN_END) if backend.token_to_id(name) is None]
         if missing:
             raise UserError(f"the tokenizer lacks {', '.join(missing)}; it needs {EOS}, {TURN_START} and {TURN_END}")
@@ -51,6 +58,10 @@ class Tokenizer:
             turn_end=ids[TURN_END],
             reserved=tuple(ids[name] for name in RESERVED if name in ids),
         )
+        self._cuts = may_be_cut(json.loads(backend.to_str()))
+        for name in (*MARKS, MASK):
+            if ids[name] in self.encode(name):
+                raise UserError(f"the tokenizer turns the characters {name} in a text into that token; use another")
         self.hash = hashlib.sha256(backend.to_str().encode()).hexdigest()[:16]
 
     @classmethod
@@ -60,13 +71,18 @@ class Tokenizer:
 
         path = folder / "tokenizer.json" if folder.is_dir() else folder
         if not path.is_file():
-            raise UserError(f"no tokenizer.json in {folder}")
+            raise UserError(f"no tokenizer.json in {printable(str(folder))}")
+        text = read_text(path)
         try:
-            return cls(Backend.from_str(path.read_text(encoding="utf-8")))
+            tokenizer = cls(Backend.from_str(checked(text, (*MARKS, MASK))))
+            tokenizer.decode(tokenizer.encode("Probe 1 一。\n"))
         except UserError:
             raise
-        except Exception as error:  # the backend raises bare Exception
-            raise UserError(f"{path} is not a tokenizer: {error}") from error
+        except BaseException as error:  # the library raises bare Exception, and a panic is not even that
+            if isinstance(error, _OURS):
+                raise
+            raise UserError(f"{printable(str(path))} is not a tokenizer: {printable(str(error))}") from error
+        return tokenizer
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and a `tokenizer_config.json` that transformers understands."""
@@ -86,16 +102,35 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text. Raises UserError for what came from bytes that are not UTF-8."""
+        if len(text) > PIECE:
+            return self.encode_many([text])[0]
         try:
             ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
-        except TypeError as error:  # of lone surrogates, which stand for such bytes
-            raise UserError(f"not valid UTF-8: {text[:60]!r}") from error
+        except BaseException as error:  # TypeError for lone surrogates, which stand for such bytes; panics
+            if isinstance(error, _OURS):
+                raise
+            raise self._refused(text, error) from error
         return ids
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of several texts, on all cores."""
-        encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [item.ids for item in encoded]
+        """Ids of several texts, on all cores. Raises UserError as `encode` does."""
+        ids: list[list[int]] = [[] for _ in texts]
+        for owners, pieces in batches(texts, self._cuts):
+            try:
+                encoded = self._backend.encode_batch_fast(pieces, add_special_tokens=False)
+            except BaseException as error:
+                if isinstance(error, _OURS):
+                    raise
+                bad = next((piece for piece in pieces if not is_text(piece)), pieces[0])
+                raise self._refused(bad, error) from error
+            for owner, item in zip(owners, encoded, strict=True):
+                ids[owner] += item.ids
+        return ids
+
+    def _refused(self, text: str, error: BaseException) -> UserError:
+        if isinstance(error, TypeError):
+            return UserError(f"not valid UTF-8: {text[:60]!r}")
+        return UserError(f"the tokenizer cannot encode {text[:60]!r}: {printable(str(error))}")
 
     def decode(self, ids: Sequence[int], *, specials: bool = True) -> str:
         """Text of ids; special tokens are written out, or left out."""
@@ -109,6 +144,9 @@ class Tokenizer:
 
 def train_bpe(texts: Iterable[str], vocab_size: int = 6400, *, chinese_words: Sequence[str] | None = None) -> Tokenizer:
     """Byte-level BPE with the special tokens first. Round trips are exact for any text.
+
+    What has more than LONGEST_PIECE characters without a space is cut for training (not for encoding), and no token has
+    more than LONGEST_TOKEN bytes, so that time and vocabulary are spent on words.
 
     With `chinese_words` Chinese text is cut into these words and, elsewhere, single characters, before merging:
     a word is then the same token wherever it stands, which very small models need to find it again.
@@ -138,8 +176,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 6400, *, chinese_words: Se
         special_tokens=list(SPECIALS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
+        max_token_length=LONGEST_TOKEN,
     )
-    backend.train_from_iterator(texts, trainer)
+    backend.train_from_iterator(broken(texts), trainer)
     return Tokenizer(backend)
 
 

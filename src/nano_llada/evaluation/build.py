@@ -30,6 +30,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {  # which suites look at an option
     "choices": ("choices",),
     "skills": ("generation", "speed"),
     "questions": ("generation", "speed"),
+    "verifier": ("generation",),
 }
 TIMED = 64  # questions of each language that speed is measured on, at most
 
@@ -108,9 +109,11 @@ def _passages(options: SuiteOptions, suite: str) -> tuple[Passage, ...]:
 def _questions(options: SuiteOptions, suite: str) -> tuple[Question, ...]:
     if not options.skills and not options.questions:
         raise UserError(f"the suite {suite} needs --skills or --questions")
+    if options.verifier and not options.questions:
+        raise UserError("--verifier judges the answers to --questions: give both, or leave it out")
     skills = SKILLS if options.skills == ("all",) else options.skills
     found = list(world_questions(skills, options.items, options.noise_seed)) if skills else []
-    return (*found, *(read_questions(options.questions, options.limit) if options.questions else ()))
+    return (*found, *(read_questions(options.questions, options.limit, options.verifier) if options.questions else ()))
 
 
 def _infilling(options: SuiteOptions, context: int) -> Infilling:

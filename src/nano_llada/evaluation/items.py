@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nano_llada.core.errors import UserError
+from nano_llada.core.text import printable
 from nano_llada.data.read import BadRow, read_rows, resolve
-from nano_llada.data.rows import kind_of, to_messages, to_text
+from nano_llada.data.rows import Unread, kind_of, to_messages, to_text
 from nano_llada.evaluation.suite import language_of
 
 T = TypeVar("T")
@@ -27,19 +28,20 @@ class Passage:
 
 
 def read_passages(sources: Sequence[str], text_field: str = "text", limit: int | None = None) -> list[Passage]:
-    """The first `limit` texts of each file; of conversations, what was said, a line each.
+    """The first `limit` texts of each file; of conversations, what was said, a line each. Unread fields are named.
 
     Raises:
         UserError: with file and line for a row without text, or if there is none at all.
     """
 
     seen: set[tuple[str, str]] = set()
+    unread = Unread()
 
     def passage(row: Mapping[str, Any], file: str, item: str) -> Passage:
         if text_field in row:
-            text = to_text(row, text_field)
+            text = to_text(row, text_field, unread)
         else:
-            text = "\n".join(message.content for message in to_messages(row))
+            text = "\n".join(message.content for message in to_messages(row, unread))
         name = row.get("id", item)
         if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
             raise ValueError(f"id is {kind_of(name)}, expected text or a number")
@@ -48,7 +50,10 @@ def read_passages(sources: Sequence[str], text_field: str = "text", limit: int |
         seen.add((file, str(name)))
         return Passage(text, row_language(row, text), file, str(name))
 
-    return read_items(sources, passage, limit)
+    found = read_items(sources, passage, limit)
+    if unread.counts:
+        print(unread.summary())
+    return found
 
 
 def read_items(
@@ -69,11 +74,11 @@ def read_items(
     for name, source in zip(names, resolved, strict=True):
         for number, row in enumerate(islice(read_rows(source), limit)):
             if isinstance(row, BadRow):
-                raise UserError(f"{row.where}: {row.reason}")
+                raise UserError(f"{row.where}: {printable(row.reason)}")
             try:
                 found.append(make(row.value, name, str(number)))
             except ValueError as error:
-                raise UserError(f"{row.where}: {error}") from error
+                raise UserError(f"{row.where}: {printable(str(error))}") from error
     if not found:
         raise UserError(f"nothing to measure on in {', '.join(sources)}")
     return found

@@ -19,6 +19,9 @@ class SuiteOptions:
     """Small-world skills to ask about, from the test split; `all` for every one. For generation and speed."""
     questions: tuple[str, ...] = ()
     """Your own questions with answers to check (or GSM8K's), JSON lines. For generation and speed."""
+    verifier: str | None = None
+    """FILE.py:FUNCTION that judges the answers to --questions, called with question, answer and row; the file is run.
+    Default: what each row says in `verifier`, or exact match."""
     choices: tuple[str, ...] = ()
     """Multiple-choice questions, JSON lines."""
     judge: Path | None = None

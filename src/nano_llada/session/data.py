@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 
 from nano_llada.config.data import DataConfig
+from nano_llada.config.record import read_record
 from nano_llada.config.run import RunConfig
 from nano_llada.core.batch import Objective
 from nano_llada.core.device import choose_machine
 from nano_llada.core.errors import UserError
 from nano_llada.core.progress import Progress
-from nano_llada.data.loader import Batches, hold_out
+from nano_llada.core.text import printable
+from nano_llada.data.loader import Batches, hold_out, hold_out_by_count
 from nano_llada.data.packing import Ints
-from nano_llada.data.pairs import PairBatches, usable_pairs
-from nano_llada.data.read import BadRows, Source, resolve
+from nano_llada.data.pairs import PairBatches, equal_pairs, usable_pairs
+from nano_llada.data.read import BadRows, Source, ending_of, resolve
 from nano_llada.data.store import Encoding, TokenStore, open_store
-from nano_llada.data.tokenizer import Tokenizer
+from nano_llada.data.tokenizer import BUNDLED_TOKENIZER, Tokenizer
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives.policy import PolicyLoss
 from nano_llada.session.questions import read_questions
@@ -35,6 +38,31 @@ def load_batches(
     return load_data(config, tokenizer)
 
 
+BUNDLED_SIZE = 1761  # tokens of the bundled tokenizer
+BUNDLED_RATE = 2.1  # bytes a token: the small world has 2.6 and more, ordinary English 1.9, Chinese 1.6
+
+
+def with_first_rules(plain: dict[str, Any]) -> dict[str, Any]:
+    """A saved config with the rules of version 0.1.0 where it does not say which rule it was made by."""
+    data = plain.get("data")
+    if isinstance(data, dict):
+        return plain | {"data": {"held_out": "by_count"} | data}
+    return plain
+
+
+def as_it_began(config: RunConfig) -> RunConfig:
+    """The config of a run that is resumed, with the rule for what is held out that it began with.
+
+    Raises:
+        UserError: if its saved config cannot be read.
+    """
+    saved = config.folder / "config.json"
+    if not saved.is_file():
+        return config
+    rule = read_record(RunConfig, saved, change=with_first_rules).data.held_out
+    return replace(config, data=replace(config.data, held_out=rule))
+
+
 def load_data(config: RunConfig, tokenizer: Tokenizer) -> tuple[Batches, Batches | None]:
     """Training batches, and validation batches where there are any."""
     data, train = config.data, config.train
@@ -42,9 +70,8 @@ def load_data(config: RunConfig, tokenizer: Tokenizer) -> tuple[Batches, Batches
         raise UserError("no training data: give files with --data, or try `nano-llada demo`")
     store = open_token_store(config, data.data, tokenizer)
     usable = _usable(store, data)
-    learnt, held_out = hold_out(len(usable), data.validation_share)
 
-    def rows_of(some: TokenStore, numbers: Ints, seed: int | None) -> Batches:
+    def rows_of(some: TokenStore, numbers: Ints, seed: int | None, data: DataConfig = data) -> Batches:
         if data.format == "preference":
             return PairBatches(some, data, tokenizer.vocab, rows=train.batch_size, seed=seed, pairs=numbers)
         return Batches(some, data, tokenizer.vocab, rows=train.batch_size, seed=seed, documents=numbers)
@@ -52,12 +79,33 @@ def load_data(config: RunConfig, tokenizer: Tokenizer) -> tuple[Batches, Batches
     if data.validation:
         other = open_token_store(config, data.validation, tokenizer)
         kept = _usable(other, data)
-        return rows_of(store, usable, train.seed), rows_of(other, kept[hold_out(len(kept), 1)[1]], None)
-    batches = rows_of(store, usable[learnt], train.seed)
-    try:
-        return batches, rows_of(store, usable[held_out], None)
-    except UserError:
-        return batches, None  # too little data to hold anything out
+        return rows_of(store, usable, train.seed), rows_of(other, kept[hold_out_by_count(len(kept), 1)[1]], None)
+    learnt, held_out = split(store, usable, data)
+    batches = rows_of(store, learnt, train.seed)
+    if not data.validation_share:
+        return batches, None
+    fill = int(store.lengths[held_out].sum()) >= data.sequence_length
+    try:  # a few short documents do not fill a row of packed text, and then are a row each
+        loose = data if fill or not data.document_mask or not len(held_out) else replace(data, packing=False)
+        return batches, rows_of(store, held_out, None, loose)
+    except UserError as error:
+        print(f"nothing is held out, so losses are of training data alone: {error}; or give --validation")
+        return batches, None
+
+
+def split(store: TokenStore, usable: Ints, data: DataConfig) -> tuple[Ints, Ints]:
+    """Documents (or pairs) to train on and held out. All documents of a conversation are on the same side."""
+    if data.held_out == "by_count":
+        learnt, held_out = hold_out_by_count(len(usable), data.validation_share)
+        return usable[learnt], usable[held_out]
+    rows = store.rows[::2][usable] if data.format == "preference" else store.rows[usable]
+    _, row_of = np.unique(rows, return_inverse=True)
+    chosen = hold_out(int(row_of.max()) + 1, data.validation_share)[1]
+    rank = np.full(int(row_of.max()) + 1, -1)
+    rank[chosen] = np.arange(len(chosen))
+    place = rank[row_of]
+    held_out = np.flatnonzero(place >= 0)
+    return usable[place < 0], usable[held_out[np.argsort(place[held_out], kind="stable")]]
 
 
 def _usable(store: TokenStore, data: DataConfig) -> Ints:
@@ -71,14 +119,19 @@ def _usable(store: TokenStore, data: DataConfig) -> Ints:
     length, pairs = data.sequence_length, data.format == "preference"
     unit, count = ("pairs", len(store) // 2) if pairs else ("documents", len(store))
     usable = usable_pairs(store, length) if pairs else np.flatnonzero(store.first_scored < length)
+    equal = equal_pairs(store, usable, length) if pairs else np.empty(0, dtype=np.int64)
     filled = store.lengths + np.maximum(0, (data.eos_fill or 0) - store.scored_counts)
     if cut := int((filled.reshape(count, -1).max(1)[usable] > length).sum()):
         print(f"{cut:,} of {count:,} {unit} are longer than sequence_length {length} and are cut there")
     if len(usable) < count:
         print(f"{count - len(usable):,} of {count:,} {unit} have nothing to learn before sequence_length {length}")
+    if len(equal):
+        print(f"{len(equal):,} of {count:,} pairs have the same answer up to sequence_length {length}: left out")
     if not len(usable):
         raise UserError(f"no answer begins before sequence_length {length}; raise it, or give shorter prompts")
-    return usable
+    if len(equal) == len(usable):
+        raise UserError(f"all pairs have the same answer up to sequence_length {length}; raise it")
+    return np.setdiff1d(usable, equal)
 
 
 def load_rollouts(config: RunConfig, objective: PolicyLoss, model: Transformer, tokenizer: Tokenizer) -> RolloutBatches:
@@ -127,13 +180,45 @@ def documents_in(sources: Sequence[Source], data: DataConfig) -> int | None:
 
 
 def open_token_store(config: RunConfig, sources: tuple[str, ...], tokenizer: Tokenizer) -> TokenStore:
-    """Tokenise (or find in the cache) some sources, and say what was skipped."""
+    """Tokenise (or find in the cache) some sources, and say what was skipped or looks wrong."""
     data = config.data
-    bad = BadRows(data.on_bad_row)
-    encoding = Encoding(data.format, data.text_field, data.turns)
-    found = resolve(sources)
-    progress = Progress("tokenising", "documents", lambda: documents_in(found, data))
-    store = open_store(found, tokenizer, encoding, cache=data.cache, bad_rows=bad, progress=progress)
+    bad, resolved = BadRows(data.on_bad_row), resolve(sources)
+    encoding = Encoding(data.format, data.text_field, data.turns, data.txt_split, data.marks)
+    progress = Progress("tokenising", "documents", lambda: documents_in(resolved, data))
+    store = open_store(resolved, tokenizer, encoding, cache=data.cache, bad_rows=bad, progress=progress)
+    named = printable(", ".join(sources))
     if store.meta["skipped"]:
-        print(f"skipped rows in {', '.join(sources)}: {store.meta['skipped']}")
+        print(f"skipped rows in {named}: {store.meta['skipped']}")
+    for note in [*store.notes, *warnings(store, resolved, encoding), *tokenizer_warning(store, tokenizer)]:
+        print(f"note on {named}: {note}")
     return store
+
+
+def warnings(store: TokenStore, sources: Sequence[Source], encoding: Encoding) -> list[str]:
+    """What is odd about a store's documents, a sentence each."""
+    found = []
+    texts = [
+        source.name for source in sources if not source.name.startswith("hf:") and ending_of(source.name)[0] == ".txt"
+    ]
+    advice = "; --txt-split paragraph or line makes more of it" if texts and encoding.txt_split == "file" else ""
+    if texts and encoding.txt_split == "file" and len(store) == len(sources) == len(texts):
+        found.append(f"each .txt file is read as one document ({len(store):,} in all){advice}")
+    share = int(store.lengths.max()) / int(store.starts[-1])
+    if encoding.format == "text" and len(store) > 1 and share > 0.5:
+        found.append(f"one of {len(store):,} documents holds {share:.0%} of all tokens{advice}")
+    return found
+
+
+def tokenizer_warning(store: TokenStore, tokenizer: Tokenizer) -> list[str]:
+    """A sentence if the bundled tokenizer, which is made for the small world, needs many tokens for a text."""
+    if tokenizer.vocab.size != BUNDLED_SIZE or tokenizer.hash != Tokenizer.load(BUNDLED_TOKENIZER).hash:
+        return []
+    tokens = int(store.scored_counts.sum()) - len(store)  # without those that end a document
+    rate = int(store.text_bytes.sum()) / max(1, tokens)
+    if rate >= BUNDLED_RATE or tokens < 1000:
+        return []
+    return [
+        f"the bundled tokenizer ({BUNDLED_SIZE:,} tokens, made for the small world) takes a token for every {rate:.1f} "
+        "bytes of this text; one trained on it (nano-llada tokenizer train --data FILES --out FOLDER, then "
+        "--tokenizer FOLDER), or that of another model, needs fewer"
+    ]

@@ -91,6 +91,6 @@ def document_places(data: DataConfig, tokenizer: Tokenizer) -> Iterator[Where]:
     Raises:
         UserError: for files that are gone or damaged.
     """
-    encoding = Encoding(data.format, data.text_field, data.turns)
+    encoding = Encoding(data.format, data.text_field, data.turns, data.txt_split, data.marks)
     for document in documents(resolve(data.data), tokenizer, encoding, BadRows("skip")):
         yield document.where

@@ -20,16 +20,15 @@ from nano_llada.core import device as hardware
 from nano_llada.core.errors import UserError
 from nano_llada.core.files import write_json
 from nano_llada.core.random import generator
-from nano_llada.data.tokenizer import Tokenizer
+from nano_llada.data.tokenizer import BUNDLED_TOKENIZER, Tokenizer
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives import make_objective
-from nano_llada.session.data import load_batches
+from nano_llada.session.data import as_it_began, load_batches, with_first_rules
 from nano_llada.session.failure import explained
 from nano_llada.session.observer import RunObserver
 from nano_llada.session.outcome import read_outcome
 from nano_llada.training.trainer import StepBatches, Trainer
 
-BUNDLED_TOKENIZER = Path(__file__).parent.parent / "assets" / "tokenizer"
 # options that a resumed run may change: they change what a step learns by no more than rounding and dropout's noise
 _FREE = (
     "threads device compile gradient_checkpointing micro_batch_size "
@@ -46,6 +45,7 @@ def execute(config: RunConfig, *, resume: bool = False) -> Outcome:
         UserError: for anything a user can correct: data, folders, shapes, a run that exists already.
     """
     started = time.monotonic()
+    config = as_it_began(config) if resume else config
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     hardware.keep_freed_memory()
@@ -80,7 +80,9 @@ def finished(config: RunConfig) -> bool:
     outcome = read_outcome(config.folder) or outcome_of_0_1(config)
     if outcome is None or not outcome.complete:
         return False
-    changes = check_same_config(config.folder / "config.json", to_plain(config))  # never another run's results
+    changes = check_same_config(
+        config.folder / "config.json", to_plain(as_it_began(config))
+    )  # never another run's results
     if longer := [change for change in changes if change.startswith(LENGTH)]:
         raise UserError(
             f"{config.folder} is complete, and the same run must learn the same: {'; '.join(longer)}; train it "
@@ -230,7 +232,7 @@ def check_same_config(saved: Path, plain: Mapping[str, Any]) -> list[str]:
     if not saved.is_file():
         raise UserError(f"nothing to resume: {saved.parent} has no config.json")
     # read and written again, so that an option which is newer than the run has its default
-    before = to_plain(read_record(RunConfig, saved))
+    before = to_plain(read_record(RunConfig, saved, change=with_first_rules))
     changed = dict(_differences(before, plain))
     outcome = read_outcome(saved.parent)
     may_change = MAY_CHANGE | (set(LENGTH) if _grows(before["train"], plain["train"], outcome) else set())

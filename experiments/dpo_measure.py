@@ -15,8 +15,8 @@ from nano_llada.config.decoding import default_decoding
 from nano_llada.config.objectives import BoundScore, Preference
 from nano_llada.config.run import RunConfig
 from nano_llada.core.batch import Objective, StepContext, TokenBatch
-from nano_llada.evaluation.judge import read_questions
 from nano_llada.evaluation.measure import measured, protocol_of
+from nano_llada.evaluation.questions import read_questions
 from nano_llada.evaluation.suite import Subject, Suite
 from nano_llada.evaluation.suites.choices import Choices, read_choices
 from nano_llada.evaluation.suites.generation import Generation

@@ -15,14 +15,13 @@ from nano_llada.checkpoint.files import Checkpoint, load_checkpoint
 from nano_llada.config.decoding import MODES, Autoregressive, Block, Decoding, Diffusion
 from nano_llada.core import device as hardware
 from nano_llada.core.errors import UserError
-from nano_llada.evaluation.build import make_suites
-from nano_llada.evaluation.figures import Figure, figures
+from nano_llada.evaluation.figures import ALL, Figure, figures
 from nano_llada.evaluation.measure import evaluate, make_plan
 from nano_llada.evaluation.options import SuiteOptions
-from nano_llada.evaluation.page import write_evaluation
 from nano_llada.evaluation.record import RECORDS, Record, write_records
-from nano_llada.evaluation.suite import ALL, Subject
-from nano_llada.evaluation.suites import metrics_of
+from nano_llada.evaluation.suite import Subject
+from nano_llada.evaluation.suites import make_suites, metrics_of, suite_options
+from nano_llada.report.write import write_report
 
 NAME = "evaluation"
 LENGTH = 32  # tokens written after real prompts, and by models whose training does not say how long answers are
@@ -52,7 +51,7 @@ def run(options: Evaluation) -> bool:
 
 
 def _world(options: Evaluation) -> SuiteOptions:
-    return SuiteOptions(("generation", "speed"), skills=options.skills, items=options.items, batch_sizes=(1, 8))
+    return suite_options(("generation", "speed"), skills=options.skills, items=options.items, batch_sizes=(1, 8))
 
 
 def _real(options: Evaluation) -> SuiteOptions:
@@ -61,7 +60,7 @@ def _real(options: Evaluation) -> SuiteOptions:
     folder = options.data / "eval"
     texts = tuple(str(folder / f"val_{language}.jsonl") for language in ("zh", "en"))
     suites = ("likelihood", "choices", "infilling", "calibration", "generation", "speed")
-    return SuiteOptions(
+    return suite_options(
         suites if options.judge is None else (*suites, "quality"),
         text=texts,
         questions=(str(folder / "gsm8k_test_200.jsonl"),),
@@ -122,7 +121,7 @@ def _part(options: Evaluation, name: str, subjects: Sequence[Subject], suites: S
     folder = options.docs / NAME / name
     shown = records if name == "world" else [replace(record, detail=_numbers(record.detail)) for record in records]
     write_records(folder / RECORDS, shown)
-    write_evaluation(shown, folder, f"Models on the {'small world' if name == 'world' else 'real data'}")
+    write_report(shown, folder, f"Models on the {'small world' if name == 'world' else 'real data'}")
     return [_result(options, name, figures_of) for figures_of in _rows(shown)]
 
 

@@ -330,7 +330,7 @@ DECODING: dict[str, tuple[Case, str]] = {
     ),
     "an answer outside the choices": (
         lambda s: (["eval", s.done.runs / "ar", "--choices", s.file("mc.jsonl", WRONG_CHOICE)]),
-        "mc.jsonl:1: answer 2 is none of the 2 choices",
+        "mc.jsonl:1: answer 2 is not one of the 2 choices",
     ),
     "a question without an answer": (
         lambda s: ["eval", s.done.runs / "ar", "--questions", s.file("q.jsonl", '{"prompt": "1+1?"}\n')],

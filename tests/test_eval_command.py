@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +18,7 @@ from nano_llada.evaluation.figures import figures
 from nano_llada.evaluation.items import Passage
 from nano_llada.evaluation.measure import evaluate, plan_name, protocol_of
 from nano_llada.evaluation.record import read_records
-from nano_llada.evaluation.suites import SUITES, metrics_of, suite_named
+from nano_llada.evaluation.suites import SUITES, metrics_of, options_class, suite_named
 from nano_llada.evaluation.suites.likelihood import Likelihood
 from nano_llada.evaluation.suites.quality import Quality
 from nano_llada.world import SKILLS
@@ -89,7 +91,9 @@ def test_figures_do_not_depend_on_the_batch_size(done, words, tmp_path):
     for size in (1, 7):
         out = tmp_path / str(size)
         suites = ["--suites", *(name for name in SUITES if name != "speed")]
-        options = [*suites, *words[1 + len(SUITES) :], "--batch-size", size, "--temperature", 1.0, "--out", out]
+        place = words.index("--batch-sizes")  # an option of speed alone
+        rest = [*words[1 + len(SUITES) : place], *words[place + 3 :]]
+        options = [*suites, *rest, "--batch-size", size, "--temperature", 1.0, "--out", out]
         assert run_cli(["eval", done.runs / "diffusion-sft", *options]) == 0
         records = {(r.suite, r.task, r.language, r.item): r for r in read_records(out)}
         values.append(records)
@@ -232,7 +236,7 @@ def test_a_model_leaves_out_decoders_that_are_not_its_own(done, capsys):
         "d": ["default", "steps=8", "threshold=0.9", "temperature=0.5"],
         "b": ["default", "threshold=0.9", "edit_threshold=0.5", "preset=q", "temperature=0.5"],
     }
-    assert "cannot be made to write with steps=8" in capsys.readouterr().out
+    assert "does not support steps=8" in capsys.readouterr().out
     assert eval_command.decoders_for(ar, options)["default"] == DecodingOptions(max_new_tokens=5)
     assert eval_command.decoders_for(diffusion, options)["default"].threshold == 0.8
 
@@ -242,3 +246,92 @@ def test_numbers_that_are_none_are_told_with_their_model(named):
         named[0].record(Suite(), "t", "en", "0", {"bits": float("nan")})
     with pytest.raises(UserError, match="may not be called 'all'"):
         named[0].record(Suite(), "all", "en", "0", {"bits": 1.0})
+
+
+def test_an_option_that_no_chosen_suite_reads_is_refused(done, capsys):
+    words = ["eval", done.runs / "ar", "--text", done.text, "--spans", 2]
+    assert run_cli(words) == 2
+    told = re.sub(r"\s+", " ", capsys.readouterr().err)
+    assert "--spans is for infilling, measured is likelihood: leave it out, or name one that reads it" in told
+
+
+@pytest.mark.parametrize("named", [(), ("infilling", "quality")])
+def test_help_lists_the_options_of_the_suites_that_are_named(named, capsys):
+    assert run_cli(["eval", *(("--suites", *named) if named else ()), "--help"]) == 0
+    shown = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+    assert all(option in shown for option in ("--text", "--skills", "--draws", "--suites NAME --help"))
+    assert all(("Lengths of the gaps" in shown, "--prompt-tokens INT" in shown)) == bool(named)
+
+
+def test_a_config_file_of_an_earlier_version_is_read(done, tmp_path):
+    """All options of suites were in one object."""
+    suites = {
+        "text": [str(done.text)],
+        "limit": 2,
+        "window": 32,
+        "draws": 2,
+        "spans": [1, 4, 16],
+        "batch_sizes": [1, 8, 32],
+    }
+    place = tmp_path / "eval.json"
+    place.write_text(json.dumps({"checkpoints": [f"M={done.runs / 'ar'}"], "suites": suites}), encoding="utf-8")
+    assert run_cli(["eval", "--config", place, "--out", tmp_path / "out"]) == 0
+    assert len(read_lines(tmp_path / "out" / "records.jsonl")) == 2
+
+
+OWN = Path(__file__).parents[1] / "examples" / "own_suite.py"
+
+
+def test_a_suite_of_ones_own_is_measured_and_reported(done, tmp_path, capsys):
+    """One file: its options are options of the command, its metrics and words are in the report."""
+    out, spec = tmp_path / "out", f"{OWN}:LastWord"
+    words = ["--suites", spec, "--words", "red", "blue", "--own-items", 2, *LENGTH, "--out", out]
+    assert run_cli(["eval", f"M={done.runs / 'ar-sft'}", *words]) == 0
+    shown = capsys.readouterr().out
+    assert "ends_right (%) ↑" in shown
+    records = list(read_records(out))
+    assert {(r.suite, r.task, r.language) for r in records} == {
+        ("last_word", word, lang) for word in ("red", "blue") for lang in ("zh", "en")
+    }
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for text in ("Ends with the right word", "the answer has to end with it", "characters (characters/answer)"):
+        assert text in page
+    assert "ends_right:</strong> share of answers whose end is the word asked for" in page
+    assert run_cli(["report", out, "--suites", spec, "--out", tmp_path / "again"]) == 0
+    assert (tmp_path / "again" / "report.html").read_text(encoding="utf-8") == page
+    assert run_cli(["report", out, "--out", tmp_path / "third"]) == 2
+    assert "unknown suite 'last_word': use" in capsys.readouterr().err
+
+
+def test_other_code_of_ones_own_suite_is_another_protocol(tmp_path):
+    found = []
+    for number, change in enumerate(("", "", "# changed\n")):
+        path = tmp_path / str(number) / "own.py"
+        path.parent.mkdir()
+        path.write_text(OWN.read_text(encoding="utf-8") + change, encoding="utf-8")
+        found.append(protocol_of(suite_named(f"{path}:LastWord")(("red",), 2)))
+    assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("class X: pass", "must be a class that derives from nano_llada.evaluation.suite.Suite"),
+        ("X = 1", "must be a class that derives from"),
+        ("1 / 0", "failed: ZeroDivisionError"),
+        ("from nano_llada.evaluation.suites.speed import Speed as X", "that of a built-in suite"),
+    ],
+)
+def test_a_file_without_a_suite_is_refused(done, tmp_path, code, message, capsys):
+    (tmp_path / "own.py").write_text(code, encoding="utf-8")
+    assert run_cli(["eval", done.runs / "ar", "--suites", f"{tmp_path / 'own.py'}:X"]) == 2
+    assert message in re.sub(r"\s+", " ", capsys.readouterr().err)
+    assert run_cli(["eval", done.runs / "ar", "--suites", f"{tmp_path / 'missing.py'}:X"]) == 2
+    assert "expected FILE.py:NAME with a file that exists" in re.sub(r"\s+", " ", capsys.readouterr().err)
+
+
+def test_options_of_two_suites_must_differ(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(OWN.read_text(encoding="utf-8").replace("own_items", "items"), encoding="utf-8")
+    with pytest.raises(UserError, match="the option items of suite last_word exists already in the shared options"):
+        options_class([f"{path}:LastWord"])

@@ -18,7 +18,6 @@ from nano_llada.decode.types import Completion, Write
 from nano_llada.evaluation import likelihood
 from nano_llada.evaluation.answers import Answer, answer_examples, exact_match
 from nano_llada.evaluation.likelihood import text_likelihood
-from nano_llada.evaluation.page_parts import text_table
 from nano_llada.evaluation.statistics import wilson
 from nano_llada.objectives.likelihood import exact_nll
 from nano_llada.session.run import BUNDLED_TOKENIZER
@@ -199,7 +198,3 @@ def test_wilsons_interval(right, count, low, high):
 
 def test_wilsons_interval_of_nothing():
     assert all(math.isnan(end) for end in wilson(float("nan"), 0))
-
-
-def test_markdown_tables_hold_any_text():
-    assert text_table([["a", "b"], ["x|y", "1\n2"]]) == "| a | b |\n| --- | --- |\n| x\\|y | 1 ⏎ 2 |\n"

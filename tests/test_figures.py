@@ -11,10 +11,10 @@ import pytest
 
 from nano_llada.core.errors import UserError
 from nano_llada.evaluation.figures import ALL, BOTH, differences, figures
-from nano_llada.evaluation.metric import CalibrationError, Quantile, Ratio, Share
+from nano_llada.evaluation.items import language_of
+from nano_llada.evaluation.metric import CalibrationError, Quantile, Ratio, Share, separately
 from nano_llada.evaluation.record import Record, read_records, write_records
 from nano_llada.evaluation.statistics import RESAMPLES, bootstrap, sign_test, swap_test, wilson
-from nano_llada.evaluation.suite import language_of
 
 METRICS = (Share("right", "right"), Ratio("bits_per_byte", "bits", "bytes", "low"))
 
@@ -139,7 +139,8 @@ def test_a_mean_over_unlike_languages_is_as_sure_as_its_smaller_one():
 
 def test_conditions_are_not_pooled():
     records = [replace(record(0, 1, task=task), suite="speed") for task in ("batch 1", "batch 8")]
-    assert [f.task for f in figures(records, metrics)] == ["batch 1", "batch 8"]
+    found = figures(records, lambda suite: separately(*metrics(suite)))
+    assert [f.task for f in found] == ["batch 1", "batch 8"]
 
 
 def test_other_protocols_have_no_examples_in_common():

@@ -6,7 +6,8 @@ import pytest
 
 from nano_llada.core.errors import UserError
 from nano_llada.data.rows import Message
-from nano_llada.evaluation.judge import last_number, read_questions
+from nano_llada.evaluation.questions import read_questions
+from nano_llada.verify.number import last_number
 from nano_llada.world import examples
 from tiny import write_rows
 

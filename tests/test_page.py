@@ -7,24 +7,28 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from markdown_it import MarkdownIt
 
 from nano_llada.core.errors import UserError
 from nano_llada.evaluation.figures import Difference, Figure, figures
-from nano_llada.evaluation.metric import CalibrationError, Ratio, Share
-from nano_llada.evaluation.page import figure_rows, write_evaluation
-from nano_llada.evaluation.page_html import EARLY, LATE
-from nano_llada.evaluation.page_training import TrainingRun
+from nano_llada.evaluation.metric import CalibrationError, Ratio, Share, separately
 from nano_llada.evaluation.record import Record
+from nano_llada.evaluation.results import measure
 from nano_llada.evaluation.statistics import sign_test, wilson
+from nano_llada.evaluation.suites import SUITES, suite_named
+from nano_llada.report.tables import figure_rows
+from nano_llada.report.training_run import TrainingRun
+from nano_llada.report.write import escape_markdown, write_report
 
 METRICS = {
-    "likelihood": (Ratio("bits_per_byte", "bits", "bytes", "low"),),
+    "likelihood": (Ratio("bits_per_byte", "bits", "bytes", "low", unit="bits/byte"),),
     "generation": (Share("exact_match", "right"), Ratio("tpf", "tokens", "forwards")),
-    "infilling": (Share("exact_match", "right"), Ratio("token_accuracy", "hits", "tokens")),
+    "infilling": separately(Share("exact_match", "right"), Ratio("token_accuracy", "hits", "tokens")),
     "calibration": (CalibrationError("calibration_error", 2),),
-    "own": (Ratio("length", "tokens", better=""),),
+    "own": (Ratio("length", "tokens", better="", unit="tokens"),),
 }
 VOID = {"meta", "input", "br", "img"}
 EVIL = "<script>alert(1)</script>"
@@ -80,9 +84,15 @@ class Page(HTMLParser):
         return [value for _, attribute, value in self.attributes if attribute == name]
 
 
+def suite_of(name):
+    """A suite with words of its own and the metrics above."""
+    words = {"title": f"Title of {name}", "explanation": f"About {name}.", "meanings": {"tpf": "tokens per pass"}}
+    return SimpleNamespace(name=name, metrics=METRICS[name], **words)
+
+
 def report(records, folder, **options):
     """The three forms of a report: the page, the Markdown, and the JSON."""
-    page = write_evaluation(list(records), folder, "Title", METRICS.__getitem__, **options)
+    page = write_report(list(records), folder, "Title", suite_of, **options)
     markdown = (folder / "report.md").read_text(encoding="utf-8")
     return page.read_text(encoding="utf-8"), markdown, json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
@@ -103,26 +113,60 @@ def everything():
                 yield Record(model, "fast", "infilling", f"span {span}", language, "0", values)
 
 
-def row_of(markdown, *labels):
-    """Cells of the first row of a table that begins like this."""
-    lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in markdown.splitlines()]
-    return next(cells for cells in lines if tuple(cells[: len(labels)]) == labels)
+def tables(markdown):
+    """Tables by caption: rows of cells as a Markdown renderer shows them, headings first."""
+    found, caption, inside = {}, "", 0
+    for token in MarkdownIt("commonmark").enable("table").parse(markdown):
+        inside += {"table_open": 1, "table_close": -1}.get(token.type, 0)
+        if token.type == "inline" and not inside:
+            caption = shown(token)
+        elif token.type == "tr_open":
+            found.setdefault(caption, []).append([])
+        elif token.type == "inline":
+            found[caption][-1].append(shown(token))
+    return found
+
+
+def shown(token):
+    """The text of an inline token without markup, entities decoded."""
+    return "".join(child.content for child in token.children if child.type in ("text", "text_special"))
+
+
+def words(markdown):
+    """All text of a document as a Markdown renderer shows it, a block per line."""
+    return "\n".join(shown(t) for t in MarkdownIt("commonmark").enable("table").parse(markdown) if t.type == "inline")
+
+
+def row_of(markdown, caption, *labels):
+    """Cells of the first row that begins like this, in the first table whose caption begins like that."""
+    rows = next(rows for name, rows in tables(markdown).items() if name.startswith(caption))
+    return next(cells for cells in rows if tuple(cells[: len(labels)]) == labels)
 
 
 def test_figures_are_those_of_the_records(tmp_path):
     records = [*answers("A", "1100", language="zh"), *answers("A", "1110"), *answers("B", "0000", forwards=2)]
     page, markdown, plain = report(records, tmp_path)
-    row = row_of(markdown, "exact_match ↑ more is better", "A", "plain")
+    row = row_of(markdown, "exact_match (%)", "A", "plain")
     means = [0.5, 0.75, 0.625]
     ends = [wilson(mean, 4) for mean in means]
-    told = [f"{mean:.1%} [{low:.1%}, {high:.1%}]" for mean, (low, high) in zip(means, ends, strict=True)]
-    assert row[3:] == [told[0] + " ★", told[1] + " ★", told[2] + " ★", "4"]
-    assert row_of(markdown, "exact_match ↑ more is better", "B", "plain")[3:] == ["-", "0.0% [0.0%, 49.0%]", "-", "4"]
-    assert row_of(markdown, "tpf ↑ more is better", "B", "plain")[4] == "2 [2, 2] ★"
-    assert all(value in page for value in ("50.0% ★", "75.0% ★", f"[{ends[2][0]:.1%}, {ends[2][1]:.1%}]"))
+    expected = [f"{mean:.1%} [{low:.1%}, {high:.1%}] ★" for mean, (low, high) in zip(means, ends, strict=True)]
+    assert row[2:] == [*expected, "4"]
+    assert row_of(markdown, "exact_match (%)", "B", "plain")[2:] == ["–", "0.0% [0.0%, 49.0%]", "–", "4"]
+    assert row_of(markdown, "tpf", "B", "plain")[3] == "2 [2, 2] ★"
+    assert {"50.0% ★", "75.0% ★", f"[{ends[2][0]:.1%}, {ends[2][1]:.1%}]"} <= set(Page(page).words)
     found = {(f["model"], f["language"], f["metric"]): f for f in plain["figures"]}
     assert found["A", "mean", "exact_match"]["value"] == 0.625
     assert (found["A", "zh", "exact_match"]["low"], found["A", "zh", "exact_match"]["high"]) == wilson(0.5, 4)
+
+
+def test_every_column_of_figures_has_a_unit(tmp_path):
+    _, markdown, _ = report([*texts("A", [1.0, 2.0]), *answers("A", "10")], tmp_path)
+    heads = {name.split(",")[0]: rows[0] for name, rows in tables(markdown).items()}
+    assert heads["bits_per_byte (bits/byte)"] == ["model", "decoder", "en (bits/byte)", "examples"]
+    assert heads["exact_match (%)"] == ["model", "decoder", "en (%)", "examples"]
+    units = {metric.name: metric.unit for name in SUITES for metric in suite_named(name).metrics}
+    assert units["latency_p50"] == "ms"
+    assert [name for name, unit in units.items() if not unit] == []
 
 
 def test_the_json_gives_every_figure_back(tmp_path):
@@ -148,7 +192,7 @@ def test_a_page_needs_nothing_else_and_holds_no_foreign_markup(tmp_path):
     text, _, _ = report(everything(), tmp_path, training=[run])
     page = Page(text)
     assert "script" not in page.tags
-    assert EVIL in page.words
+    assert page.words.count(EVIL) > 5
     assert not re.search(r"https?:|//\w|@import|url\((?!#)", text)
     assert all(value.startswith("data:") for value in page.all("src"))
     ids = page.all("id")
@@ -161,6 +205,40 @@ def test_a_page_needs_nothing_else_and_holds_no_foreign_markup(tmp_path):
     assert page.tags.count("figcaption") == page.tags.count("figure") > 6
     assert all(len(alt) > 20 for tag, name, alt in page.attributes if (tag, name) == ("svg", "aria-label"))
     assert "#000000" not in text  # black lines would not be seen in the dark
+
+
+def test_markdown_holds_no_raw_html_and_no_table_breaks(tmp_path):
+    """Whatever models write: a Markdown renderer finds no HTML, no link, no image but ours, and whole tables."""
+    nasty = [EVIL, "a | b", "<img src=x>\n\n<b>", "`code` **bold** _x_", "[link](http://x)", "![i](x)", "\\| |", "\\"]
+    nasty += ["# h", "- - -", "1. one", "> q", "&lt;", "$x$", "~~x~~", "a\x0bb\x85c\u2028d", "", "---", "***", "==="]
+    records = []
+    for number, text in enumerate(nasty):
+        detail = {"prompt": text, "answer": text, "references": [text], "order": [0, 1], "pieces": [text, text]}
+        records += answers(f"m{number} {text}", "10", task=f"t{number} {text}", **detail)
+        records += answers(f"m{number} {text}", "01", task="other", **detail)
+    _, markdown, _ = report(records, tmp_path)
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(markdown)
+    inline = [child for token in tokens if token.type == "inline" for child in token.children]
+    assert {token.type for token in (*tokens, *inline)} == {
+        *("heading_open", "heading_close", "paragraph_open", "paragraph_close", "inline", "text", "image"),
+        *("bullet_list_open", "bullet_list_close", "list_item_open", "list_item_close", "strong_open", "strong_close"),
+        *("table_open", "table_close", "thead_open", "thead_close", "tbody_open", "tbody_close", "em_open", "em_close"),
+        *("tr_open", "tr_close", "th_open", "th_close", "td_open", "td_close"),
+    }
+    assert {child.attrs["src"] for child in inline if child.type == "image"} == {"frontier.png", "skills.png"}
+    for rows in tables(markdown).values():
+        assert {len(row) for row in rows} == {len(rows[0])}
+    assert words(markdown).count(EVIL) > 5
+    assert row_of(markdown, "exact_match (%) by task", "t1 a | b", "m1 a | b")
+    assert {token.level for token in tokens if token.type == "bullet_list_open"} == {0}  # no list in a list
+
+
+def test_what_markdown_would_read_is_escaped_and_nothing_else():
+    same = ["exact_match", "2.1 · Q mode", "+6.9 points", "−1", "95 %", "a (b)", "C#", "x>y", "p = 0.05", "10-5"]
+    assert [escape_markdown(text) for text in same] == same
+    assert escape_markdown("\x1b[31mred\x07") == "\\\\x1b\\[31mred\\\\x07"
+    changed = {"- x": "\\- x", "12. x": "12\\. x", "## x": "#\\# x", "> x": "\\> x", "__init__": "\\_\\_init\\_\\_"}
+    assert {text: escape_markdown(text) for text in changed} == changed
 
 
 def test_every_plot_is_a_file_that_the_markdown_shows(tmp_path):
@@ -176,7 +254,7 @@ def test_what_plots_say_are_sums_over_the_records(tmp_path):
     alts = " ".join(Page(text).all("aria-label"))
     assert "B: 50.0% at 2.00 (fast)" in alts
     assert "B zh: 2 at the start, 1 at the end" in alts
-    assert "B: right 75% of the time where it is 95% sure" in alts
+    assert "B: accuracy 75% at confidence 95%" in alts
     assert "B · fast, token_accuracy: 100.0%, 100.0%" in alts
 
 
@@ -184,8 +262,9 @@ def test_what_plots_say_are_sums_over_the_records(tmp_path):
 def test_missing_suites_are_left_out(tmp_path, suite):
     own = [Record("A", "", "own", "task", "en", str(i), {"tokens": i}) for i in range(2)]
     text, markdown, _ = report([r for r in [*everything(), *own] if r.suite == suite], tmp_path)
-    titles = {"likelihood": "How well it predicts text", "infilling": "Filling gaps", "own": "own"}
-    assert [title for title in titles.values() if f"\n## {title}\n" in markdown] == [titles[suite]]
+    titles = [f"Title of {name}" for name in ("likelihood", "infilling", "own")]
+    assert [title for title in titles if f"\n## {title}\n" in markdown] == [f"Title of {suite}"]
+    assert f"About {suite}." in Page(text).words
     plots = {"likelihood": ["positions.png"], "infilling": ["spans.png"], "own": []}
     assert [path.name for path in tmp_path.glob("*.png")] == plots[suite]
     assert Page(text).all("id")[0] == "main"
@@ -194,10 +273,10 @@ def test_missing_suites_are_left_out(tmp_path, suite):
 def test_a_single_model_is_measured_not_ranked(tmp_path):
     text, markdown, plain = report(answers("A", "1101"), tmp_path)
     assert (plain["differences"], plain["comparisons"]) == ([], 0)
-    assert "A · plain has exact_match 75.0% [30.1%, 95.4%] over 4 examples." in markdown
+    assert "Title of generation: A · plain has exact_match 75.0% [30.1%, 95.4%] over 4 examples." in words(markdown)
     assert "★ |" not in markdown
     assert "comparisons" not in text
-    assert "The best against" not in text
+    assert "The best model against" not in text
 
 
 def test_who_is_best_is_said_with_interval_and_p(tmp_path):
@@ -206,45 +285,45 @@ def test_who_is_best_is_said_with_interval_and_p(tmp_path):
     _, markdown, plain = report(records, tmp_path)
     p = sign_test([1] * 20, [0] * 20)
     assert p < 0.001
-    told = (
-        "B · plain is best with exact_match 100.0% [83.9%, 100.0%], ahead of A · plain (+100.0 points [+100.0, +100.0]"
-    )
-    assert f"{told}, p < 0.001); it is not distinguishable from C · plain (p = 1.00)." in markdown
-    rows = [row_of(markdown, "exact_match", "★ B · plain", f"{name} · plain")[3] for name in "AC"]
+    best = "B · plain is best with exact_match 100.0% [83.9%, 100.0%]"
+    ahead = "better than A · plain (+100.0 points [+100.0, +100.0], p < 0.001)"
+    assert f"{best}, {ahead}; no significant difference from C · plain (p = 1.00)." in words(markdown)
+    rows = [row_of(markdown, "The best model", "exact_match (%)", "★ B · plain", f"{n} · plain")[3] for n in "AC"]
     assert rows[0] == "+100.0 points [+100.0, +100.0] p < 0.001 better"
     assert rows[1].startswith("+5.0 points")
-    assert rows[1].endswith("p = 1.00 not distinguishable")
+    assert rows[1].endswith("p = 1.00 no significant difference")
     assert plain["comparisons"] == 4  # two metrics, two others, one language and task
-    assert "4 comparisons were made" in markdown
+    assert "There are 4 comparisons" in markdown
     assert "not corrected" in markdown
 
 
 def test_nobody_is_best_where_all_have_the_same(tmp_path):
     _, markdown, _ = report([*answers("A", "0000"), *answers("B", "0000")], tmp_path)
-    assert "Writing answers: all have exact_match 0.0% [0.0%, 49.0%]." in markdown
+    assert "Title of generation: all models have exact_match 0.0% [0.0%, 49.0%]." in words(markdown)
     assert "is best" not in markdown
 
 
 def test_lower_is_better_where_it_is(tmp_path):
     records = [*texts("A", [20.0] * 12), *texts("B", [10.0] * 12)]
     _, markdown, _ = report(records, tmp_path)
-    assert "B is best with bits_per_byte 1 [1, 1], ahead of A (−1 [−1, −1], p = 0.010)" in markdown
-    assert row_of(markdown, "bits_per_byte", "★ B", "A")[3].endswith("better")
+    best = "B is best with bits_per_byte 1 bits/byte [1, 1]"
+    assert f"{best}, better than A (−1 bits/byte [−1, −1], p = 0.010)" in words(markdown)
+    assert row_of(markdown, "The best model", "bits_per_byte (bits/byte)", "★ B", "A")[3].endswith("better")
 
 
 def test_another_winner_in_one_language_is_mentioned(tmp_path):
     records = [*answers("A", "1111"), *answers("A", "0000", language="zh")]
     records += [*answers("B", "0111"), *answers("B", "1110", language="zh")]
     _, markdown, _ = report(records, tmp_path)
-    assert "in en alone A · plain has the best figure, 100.0%" in markdown
+    assert "in en alone A · plain is best, 100.0%" in words(markdown)
     assert "in zh alone" not in markdown
 
 
 def test_seeds_are_shown_one_by_one(tmp_path):
     _, markdown, plain = report([*answers("A", "1111"), *answers("A", "0010", run=1), *answers("B", "0000")], tmp_path)
-    row = row_of(markdown, "exact_match ↑ more is better", "A", "plain")
-    assert (row[3].split()[0], row[-1]) == ("62.5%", "100.0%, 25.0%")
-    assert row_of(markdown, "exact_match ↑ more is better", "B", "plain")[-1] == "-"
+    row = row_of(markdown, "exact_match", "A", "plain")
+    assert (row[2].split()[0], row[-1]) == ("62.5%", "100.0%, 25.0%")
+    assert row_of(markdown, "exact_match", "B", "plain")[-1] == "–"
     assert plain["figures"][0]["runs"] == [1.0, 0.25]
     assert "Several runs (seeds)" in markdown
 
@@ -257,26 +336,27 @@ def test_tasks_have_tables_of_their_own(tmp_path):
         *answers("B", "11", task="count"),
     ]
     text, markdown, _ = report(records, tmp_path)
-    assert [row_of(markdown, task, name, "plain")[3].split()[0] for task in ("copy", "count") for name in "AB"] == [
-        "100.0%", "0.0%", "50.0%", "100.0%"
-    ]  # fmt: skip
-    assert row_of(markdown, "copy", "★ A · plain", "B · plain")
-    assert row_of(markdown, "count", "★ B · plain", "A · plain")
+    by_task = "exact_match (%) by task"
+    found = [row_of(markdown, by_task, task, name, "plain")[3] for task in ("copy", "count") for name in "AB"]
+    assert [cell.split()[0] for cell in found] == ["100.0%", "0.0%", "50.0%", "100.0%"]
+    assert row_of(markdown, f"{by_task}: the best", "copy", "★ A · plain", "B · plain")
+    assert row_of(markdown, f"{by_task}: the best", "count", "★ B · plain", "A · plain")
     assert Page(text).tags.count("details") >= 4
 
 
 def test_models_with_different_examples_are_compared_on_the_common_ones(tmp_path):
     _, markdown, plain = report([*answers("A", "11"), *answers("B", "1000")], tmp_path)
-    assert "Not all models were given the same examples" in markdown
+    assert "The models did not all get the same examples" in markdown
     assert [(d["value"], d["items"]) for d in plain["differences"] if d["metric"] == "exact_match"] == [(0.5, 2)]
-    assert "Not all models" not in report([*answers("A", "11"), *answers("B", "10")], tmp_path)[1]
+    assert "did not all get" not in report([*answers("A", "11"), *answers("B", "10")], tmp_path)[1]
 
 
 def test_models_are_ranked_by_a_language_that_all_have(tmp_path):
     records = [*answers("A", "1100", language="zh"), *answers("A", "1000"), *answers("B", "1111")]
     _, markdown, _ = report(records, tmp_path)
-    assert "B · plain is best with exact_match 100.0% [51.0%, 100.0%] in en; it is not" in markdown
-    assert row_of(markdown, "exact_match", "★ B · plain", "A · plain")[4].startswith("+75.0 points")
+    assert "B · plain is best with exact_match 100.0% [51.0%, 100.0%] in en; no significant" in words(markdown)
+    found = row_of(markdown, "The best model", "exact_match (%)", "★ B · plain", "A · plain")
+    assert found[4].startswith("+75.0 points")
 
 
 def test_languages_are_compared_with_themselves_in_whatever_order_they_come(tmp_path):
@@ -301,9 +381,9 @@ def test_conditions_are_not_put_together(tmp_path):
     records += [record for span, some in ((1, "1111"), (4, "0000")) for record in filled("B", some, span)]
     _, markdown, plain = report(records, tmp_path)
     assert {f["task"] for f in plain["figures"]} == {d["task"] for d in plain["differences"]} == {"span 1", "span 4"}
-    assert "B · plain is best with exact_match 100.0%" in markdown  # of the first; of the second A is
-    assert "All tasks together" not in markdown
-    rows = figure_rows(records, "infilling", METRICS["infilling"])
+    assert "B · plain is best with exact_match 100.0%" in words(markdown)  # of the first; of the second A is
+    assert "all tasks" not in markdown
+    rows = figure_rows(measure(records, METRICS.__getitem__), "infilling")
     assert [(row[1], row[2], row[4]) for row in rows[1:3]] == [
         ("A · plain", "75.0%", "4"),
         ("B · plain", "100.0%", "4"),
@@ -313,7 +393,7 @@ def test_conditions_are_not_put_together(tmp_path):
 def test_what_cannot_be_computed_is_a_dash(tmp_path):
     records = [Record("A", "", "likelihood", "news", "en", "0", {"bits": 0, "bytes": 0}), *texts("A", [5.0], "zh")]
     _, markdown, plain = report(records, tmp_path)
-    assert row_of(markdown, "bits_per_byte ↓ less is better", "A", "-")[3:] == ["0.5", "-", "-", "1"]
+    assert row_of(markdown, "bits_per_byte", "A", "–")[2:] == ["0.5", "–", "–", "1"]
     assert [f["value"] for f in plain["figures"]] == [None, 0.5, None]
 
 
@@ -322,29 +402,31 @@ def test_traces_are_darker_the_later(tmp_path):
     records = [*answers("A", "1", **traced), *answers("B", "0", **traced | {"order": [0, 0, 0]})]
     records += answers("C", "1", **traced | {"order": [0, 1]})  # of another length: not shown
     text, markdown, _ = report(records, tmp_path)
-    tokens = re.findall(r'background:rgb\(([\d,]+)\);color:\S+--pass:(\d)" title="pass \d">(\w)<sub>(\d)', text)
-    middle = ",".join(str(round((a + b) / 2)) for a, b in zip(EARLY, LATE, strict=True))
-    first, last = (",".join(map(str, colour)) for colour in (EARLY, LATE))
-    assert tokens[:3] == [(last, "2", "a", "3"), (first, "0", "b", "1"), (middle, "1", "c", "2")]
-    assert [(colour, letter) for colour, _, letter, _ in tokens[3:]] == [(first, letter) for letter in "abc"]
-    assert "A · plain, copy, en: `abc` in passes 3, 1, 2" in markdown
-    assert "C · plain, copy" not in text
+    styles = [style.removeprefix("--late:") for style in Page(text).all("style") if style.startswith("--late:")]
+    assert styles == ["100%;--pass:2", "0%;--pass:0", "50%;--pass:1", *["0%;--pass:0"] * 3]
+    assert [title for title in Page(text).all("title") if title][:3] == ["pass 3", "pass 1", "pass 2"]
+    assert Page(text).all("class").count("late") == 2  # in white on dark
+    assert "A · plain (right), copy, en: abc (passes 3, 1, 2)" in words(markdown)
+    assert "C · plain (right), copy" not in words(markdown)
 
 
 def test_answers_are_shown_with_a_verdict(tmp_path):
-    _, markdown, _ = report([*answers("A", "10"), *answers("B", "01")], tmp_path)
-    assert row_of(markdown, "copy", "question 0") == ["copy", "question 0", "yes", "✓ answer 0", "✗ answer 0"]
+    text, markdown, _ = report([*answers("A", "10"), *answers("B", "01")], tmp_path)
+    shown = words(markdown).partition("Answers\n")[2]
+    lines = ["copy: question 0", "reference: yes", "A · plain (right): answer 0", "B · plain (wrong): answer 0"]
+    assert "\n".join(lines) in shown
     assert "question 1" not in markdown
+    assert {"right", "wrong"} <= set(Page(text).all("class"))
 
 
 def test_the_terminal_shows_the_same_figures():
     records = [*answers("A", "1100"), *answers("A", "11", task="count"), *texts("A", [10.0])]
-    rows = figure_rows(records, "generation", METRICS["generation"])
+    rows = figure_rows(measure(records, METRICS.__getitem__), "generation")
     assert rows[0] == ["generation", "model", "en", "95 %", "n"]
     low, high = wilson(4 / 6, 6)
-    assert rows[1] == ["exact_match ↑", "A · plain", "66.7%", f"[{low:.1%}, {high:.1%}]", "6"]
+    assert rows[1] == ["exact_match (%) ↑", "A · plain", "66.7%", f"[{low:.1%}, {high:.1%}]", "6"]
     assert len(rows) == 3
-    both = figure_rows([*records, *answers("A", "1000", language="zh")], "generation", METRICS["generation"])
+    both = figure_rows(measure([*records, *answers("A", "1000", language="zh")], METRICS.__getitem__), "generation")
     assert both[0][2:5] == ["zh", "en", "mean"]
     assert both[1][2:5] == ["25.0%", "66.7%", "45.8%"]
 
@@ -359,9 +441,9 @@ def test_the_same_records_give_the_same_files(tmp_path):
 
 def test_what_cannot_be_reported_is_said(tmp_path):
     with pytest.raises(UserError, match="nothing to report"):
-        write_evaluation([], tmp_path, "Title")
+        write_report([], tmp_path, "Title")
     with pytest.raises(UserError, match="unknown suite 'own'"):
-        write_evaluation([Record("A", "", "own", "task", "en", "0", {})], tmp_path, "Title")
+        write_report([Record("A", "", "own", "task", "en", "0", {})], tmp_path, "Title")
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="cannot write the report to"):
         report(answers("A", "1"), tmp_path / "file" / "under")
@@ -379,11 +461,13 @@ def test_training_is_compared_by_tokens(tmp_path):
     second = TrainingRun("second", "sft ar", [*lines[:3], {"step": 20, "validation_loss": 3.125}])
     rewarded = TrainingRun("third", "rl ar", [{"step": 1, "loss": 0.0, "reward": 0.5, "tokens": 10}])
     _, markdown, plain = report([], tmp_path, training=[first, second, rewarded])
-    assert "sft ar: second ends with the lowest validation loss, 3.1250 (others: first 3.2500)." in markdown
-    numbers = ["3.2500", "3.2500", "3.0000", "3,000", "1,234,567", "2 min 0 s"]
-    assert row_of(markdown, "first", "sft ar") == ["first", "sft ar", *numbers]
-    assert row_of(markdown, "second", "sft ar")[2] == "3.1250 ★"
-    assert row_of(markdown, "third", "rl ar")[2:] == ["-", "-", "0.0000", "10", "-", "-"]
+    assert "sft ar: second ends with the lowest validation loss, 3.1250 (others: first 3.2500)." in words(markdown)
+    numbers = ["3.2500", "3.2500", "3.0000", "3,000", "1,234,567", "2.0"]
+    assert row_of(markdown, "Runs", "first", "sft ar") == ["first", "sft ar", *numbers]
+    assert row_of(markdown, "Runs", "second", "sft ar")[2] == "3.1250 ★"
+    assert row_of(markdown, "Runs", "third", "rl ar")[2:] == ["–", "–", "0.0000", "10", "–", "–"]
     assert sorted(path.name for path in Path(tmp_path).glob("*.png")) == ["training-loss.png", "training-reward.png"]
-    assert "first ends at 3; second ends at 3." in markdown  # what is rewarded has no likelihood to show
+    assert (
+        "first ends at 3; second ends at 3." in words(markdown) + markdown
+    )  # what is rewarded has no likelihood to show
     assert plain["training"][1]["final_validation_loss"] == 3.125

@@ -15,6 +15,7 @@ from nano_llada.config.record import to_plain
 from nano_llada.config.run import default_run
 from nano_llada.evaluation.metric import Share
 from nano_llada.evaluation.record import Record, write_records
+from nano_llada.evaluation.suites import suite_named
 from tiny import run_cli, write_rows
 
 LINES = (
@@ -26,7 +27,7 @@ LINES = (
 @pytest.fixture(autouse=True)
 def one_suite(monkeypatch):
     """A suite of one metric, whatever the real ones are."""
-    suite = SimpleNamespace(metrics=(Share("exact_match", "right"),))
+    suite = SimpleNamespace(title="Suite", explanation="", metrics=(Share("exact_match", "right"),), meanings={})
     monkeypatch.setattr("nano_llada.evaluation.suites.suite_named", lambda name: suite)
     monkeypatch.setattr("nano_llada.evaluation.statistics.RESAMPLES", 50)
 
@@ -62,6 +63,29 @@ def test_evaluations_and_runs_in_a_mixture(tmp_path, capsys):
     assert plain["training"][0]["final_validation_loss"] == 2.5
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "<h1>What &lt;we&gt; found</h1>" in page
+
+
+COMMITTED = Path(__file__).parents[1] / "docs" / "experiments" / "evaluation" / "real"
+
+
+@pytest.mark.skipif(not COMMITTED.is_dir(), reason="the recorded evaluations are not part of this checkout")
+def test_records_of_the_first_version_give_the_figures_published_then(tmp_path, monkeypatch):
+    """Records that 0.1.0 wrote, and its report.json: every value, interval and p-value is the same."""
+    monkeypatch.undo()
+    suites = {"likelihood", "choices"}
+    lines = (COMMITTED / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    write_rows(tmp_path / "old" / "records.jsonl", [row for row in map(json.loads, lines) if row["suite"] in suites])
+    plain = made(tmp_path, tmp_path / "old")
+    published = json.loads((COMMITTED / "report.json").read_text(encoding="utf-8"))
+    for name, least in (("figures", 100), ("differences", 50)):
+        expected = [row for row in published[name] if row["suite"] in suites]
+        assert len(plain[name]) == len(expected) > least
+        for found, row in zip(plain[name], expected, strict=True):
+            numbers = [key for key in ("value", "low", "high", "p") if row.get(key) is not None]
+            assert [found[key] for key in numbers] == pytest.approx([row[key] for key in numbers], abs=1e-12)
+            assert {k: v for k, v in found.items() if k not in numbers} == {k: row[k] for k in row if k not in numbers}
+    markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert all(f"\n## {suite_named(suite).title}\n" in markdown for suite in suites)
 
 
 def test_a_folder_may_be_both(tmp_path):
@@ -130,7 +154,7 @@ def test_mistakes_are_explained(tmp_path, capsys):
     assert "given twice" in fails(capsys, run, run)
     assert "given twice" in fails(capsys, other, other / "records.jsonl")
     write_rows(run / "metrics.jsonl", [{"step": 1, "loss": 1.0}, {"loss": 2.0}, {"step": 3}])
-    assert f"{run / 'metrics.jsonl'}:2: no line of a run's metrics" in fails(capsys, run)
+    assert f"{run / 'metrics.jsonl'}:2: not a line of metrics" in fails(capsys, run)
     (run / "metrics.jsonl").write_text("", encoding="utf-8")
     assert "has no line yet" in fails(capsys, run)
     training(run)

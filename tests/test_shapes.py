@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nano_llada.rl.answer import judge_of
-from nano_llada.rl.pattern import Matcher
 
 from nano_llada.data.bad_rows import BadRows, Row, Unread, Where
 from nano_llada.data.documents import Encoding, Notes, _encode, _prepare, documents
@@ -20,8 +18,10 @@ from nano_llada.data.messages import ROLES as ROLE_OF
 from nano_llada.data.read import resolve
 from nano_llada.data.rows import ANSWERS, LABELS, QUESTIONS, to_messages, to_preference, to_question
 from nano_llada.data.tokenizer import Tokenizer, train_characters
-from nano_llada.evaluation.judge import read_questions
-from nano_llada.session.reward import load_reward
+from nano_llada.evaluation.questions import read_questions
+from nano_llada.verify.answer import judge_of
+from nano_llada.verify.pattern import Matcher
+from nano_llada.verify.reward import load_reward
 from tiny import Place, family, read_lines, run_cli, tiny_arguments, write_rows
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "data.md"

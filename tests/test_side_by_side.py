@@ -8,20 +8,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.cells import cell_len
 
 from nano_llada.checkpoint.files import Checkpoint
+from nano_llada.cli.tables import HEADLINES, print_comparison
 from nano_llada.config.card import ModelCard
 from nano_llada.config.decoding import Autoregressive, Diffusion
 from nano_llada.core.errors import UserError
 from nano_llada.data.tokenizer import Tokenizer, train_characters
 from nano_llada.decode.types import Write
-from nano_llada.evaluation.page import write_evaluation
-from nano_llada.evaluation.page_tables import figure_rows, task_rows, written_table
 from nano_llada.evaluation.record import read_records
+from nano_llada.evaluation.results import measure
 from nano_llada.evaluation.side_by_side import chosen, free_questions, side_by_side
 from nano_llada.evaluation.suite import Subject
 from nano_llada.evaluation.suites import metrics_of
 from nano_llada.evaluation.suites.generation import world_questions
+from nano_llada.report.tables import figure_rows, headline_rows, task_rows
+from nano_llada.report.view import answers_of, references, verdict
+from nano_llada.report.write import write_report
 
 QUESTIONS = world_questions(("copy", "counting"), 5)
 FREE = free_questions(["Hello & goodbye", "<b>再见"])
@@ -95,18 +99,27 @@ def test_all_are_asked_the_same_and_every_record_is_kept(records, tmp_path):
 
 
 def test_figures_are_exact_and_count_only_what_has_a_right_answer(records):
-    rows = figure_rows(records, "generation", metrics_of("generation"))
+    results = measure(records, metrics_of)
+    rows = figure_rows(results, "generation")
     assert rows[0] == ["generation", "model", "zh", "en", "mean", "95 %", "n"]
-    assert rows[1] == ["exact_match ↑", "left | one · default", "100.0%", "100.0%", "100.0%", "[72.2%, 100.0%]", "10"]
-    assert rows[2][:5] == ["exact_match ↑", "right · default", "100.0%", "0.0%", "50.0%"]
+    assert rows[1] == [
+        "exact_match (%) ↑",
+        "left | one · default",
+        "100.0%",
+        "100.0%",
+        "100.0%",
+        "[72.2%, 100.0%]",
+        "10",
+    ]
+    assert rows[2][:5] == ["exact_match (%) ↑", "right · default", "100.0%", "0.0%", "50.0%"]
     written = [r for r in records if r.suite == "generation" and (r.model, r.language) == ("right", "en")]
     passes, tokens = (sum(r.values[name] for r in written) for name in ("forwards", "tokens"))
     assert tokens == 10 * len(WRONG) + len("right wrote\nthis")
     assert passes == 10 * (len(WRONG) + 1) // 2 + 9  # two a pass, the end besides
-    (tpf,) = [row for row in rows if row[:2] == ["tpf ↑", "right · default"]]
+    (tpf,) = [row for row in rows if row[:2] == ["tpf (tokens/pass) ↑", "right · default"]]
     assert tpf[3] == f"{tokens / passes:.4g}"
-    skills = task_rows(records, "generation", metrics_of("generation")[0])
-    assert skills[0] == ["exact_match", "language", "left | one · default", "right · default"]
+    skills = task_rows(results, "generation", metrics_of("generation")[0])
+    assert skills[0] == ["exact_match (%)", "language", "left | one · default", "right · default"]
     assert sorted(skills[1:]) == [
         [task, language, "100.0%", "100.0%" if language == "zh" else "0.0%"]
         for task in ("copy", "counting")
@@ -140,36 +153,60 @@ def passes(text: str) -> str:
 
 
 def test_a_report_is_escaped_and_whole(records, tmp_path):
-    page = write_evaluation(records, tmp_path / "report", "A < B")
+    page = write_report(records, tmp_path / "report", "A < B")
     text, markdown = (page.with_suffix(end).read_text(encoding="utf-8") for end in (".html", ".md"))
     assert "<title>A &lt; B</title>" in text
     assert "<b>no" not in text
     assert "Hello &amp; goodbye" in text
     assert "left \\| one" in markdown
-    assert markdown.startswith("# A < B\n")
-    assert f"right · default, prompts, en: `right wrote ⏎ this` in passes {passes('right wrote/this')}\n" in markdown
-    assert f"`{WRONG}` in passes {passes(WRONG)}\n" in markdown
+    assert markdown.startswith("# A &lt; B\n")
+    assert f"right · default, prompts, en: right wrote ⏎ this (passes {passes('right wrote/this')})\n" in markdown
+    assert f"(wrong), copy, en: &lt;b>no&lt;/b> (passes {passes(WRONG)})\n" in markdown
     assert (page.parent / "skills.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_one_question_a_task_and_every_prompt_is_shown(records):
-    head, *rows = written_table(records).rows
-    assert head == ["task", "prompt", "right answer", "left | one · default", "right · default"]
-    assert [row[0] for row in rows] == ["copy"] * 2 + ["counting"] * 2 + ["prompts"] * 2
-    assert [row[4] for row in rows[:4:2]] == [f"✗ {WRONG}"] * 2
-    assert [row[3] for row in rows[1:4:2]] == [f"✓ {row[2]}" for row in rows[1:4:2]]
-    assert rows[-2:] == [["prompts", q.prompt, "", "left | one wrote\nthis", "right wrote\nthis"] for q in FREE]
+    found = answers_of(records)
+    assert [[record.model for record in answers] for answers in found] == [["left | one", "right"]] * 6
+    assert [answers[0].task for answers in found] == ["copy"] * 2 + ["counting"] * 2 + ["prompts"] * 2
+    english = [answers for answers in found[:4] if answers[0].language == "en"]
+    assert [(verdict(r), r.detail["answer"]) for _, r in english] == [("wrong", WRONG)] * 2
+    assert [(verdict(r), [r.detail["answer"]]) for r, _ in english] == [("right", references(r)) for r, _ in english]
+    free = [
+        [a[0].detail["prompt"], verdict(a[0]), references(a[0]), *(r.detail["answer"] for r in a)] for a in found[4:]
+    ]
+    assert free == [[q.prompt, "", [], "left | one wrote\nthis", "right wrote\nthis"] for q in FREE]
+
+
+def test_the_terminal_shows_answers_first_then_few_figures_and_cuts_no_chinese(subjects, tmp_path, capsys, monkeypatch):
+    long = "再见" * 60 + " :x: [red] \x1b[31m"
+    monkeypatch.setenv("COLUMNS", "60")
+    records = side_by_side(subjects, FREE, tmp_path)
+    records = [replace(r, detail=r.detail | {"answer": long}) if r.suite == "generation" else r for r in records]
+    print_comparison(records, measure(records, metrics_of))
+    shown = capsys.readouterr().out
+    assert max(cell_len(line) for line in shown.splitlines()) <= 60
+    assert shown.count("再") == shown.count("见") >= 4 * 60
+    assert ":x:" in shown
+    assert "[red]" in shown
+    assert "\x1b" not in shown
+    assert shown.rindex("再") < shown.index("tokens")  # figures come behind all answers
+    rows = headline_rows(measure(records, metrics_of), HEADLINES)
+    heads = ["model", "tpf (tokens/pass)", "tokens_per_second (tokens/s)", "latency_p50 (ms)"]
+    assert rows[0] == heads  # without a reference there is no exact match
+    assert [row[0] for row in rows[1:]] == ["left | one · default", "right · default"]
 
 
 def test_prompts_alone_are_right_or_wrong_nowhere(subjects, tmp_path):
     some = free_questions(["Hello & goodbye", "<b>再见", "Hello & goodbye"])
     records = side_by_side(subjects, some, tmp_path)
-    text = write_evaluation(records, tmp_path, "Title").read_text(encoding="utf-8")
+    text = write_report(records, tmp_path, "Title").read_text(encoding="utf-8")
     assert "Speed" in text
     assert not {"✓ right", "✗ wrong", "by task"} & {word for word in ("✓ right", "✗ wrong", "by task") if word in text}
     assert sorted(path.name for path in tmp_path.glob("*.png")) == []
-    assert len(task_rows(records, "generation", metrics_of("generation")[0])) == 1
-    assert [row[1] for row in written_table(records).rows[1:]] == ["Hello & goodbye"] * 2 + ["<b>再见"]
+    assert len(task_rows(measure(records, metrics_of), "generation", metrics_of("generation")[0])) == 1
+    prompts = [answers[0].detail["prompt"] for answers in answers_of(records)]
+    assert prompts == ["Hello & goodbye"] * 2 + ["<b>再见"]
 
 
 def test_a_comparison_takes_the_place_of_another_but_of_no_evaluation(subjects, records, tmp_path):

@@ -276,7 +276,7 @@ def test_a_task_is_what_the_row_says_or_its_file(tmp_path, peaky, vocab):
     records = Choices(tuple(found)).run(subject(peaky, vocab, "ar"))
     assert [(record.task, record.item) for record in records] == [(q.task, q.item) for q in found]
     other = str(write_rows(tmp_path / "more.jsonl", [GOOD | {"id": 1}, GOOD | {"source": "arc", "id": 8}]))
-    with pytest.raises(UserError, match=r"quiz\.jsonl:2: id 8 stands twice in language en of task 'arc'"):
+    with pytest.raises(UserError, match=r"quiz\.jsonl:2: id 8 occurs twice in language en of task 'arc'"):
         read_choices([other, path])  # two files with one task: no example may be there twice
 
 
@@ -288,16 +288,16 @@ def test_a_task_is_what_the_row_says_or_its_file(tmp_path, peaky, vocab):
         ({"choices": ["a"]}, "choices has 1 entries, expected at least 2"),
         ({"choices": ["a", " "]}, r"choices\[1\] is empty"),
         ({"choices": ["a", 3]}, r"choices\[1\] is a number, expected text"),
-        ({"answer": 2}, "answer 2 is none of the 2 choices"),
-        ({"answer": -1}, "answer -1 is none of the 2 choices"),
-        ({"answer": "C"}, "answer 'C' is none of the 2 choices"),
+        ({"answer": 2}, "answer 2 is not one of the 2 choices"),
+        ({"answer": -1}, "answer -1 is not one of the 2 choices"),
+        ({"answer": "C"}, "answer 'C' is not one of the 2 choices"),
         ({"answer": "hat"}, "answer is 'hat', expected the number"),
         ({"answer": True}, "answer is True, expected the number"),
         ({"answer": None}, "answer is None, expected the number"),
         ({"question": ""}, "question is empty"),
         ({"question": 5}, "question is a number, expected text"),
         ({"language": "fr"}, "language 'fr' is none of zh, en"),
-        ({"id": 7}, "id 7 stands twice in language en"),
+        ({"id": 7}, "id 7 occurs twice in language en"),
         ({"id": [1]}, "id is a list, expected text or a number"),
         ({"task": 3}, "task is a number, expected text"),
         ({"source": None}, "task is null, expected text"),

@@ -17,7 +17,7 @@ from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import Tokenizer, train_characters
 from nano_llada.decode.types import Write
 from nano_llada.evaluation.figures import figures
-from nano_llada.evaluation.judge import Question
+from nano_llada.evaluation.questions import Question
 from nano_llada.evaluation.suite import Subject
 from nano_llada.evaluation.suites.generation import Generation, encode_question, world_questions
 from nano_llada.world import examples

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nano_llada.cli.options import WRITING, parse, short_names
-from nano_llada.cli.training_runs import training_run
 from nano_llada.config.checks import Threads
 from nano_llada.config.decoding import DecodingOptions, decoding_for
 from nano_llada.core.errors import UserError
@@ -25,15 +24,15 @@ class Options:
     checkpoints: tuple[Path, ...]
     """Run folders or checkpoint folders, AR and diffusion in any order."""
     prompts: tuple[str, ...] = ()
-    """Prompts that models answer or, where they are not fine-tuned, continue."""
+    """Prompts that the models answer, or continue if they are not fine-tuned."""
     skills: tuple[str, ...] = ()
     """Small-world skills with test questions and right answers; `all` for every one."""
     items: int = 40
-    """Questions a skill and language."""
+    """Questions per skill and language."""
     thresholds: tuple[float, ...] = (0.9,)
-    """Measure diffusion models with these confidence thresholds besides."""
+    """Confidence thresholds that diffusion models are measured with in addition."""
     timed: int = 12
-    """Texts written one at a time to measure speed."""
+    """Texts decoded one at a time to measure speed."""
     out: Path = Path("runs/compare")
     """Folder for records.jsonl, report.md, report.json, report.html and plots."""
     device: str = "auto"
@@ -60,9 +59,12 @@ def main(arguments: Sequence[str]) -> int:
     from nano_llada.checkpoint.files import load_checkpoint
     from nano_llada.cli.tables import print_comparison
     from nano_llada.core.device import choose_machine, use_threads
-    from nano_llada.evaluation.page import write_evaluation
+    from nano_llada.evaluation.results import measure
     from nano_llada.evaluation.side_by_side import free_questions, side_by_side
+    from nano_llada.evaluation.suites import metrics_of
     from nano_llada.evaluation.suites.generation import world_questions
+    from nano_llada.report.training_run import read_run
+    from nano_llada.report.write import write_report
     from nano_llada.world import SKILLS
 
     use_threads(options.threads)
@@ -70,13 +72,14 @@ def main(arguments: Sequence[str]) -> int:
     loaded = [load_checkpoint(path, device) for path in options.checkpoints]
     names = _names(options.checkpoints, loaded)
     subjects = [one for name, model in zip(names, loaded, strict=True) for one in _subjects(options, name, model)]
-    runs = [training_run(path, name) for path, name in zip(options.checkpoints, names, strict=True)]
+    runs = [read_run(path, name) for path, name in zip(options.checkpoints, names, strict=True)]
     skills = SKILLS if options.skills == ("all",) else options.skills
     questions = [*(world_questions(skills, options.items) if skills else ()), *free_questions(options.prompts)]
     records = side_by_side(subjects, questions, options.out, options.timed)
     training = [run for run in runs if run is not None]
-    page = write_evaluation(records, options.out, "nano-llada: models compared", training=training)
-    print_comparison(records)
+    results = measure(records, metrics_of)
+    page = write_report(records, options.out, "nano-llada: comparison", training=training, results=results)
+    print_comparison(records, results)
     print(f"the report is {page}")
     return 0
 
@@ -92,14 +95,15 @@ def _check(options: Options) -> None:
 
 
 def _names(paths: Sequence[Path], loaded: Sequence[Checkpoint]) -> list[str]:
-    """Run and track of each model, and where runs of one name lie. Raises UserError for a folder given twice."""
-    runs = [str(checkpoint.card.run or checkpoint.folder.name) for checkpoint in loaded]
-    told = [run if runs.count(run) == 1 else f"{run} {end}" for run, end in zip(runs, short_names(paths), strict=True)]
-    return [f"{name} ({checkpoint.card.track})" for name, checkpoint in zip(told, loaded, strict=True)]
+    """Run and track of each model, with the folder where a name is not unique. Raises UserError if given twice."""
+    runs = [checkpoint.card.run or checkpoint.folder.name for checkpoint in loaded]
+    ends = short_names(paths)
+    names = [run if runs.count(run) == 1 else f"{run} {end}" for run, end in zip(runs, ends, strict=True)]
+    return [f"{name} ({checkpoint.card.track})" for name, checkpoint in zip(names, loaded, strict=True)]
 
 
 def _subjects(options: Options, name: str, checkpoint: Checkpoint) -> list[Subject]:
-    """A model with every way in which it is made to write."""
+    """A model with each of its decodings."""
     from nano_llada.config.decoding import Autoregressive
     from nano_llada.evaluation.suite import Subject
 

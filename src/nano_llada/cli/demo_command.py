@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 
 from nano_llada.cli.options import parse
-from nano_llada.cli.training_runs import training_run
 
 SHOWN = {
     "demo": "folder skills documents chats answer_length items seed device threads cache",
@@ -26,17 +25,21 @@ def main(arguments: Sequence[str]) -> int:
     config = parse(DemoConfig, arguments, command="demo", about=about, shown=SHOWN, hidden=("vocab_size",))
     from nano_llada.cli.tables import print_comparison
     from nano_llada.demo.run import run_demo
-    from nano_llada.evaluation.page import write_evaluation
+    from nano_llada.evaluation.results import measure
+    from nano_llada.evaluation.suites import metrics_of
+    from nano_llada.report.training_run import read_run
+    from nano_llada.report.write import write_report
 
     begin = time.monotonic()
     report = config.folder / "report"
     records = run_demo(config, report)
     if records is None:
         return 130
-    runs = [training_run(config.folder / name, name) for name in ("ar", "ar-sft", "diffusion", "diffusion-sft")]
+    runs = [read_run(config.folder / name, name) for name in ("ar", "ar-sft", "diffusion", "diffusion-sft")]
     training = [run for run in runs if run is not None]
-    page = write_evaluation(records, report, "nano-llada demo: AR against diffusion", training=training)
-    print_comparison(records)
+    results = measure(records, metrics_of)
+    page = write_report(records, report, "nano-llada demo: AR against diffusion", training=training, results=results)
+    print_comparison(records, results)
     print(f"done in {(time.monotonic() - begin) / 60:.1f} minutes; the report is {page}")
     print(f"now try: nano-llada chat {config.folder / 'diffusion-sft'} --max-new-tokens {config.answer_length}")
     return 0

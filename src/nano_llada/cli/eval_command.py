@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nano_llada.cli.fields import flatten
 from nano_llada.cli.options import parse, short_names
 from nano_llada.config.checks import Threads
 from nano_llada.config.decoding import DecodingOptions, decoding_for
@@ -28,6 +30,11 @@ SHOWN = {
     "writing": "max_new_tokens temperature seed",
     "diffusion models": "steps threshold block_length block_size",
 }
+ABOUT = (
+    "Measure models by suites: likelihood, multiple choice, answers, text quality, infilling, speed, calibration. The "
+    "options that a suite adds (--choices, --judge, --prompt-tokens, --spans, --batch-sizes, or those of your own) are "
+    "listed by `nano-llada eval --suites NAME --help`."
+)
 
 
 @dataclass(frozen=True)
@@ -38,11 +45,11 @@ class Options:
     """Run or checkpoint folders, or NAME=FOLDER; a name given several times is one model trained with several seeds."""
     suites: SuiteOptions = field(default_factory=SuiteOptions)
     decoders: tuple[str, ...] = (PLAIN,)
-    """Ways to write, each measured: `default`, or settings such as threshold=0.9 or temperature=0.7,top_p=0.9; those
-    that an autoregressive model does not have are for the others alone."""
+    """Decodings, each measured: `default`, or settings such as threshold=0.9 or temperature=0.7,top_p=0.9; an
+    autoregressive model leaves out those that it does not have."""
     out: Path | None = None
     """Folder for records.jsonl, report.md, report.json, report.html and plots; default: runs/eval/NAME. The same
-    command goes on with what it began."""
+    command resumes an interrupted evaluation."""
     device: str = "auto"
     """Device to compute on: cpu, cuda, cuda:1, mps, or auto."""
     threads: Threads | None = None
@@ -52,20 +59,20 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; gives the exit status."""
-    options = parse(
-        Options,
-        arguments,
-        command="eval",
-        about="Measure models by suites: likelihood, multiple choice, answers, text quality, infilling, speed.",
-        leading="checkpoints",
-        shown=SHOWN,
-    )
-    _check(options)
+    cls = _options_class(arguments)
+    added = [option.name for option in flatten(cls) if option.name not in {known.name for known in flatten(Options)}]
+    shown = {**SHOWN, "options of these suites": " ".join(added)} if _words_of(arguments, "--suites") else SHOWN
+    options = parse(cls, arguments, command="eval", about=ABOUT, leading="checkpoints", shown=shown)
+    if not options.checkpoints:
+        raise UserError("no model: give at least one with --checkpoints")
+    # torch and matplotlib behind these would slow --help down
     from nano_llada.cli.tables import print_table
     from nano_llada.core.device import choose_machine, use_threads
-    from nano_llada.evaluation.build import make_suites
     from nano_llada.evaluation.measure import evaluate, make_plan, plan_name
-    from nano_llada.evaluation.page import figure_rows, write_evaluation
+    from nano_llada.evaluation.results import measure
+    from nano_llada.evaluation.suites import make_suites
+    from nano_llada.report.tables import figure_rows
+    from nano_llada.report.write import write_report
 
     use_threads(options.threads)
     device = choose_machine(options.device).device
@@ -75,26 +82,42 @@ def main(arguments: Sequence[str]) -> int:
     plan = make_plan(found, suites, device=str(device))
     folder = options.out or Path("runs/eval") / f"{'+'.join(dict.fromkeys(s.name for s in found))}-{plan_name(plan)}"
     records = evaluate(found, suites, folder, plan)
-    page = write_evaluation(records, folder, "nano-llada: models measured")
+    classes = {suite.name: type(suite) for suite in suites}
+    results = measure(records, lambda name: classes[name].metrics)
+    page = write_report(records, folder, "nano-llada: evaluation", classes.__getitem__, results=results)
     for suite in suites:
-        print_table(figure_rows(records, suite.name, suite.metrics))
+        print_table(figure_rows(results, suite.name))
     print(f"the report is {page}")
     return 0
 
 
-def _check(options: Options) -> None:
-    if not options.checkpoints:
-        raise UserError("no model: give at least one with --checkpoints")
-    for name in ("draws", "batch_size", "items", "prompt_tokens"):
-        if getattr(options.suites, name) < 1:
-            raise UserError(f"{name} must be at least 1, got {getattr(options.suites, name)}")
+def _options_class(arguments: Sequence[str]) -> type[Options]:
+    """The options of the command with those that the suites add.
+
+    Help lists them for the suites that it is asked with alone: `eval --suites quality --help`.
+    """
+    named = _words_of(arguments, "--suites")
+    if not named and {"-h", "--help"} & set(arguments):
+        return Options
+    from nano_llada.evaluation.suites import options_class  # the suites themselves: with torch
+
+    suites = options_class(named)
+    option = ("suites", suites, field(default_factory=suites))
+    return make_dataclass("Options", [option], bases=(Options,), frozen=True)
+
+
+def _words_of(arguments: Sequence[str], option: str) -> list[str]:
+    """The values of an option that takes several, given as `OPTION A B` or `OPTION=A`."""
+    begin = arguments.index(option) + 1 if option in arguments else len(arguments)
+    joined = [word.partition("=")[2] for word in arguments if word.startswith(f"{option}=")]
+    return [*joined, *itertools.takewhile(lambda word: not word.startswith("-"), arguments[begin:])]
 
 
 def subjects(options: Options, device: torch.device | str) -> list[Subject]:
-    """Every model with every way of writing that it knows.
+    """Every model with every decoding that it supports.
 
     Raises:
-        UserError: for a folder without a model, settings that cannot be, or one name for unlike models.
+        UserError: for a folder without a model, invalid settings, or one name for different kinds of models.
     """
     from nano_llada.checkpoint.files import load_checkpoint
     from nano_llada.evaluation.suite import Subject
@@ -113,10 +136,10 @@ def subjects(options: Options, device: torch.device | str) -> list[Subject]:
 
 
 def named(given: Sequence[str]) -> list[tuple[str, Path]]:
-    """NAME=FOLDER as it is; folders alone by the shortest ends of their paths that tell them apart.
+    """NAME=FOLDER as it is; folders alone by the shortest ends of their paths that distinguish them.
 
     Raises:
-        UserError: for a folder that is given twice.
+        UserError: for a folder given twice.
     """
     pairs = [(word.partition("=")[0], Path(word.partition("=")[2])) for word in given]
     pairs = [
@@ -141,23 +164,23 @@ def _check_seeds(name: str, seeds: Sequence[Checkpoint]) -> None:
 
 
 def decoders_for(checkpoint: Checkpoint, options: Options) -> dict[str, DecodingOptions]:
-    """Settings by name; a model leaves out common ones that it does not have, and decoders that need others.
+    """Settings by decoder name, without common settings that the model does not have and decoders that need others.
 
     Raises:
-        UserError: for words that are no settings.
+        UserError: for words that are not settings.
     """
     given = {name: value for name, value in vars(options.decoding).items() if value is not None}
     found, left = {}, []
-    for told in options.decoders:
-        settings = _settings(told)
+    for name in options.decoders:
+        settings = _settings(name)
         own = _known(checkpoint, {**given, **settings})
         if set(settings) <= own:
-            common = {name: value for name, value in given.items() if name in own}
-            found[told] = _decoding(common | settings)
+            common = {option: value for option, value in given.items() if option in own}
+            found[name] = _decoding(common | settings)
         else:
-            left.append(told)
+            left.append(name)
     if left:
-        print(f"{checkpoint.folder} cannot be made to write with {', '.join(left)}: measured without", flush=True)
+        print(f"{checkpoint.folder} does not support {', '.join(left)}: measured without", flush=True)
     own = _known(checkpoint, given)
     plain = {name: value for name, value in given.items() if name in own}
     return found or {PLAIN: _decoding(plain)}
@@ -171,7 +194,7 @@ def _decoding(settings: Mapping[str, Any]) -> DecodingOptions:
 
 
 def _known(checkpoint: Checkpoint, given: Mapping[str, Any]) -> set[str]:
-    """Settings that a model can be made to write with."""
+    """Decoding settings that a model supports."""
     from nano_llada.config.decoding import Autoregressive, Block, Diffusion
 
     if checkpoint.card.autoregressive:
@@ -180,15 +203,15 @@ def _known(checkpoint: Checkpoint, given: Mapping[str, Any]) -> set[str]:
     return {option.name for option in fields(Block if blocks else Diffusion)} | ({"preset"} if blocks else set())
 
 
-def _settings(told: str) -> dict[str, Any]:
+def _settings(decoder: str) -> dict[str, Any]:
     known = {option.name for option in fields(DecodingOptions)}
     settings: dict[str, Any] = {}
-    for word in told.split(",") if told != PLAIN else ():
+    for word in decoder.split(",") if decoder != PLAIN else ():
         name, equals, value = word.partition("=")
         if not equals or name not in known:
             near = did_you_mean(name, known)
             raise UserError(
-                f"decoder {told!r}: {word!r} is not SETTING=VALUE{near}; settings: {', '.join(sorted(known))}"
+                f"decoder {decoder!r}: {word!r} is not SETTING=VALUE{near}; settings: {', '.join(sorted(known))}"
             )
         settings[name] = _value(value)
     return settings

@@ -1,4 +1,4 @@
-"""`nano-llada report`: evaluations and training runs beside each other, from the files they left behind."""
+"""`nano-llada report`: evaluations and training runs side by side, from the files that they wrote."""
 
 from __future__ import annotations
 
@@ -6,16 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nano_llada.cli.options import parse, short_names
-from nano_llada.cli.training_runs import METRICS, training_run
 from nano_llada.core.errors import UserError
-
-if TYPE_CHECKING:
-    from nano_llada.evaluation.record import Record
-
-RECORDS = "records.jsonl"
+from nano_llada.evaluation.record import RECORDS, Record, read_records
+from nano_llada.training.log import METRICS
 
 
 @dataclass(frozen=True)
@@ -28,6 +23,8 @@ class Options:
     """Folder for report.html, report.md, report.json and plots."""
     title: str = "nano-llada: evaluation"
     """Heading of the report."""
+    suites: tuple[str, ...] = ()
+    """Your own suites that records were measured by, as FILE.py:NAME."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -40,18 +37,22 @@ def main(arguments: Sequence[str]) -> int:
         leading="sources",
     )
     names = _names(options.sources)
-    records = {name: found for name, path in names.items() if (found := _records(path)) is not None}
-    training = [run for name, path in names.items() if (run := training_run(path, name)) is not None]
-    _check_protocols(records)
-    from nano_llada.evaluation.page import write_evaluation
+    # torch and matplotlib behind these would slow --help down
+    from nano_llada.evaluation.suites import suites_of
+    from nano_llada.report.training_run import read_run
+    from nano_llada.report.write import write_report
 
-    page = write_evaluation(_told_apart(records), options.out, options.title, training=training)
+    records = {name: found for name, path in names.items() if (found := _records(path)) is not None}
+    training = [run for name, path in names.items() if (run := read_run(path, name)) is not None]
+    _check_protocols(records)
+    suite_of = suites_of(options.suites)
+    page = write_report(_distinct(records), options.out, options.title, suite_of, training)
     print(f"the report is {page}")
     return 0
 
 
 def _names(sources: Sequence[Path]) -> dict[str, Path]:
-    """The shortest ends of the paths that tell them apart.
+    """The shortest ends of the paths that distinguish them.
 
     Raises:
         UserError: for none, one given twice, or one that is neither an evaluation nor a run.
@@ -69,13 +70,11 @@ def _names(sources: Sequence[Path]) -> dict[str, Path]:
 
 
 def _records(path: Path) -> list[Record] | None:
-    from nano_llada.evaluation.record import read_records
-
     return list(read_records(path)) if path.is_file() or (path / RECORDS).is_file() else None
 
 
 def _check_protocols(sources: dict[str, list[Record]]) -> None:
-    """Raises UserError where a suite was measured with other settings, examples or machines: that compares nothing."""
+    """Raises UserError where a suite was measured with other settings, examples or machines: not comparable."""
     first: dict[str, tuple[str, str]] = {}
     for name, records in sources.items():
         for suite, protocol in dict.fromkeys((record.suite, record.protocol) for record in records):
@@ -87,8 +86,8 @@ def _check_protocols(sources: dict[str, list[Record]]) -> None:
                 )
 
 
-def _told_apart(sources: dict[str, list[Record]]) -> list[Record]:
-    """All records; models of one name that come from several sources bear their source's name besides."""
+def _distinct(sources: dict[str, list[Record]]) -> list[Record]:
+    """All records; models with the same name in several sources get the source's name added."""
     counts = Counter(model for records in sources.values() for model in {record.model for record in records})
     return [
         replace(record, model=f"{record.model} ({name})") if counts[record.model] > 1 else record

@@ -1,4 +1,4 @@
-"""From records to figures: a value and its interval for each model, task and language; and two models compared."""
+"""From records to figures: a value with its interval for each model, task and language; and two models compared."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from nano_llada.evaluation.metric import Array, Metric
 from nano_llada.evaluation.record import Record
 from nano_llada.evaluation.statistics import bootstrap, sign_test, swap_test, wilson
-from nano_llada.evaluation.suite import ALL
 
+ALL = "all"  # the task that is all tasks of a suite together
 BOTH = "mean"  # the language that is the mean of both
-CONDITIONS = frozenset({"speed", "infilling"})  # suites whose tasks are conditions: together they would say nothing
 Way = tuple[str, str]  # model, decoder
 Group = tuple[str, str, str, str]  # model, decoder, suite, task
 Metrics = Callable[[str], Sequence[Metric]]  # of a suite, by its name
@@ -59,6 +58,8 @@ def figures(records: Iterable[Record], metrics: Metrics) -> list[Figure]:
     found = []
     for group, some in _group(records).items():
         for metric in metrics(group[2]):
+            if group[3] == ALL and not metric.pooled:
+                continue
             usable = _usable(some, metric)
             found += [_figure(group, language, metric, usable) for language in _languages(usable)]
     return found
@@ -73,6 +74,8 @@ def differences(records: Sequence[Record], metrics: Metrics, first: Way, second:
         if (model, decoder) not in (first, (first[0], "")) or other not in groups:
             continue
         for metric in metrics(suite):
+            if task == ALL and not metric.pooled:
+                continue
             ours, theirs = (_usable(groups[key], metric) for key in ((model, decoder, suite, task), other))
             common = {_name(record) for record in ours} & {_name(record) for record in theirs}
             ours, theirs = ([record for record in some if _name(record) in common] for some in (ours, theirs))
@@ -103,7 +106,7 @@ def _group(records: Iterable[Record]) -> dict[Group, list[Record]]:
         tasks.setdefault(record.task, []).append(record)
     groups: dict[Group, list[Record]] = {}
     for kind, tasks in kinds.items():
-        if len(tasks) > 1 and kind[2] not in CONDITIONS:
+        if len(tasks) > 1:
             groups[(*kind, ALL)] = [record for some in tasks.values() for record in some]
         groups |= {(*kind, task): some for task, some in tasks.items()}
     return groups

@@ -26,7 +26,7 @@ def number_of(request: Any) -> int:
 
 
 def parse_chat(text: str) -> list[Message]:
-    """The turns of a conversation that `apply_chat_template` wrote, of which the last is open; none of other texts."""
+    """The turns of a conversation that `apply_chat_template` wrote, the last one open; empty for other texts."""
     if not text.startswith(TURN_START):
         return []
     turns = []
@@ -43,7 +43,7 @@ def write_chat(turns: Sequence[Mapping[str, str]], *, answer: bool) -> str:
     """A conversation as text, with the assistant's turn opened for an answer, or else the last turn left open.
 
     Raises:
-        UserError: if it could not be told from the text again, since something said holds the marks between turns.
+        UserError: if the text cannot be parsed back, because a message contains the marks between turns.
     """
     said = [(turn["role"], turn["content"]) for turn in turns]
     said += [("assistant", "")] if answer else []

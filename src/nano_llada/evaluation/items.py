@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,7 +13,7 @@ from nano_llada.core.errors import UserError
 from nano_llada.core.text import printable
 from nano_llada.data.read import BadRow, read_rows, resolve
 from nano_llada.data.rows import Unread, kind_of, to_messages, to_text
-from nano_llada.evaluation.suite import language_of
+from nano_llada.evaluation.options import SuiteOptions, given
 
 T = TypeVar("T")
 
@@ -56,6 +57,11 @@ def read_passages(sources: Sequence[str], text_field: str = "text", limit: int |
     return found
 
 
+def passages(shared: SuiteOptions, suite: str) -> tuple[Passage, ...]:
+    """The texts of --text for a suite that needs some. Raises UserError if there are none or a row is broken."""
+    return tuple(read_passages(given(shared.text, suite, "--text"), shared.text_field, shared.limit))
+
+
 def read_items(
     sources: Sequence[str], make: Callable[[Mapping[str, Any], str, str], T], limit: int | None = None
 ) -> list[T]:
@@ -96,3 +102,10 @@ def row_language(row: Mapping[str, Any], text: str) -> str:
     if told not in ("zh", "en"):
         raise ValueError(f"language {told!r} is none of zh, en")
     return str(told)
+
+
+def language_of(text: str) -> str:
+    """zh where at least a third of the letters are Chinese characters, else en."""
+    letters = [letter for letter in text if unicodedata.category(letter).startswith("L")]
+    chinese = sum("\u3400" <= letter <= "\u9fff" for letter in letters)
+    return "zh" if letters and 3 * chinese >= len(letters) else "en"

@@ -34,7 +34,7 @@ class TextLikelihood:
 
 @dataclass(frozen=True)
 class PassageLikelihood:
-    """Of one text. Bucket b holds the tokens that stand `BUCKET` x b or more tokens behind their window's start."""
+    """Of one text. Bucket b holds the tokens from `BUCKET` x b on, counted from the start of their window."""
 
     nats: float
     variance: float  # of `nats`, from the Monte-Carlo draws; 0 where exact, nan of a single draw

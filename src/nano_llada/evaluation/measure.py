@@ -1,8 +1,9 @@
-"""All suites over all subjects, a part at a time: finished parts stay on the disk, and the same command goes on."""
+"""All suites over all subjects, a part at a time: finished parts stay on disk, and the same command resumes."""
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -14,20 +15,21 @@ from typing import Any
 
 from nano_llada.checkpoint.files import SHAPE, WEIGHTS, Checkpoint
 from nano_llada.config.record import to_plain
+from nano_llada.core import own
 from nano_llada.core.errors import UserError
 from nano_llada.core.progress import left
 from nano_llada.evaluation.record import RECORDS, Record, read_records, write_records
 from nano_llada.evaluation.suite import Subject, Suite
 
 PLAN, PARTS = "plan.json", "parts"
-NEUTRAL = frozenset({"batch_size"})  # fields of suites that change no figure
+NEUTRAL = frozenset({"batch_size"})  # fields of suites that do not change any figure
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """What tells two models apart: sha256 of their weights' and shape's files, the tokenizer's hash being in that.
+    """What identifies a model: sha256 of the files of its weights and shape, which include the tokenizer's hash.
 
     Raises:
-        UserError: if they are there no more.
+        UserError: if the files no longer exist.
     """
     found = hashlib.sha256()
     for name in (WEIGHTS, SHAPE):
@@ -37,14 +39,20 @@ def fingerprint(checkpoint: Checkpoint) -> str:
         except OSError as error:
             raise UserError(
                 f"cannot read {checkpoint.folder / name} again: {error.strerror}; is its run still training? It "
-                "deletes old checkpoints: evaluate when it has finished"
+                "deletes old checkpoints: evaluate it when it has finished"
             ) from error
     return found.hexdigest()
 
 
 def protocol_of(suite: Suite) -> str:
-    """A short name of what a suite measures: its settings and examples, whatever files those came from."""
-    return _short([suite.name, _description(suite)])
+    """A short hash of what a suite measures: its settings and examples, whatever files those came from.
+
+    Of a user's own suite the source is part of it: other code is another measurement.
+    """
+    described = [suite.name, _description(suite)]
+    if type(suite).__module__.startswith(own.PREFIX):
+        described.append(inspect.getsource(inspect.getmodule(type(suite)) or type(suite)))
+    return _short(described)
 
 
 def make_plan(subjects: Sequence[Subject], suites: Sequence[Suite], **more: Any) -> dict[str, Any]:
@@ -58,7 +66,7 @@ def make_plan(subjects: Sequence[Subject], suites: Sequence[Suite], **more: Any)
 
 
 def plan_name(plan: Mapping[str, Any]) -> str:
-    """A short name for a plan, another one for every other plan."""
+    """A short hash of a plan."""
     return _short(plan)
 
 
@@ -69,14 +77,14 @@ def evaluate(
 
     Args:
         folder: gets plan.json, records.jsonl and, until it is complete, the finished parts.
-        plan: see `make_plan`; a folder with the same plan is gone on with.
+        plan: see `make_plan`; an evaluation in a folder with the same plan is resumed.
 
     Raises:
         UserError: if the folder holds another evaluation or cannot be written, or for examples that do not fit.
     """
     _open(folder, plan)
     if (folder / RECORDS).is_file():
-        print(f"{folder}: measured before", flush=True)
+        print(f"{folder}: already measured", flush=True)
         return list(read_records(folder))
     jobs = [
         (suite, subject)
@@ -101,7 +109,7 @@ def evaluate(
 
 
 def measured(suite: Suite, subject: Subject, protocol: str) -> Iterator[Record]:
-    """One suite's records of one subject, with the suite's protocol; told to the terminal when it begins and ends."""
+    """One suite's records of one subject, with the suite's protocol. Prints a line at the start and at the end."""
     name = f"{suite.name}: {subject.name}{f', {subject.decoder}' if suite.writes and subject.decoder else ''}"
     begin = time.perf_counter()
     print(f"{name} ...", flush=True)
@@ -115,17 +123,17 @@ def _asked_before(subject: Subject, others: Sequence[Subject]) -> bool:
 
 
 def _open(folder: Path, plan: Mapping[str, Any]) -> None:
-    path, told = folder / PLAN, json.dumps(plan, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    path, text = folder / PLAN, json.dumps(plan, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     try:
         if path.is_file():
-            if path.read_text(encoding="utf-8") != told:
+            if path.read_text(encoding="utf-8") != text:
                 raise UserError(f"{folder} holds another evaluation (see {PLAN}): choose another folder with --out")
             return
         if (folder / RECORDS).exists() or (folder / PARTS).exists():
             raise UserError(f"{folder} holds an evaluation without its {PLAN}: choose another folder with --out")
         folder.mkdir(parents=True, exist_ok=True)
         hidden = folder / f".{PLAN}.{os.getpid()}.writing"
-        hidden.write_text(told, encoding="utf-8")
+        hidden.write_text(text, encoding="utf-8")
         hidden.replace(path)
     except OSError as error:
         raise UserError(f"cannot write the evaluation to {folder}: {error.strerror}") from error
@@ -136,7 +144,7 @@ def _short(value: Any) -> str:
 
 
 def _description(value: Any) -> Any:
-    """A suite's fields as plain values; models by their fingerprint, functions by what is told beside them."""
+    """A suite's fields as plain values: models by their fingerprint, functions by their type alone."""
     if isinstance(value, Checkpoint):
         return fingerprint(value)
     if is_dataclass(value) and not isinstance(value, type):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,31 +20,48 @@ def divided(top: Array, bottom: Array) -> Array:
         return np.where(bottom != 0, top / bottom, np.nan)
 
 
-class Metric(Protocol):
-    """A figure over examples.
+@dataclass(frozen=True)
+class Metric(ABC):
+    """A figure over examples."""
 
-    `of` takes the examples' values as columns (each (N,)) and how often each example counts, (..., N), and gives a
-    figure for each such counting, (...), nan where there is none. `needs` are the values that a record must have.
-    """
+    share: ClassVar[bool] = False  # of examples that are each right or wrong
 
-    share: ClassVar[bool]  # of examples that are each right or wrong
+    name: str
+    unit: str = field(default="", kw_only=True)  # as in table headings; empty for a plain number
+    pooled: bool = field(default=True, kw_only=True)  # whether its value over all tasks of a suite means something
 
     @property
-    def name(self) -> str: ...
+    @abstractmethod
+    def better(self) -> Better:
+        """Which end is better, if any."""
+
     @property
-    def better(self) -> Better: ...
-    @property
-    def needs(self) -> tuple[str, ...]: ...
-    def of(self, columns: Mapping[str, Array], weights: Array) -> Array: ...
+    @abstractmethod
+    def needs(self) -> tuple[str, ...]:
+        """The values that a record must have."""
+
+    @abstractmethod
+    def of(self, columns: Mapping[str, Array], weights: Array) -> Array:
+        """The figure for each way of counting the examples.
+
+        Args:
+            columns: the examples' values, each (N,).
+            weights: (..., N), how often each example counts.
+
+        Returns:
+            (...), nan where the figure does not exist.
+        """
+
+
+def separately(*metrics: Metric) -> tuple[Metric, ...]:
+    """The same metrics for a suite whose tasks are conditions (batch sizes, lengths): never pooled over tasks."""
+    return tuple(replace(metric, pooled=False) for metric in metrics)
 
 
 @dataclass(frozen=True)
-class Ratio:
+class Ratio(Metric):
     """sum(top) / sum(bottom) x scale; without a bottom the mean over examples. Bits per byte, tokens a second, ..."""
 
-    share: ClassVar[bool] = False
-
-    name: str
     top: str
     bottom: str = ""
     better: Better = "high"
@@ -52,43 +70,36 @@ class Ratio:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The values that a record must have."""
         return (self.top, self.bottom) if self.bottom else (self.top,)
 
     def of(self, columns: Mapping[str, Array], weights: Array) -> Array:
-        """See `Metric.of`."""
         below = weights @ columns[self.bottom] if self.bottom else weights.sum(-1)
         found = divided(weights @ columns[self.top], below) * self.scale
         return np.exp(found) if self.exponential else found
 
 
 @dataclass(frozen=True)
-class Share:
+class Share(Metric):
     """The share of examples whose value is 1 (the others' is 0): its interval is Wilson's."""
 
     share: ClassVar[bool] = True
 
-    name: str
     top: str
     better: Better = "high"
+    unit: str = field(default="%", kw_only=True)
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The values that a record must have."""
         return (self.top,)
 
     def of(self, columns: Mapping[str, Array], weights: Array) -> Array:
-        """See `Metric.of`."""
         return Ratio(self.name, self.top).of(columns, weights)
 
 
 @dataclass(frozen=True)
-class Quantile:
+class Quantile(Metric):
     """The value that a share `q` of the examples stays at or below, such as the 95th percentile of latency."""
 
-    share: ClassVar[bool] = False
-
-    name: str
     top: str
     q: float
     better: Better = "low"
@@ -96,11 +107,9 @@ class Quantile:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The values that a record must have."""
         return (self.top,)
 
     def of(self, columns: Mapping[str, Array], weights: Array) -> Array:
-        """See `Metric.of`."""
         values = columns[self.top]
         if not len(values):
             return np.full(weights.shape[:-1], np.nan)
@@ -112,25 +121,20 @@ class Quantile:
 
 
 @dataclass(frozen=True)
-class CalibrationError:
+class CalibrationError(Metric):
     """Expected calibration error: mean over tokens of |confidence - accuracy| of the bin that a token falls into.
 
     Each record holds, for bin b, `count_b`, `right_b` and `confidence_b` (a sum over its tokens).
     """
 
-    share: ClassVar[bool] = False
-
-    name: str
     bins: int
     better: Better = "low"
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The values that a record must have."""
         return tuple(f"{what}_{b}" for what in ("count", "right", "confidence") for b in range(self.bins))
 
     def of(self, columns: Mapping[str, Array], weights: Array) -> Array:
-        """See `Metric.of`."""
         count, right, sure = (
             np.stack([weights @ columns[f"{what}_{b}"] for b in range(self.bins)], -1)
             for what in ("count", "right", "confidence")

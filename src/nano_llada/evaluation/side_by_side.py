@@ -1,4 +1,4 @@
-"""Models side by side: the same questions for all, answers judged by program, and some texts timed one at a time."""
+"""Models side by side: the same questions for all, answers checked by a program, some texts timed one at a time."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nano_llada.core.errors import UserError
-from nano_llada.evaluation.items import Passage
-from nano_llada.evaluation.judge import Question
+from nano_llada.evaluation.items import Passage, language_of
 from nano_llada.evaluation.measure import PLAN, measured, protocol_of
+from nano_llada.evaluation.questions import Question
 from nano_llada.evaluation.record import RECORDS, Record, write_records
-from nano_llada.evaluation.suite import Subject, Suite, language_of
+from nano_llada.evaluation.suite import Subject, Suite
 from nano_llada.evaluation.suites.generation import Generation, encode_question
 from nano_llada.evaluation.suites.speed import Speed
 
-FREE = "prompts"  # the task of what has no right answer
+FREE = "prompts"  # the task of prompts without a reference answer
 
 
 def free_questions(prompts: Sequence[str]) -> list[Question]:
-    """Prompts as questions that nobody judges."""
+    """Prompts as questions without a judge."""
     return [Question(prompt, language_of(prompt), FREE, f"{i:03d}", None) for i, prompt in enumerate(prompts)]
 
 

@@ -1,12 +1,14 @@
-"""What is measured, of what: a suite asks a subject, and gives a record an example."""
+"""What is measured, and of what: a suite asks a subject and gives one record for each example."""
 
 from __future__ import annotations
 
 import math
-import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
+
+import torch
 
 from nano_llada.checkpoint.files import Checkpoint
 from nano_llada.config.decoding import Decoding
@@ -14,16 +16,16 @@ from nano_llada.core.errors import UserError
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.decode.types import Sampler
+from nano_llada.evaluation.figures import ALL
 from nano_llada.evaluation.metric import Metric
+from nano_llada.evaluation.options import SuiteOptions
 from nano_llada.evaluation.record import Record
 from nano_llada.language_model import encode_start, make_sampler
-
-ALL = "all"  # the task that is all tasks of a suite together
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model under test, and one way in which it is made to write."""
+    """A model under test, and one way in which it decodes."""
 
     name: str
     checkpoint: Checkpoint
@@ -36,7 +38,7 @@ class Subject:
         return make_sampler(self.checkpoint.model, self.checkpoint.tokenizer.vocab, self.decoding)
 
     def encode_prompt(self, text: str) -> tuple[int, ...]:
-        """Tokens before what is to be written: a user's turn for a model that answers, else the start of a text."""
+        """Tokens before what is to be written: a user's turn for a chat model, else the start of a text."""
         tokenizer = self.checkpoint.tokenizer
         if self.checkpoint.card.answers:
             return tuple(encode_prompt(tokenizer, [Message("user", text)]))
@@ -54,7 +56,7 @@ class Subject:
         """A record of this subject; a suite that writes nothing has no decoder.
 
         Raises:
-            UserError: for numbers that are none, as broken weights give, or a task called as all of them are.
+            UserError: for values that are not finite, as broken weights give, or a task with the reserved name "all".
         """
         numbers = {name: float(value) for name, value in values.items()}
         if broken := [name for name, value in numbers.items() if not math.isfinite(value)]:
@@ -63,23 +65,47 @@ class Subject:
                 "weights broken?"
             )
         if task == ALL:
-            raise UserError(f"a task or file may not be called {ALL!r}: that is what all of them together are called")
+            raise UserError(f"a task or file may not be called {ALL!r}: that name stands for all tasks together")
         decoder = self.decoder if suite.writes else ""
         return Record(self.name, decoder, suite.name, task, language, item, numbers, self.run, detail=detail)
 
 
-class Suite(Protocol):
-    """A kind of measurement with its examples. Figures must not depend on batch size, order or padding."""
+@dataclass(frozen=True)
+class NoOptions:
+    """For a suite that needs nothing but the shared options."""
+
+
+class Suite(ABC):
+    """A kind of measurement with its examples, and all that commands and reports have to know about it.
+
+    A subclass is a frozen dataclass; its fields are the examples and settings that decide its figures. Figures must
+    not depend on batch size, order or padding.
+    """
 
     name: ClassVar[str]
-    metrics: ClassVar[tuple[Metric, ...]]
-    writes: ClassVar[bool]  # whether it asks for text, so that each way of writing is measured by itself
+    title: ClassVar[str]  # heading in reports
+    explanation: ClassVar[str] = ""  # a sentence under the heading
+    metrics: ClassVar[tuple[Metric, ...]]  # the most important one first
+    meanings: ClassVar[Mapping[str, str]] = {}  # what they mean, by name
+    writes: ClassVar[bool]  # whether it asks for text, so that each decoder is measured
+    Options: ClassVar[type] = NoOptions  # a frozen dataclass of command-line options, without torch
+    default_for: ClassVar[tuple[str, ...]] = ()  # options that are enough to run it when no suites are named
+    reads: ClassVar[tuple[str, ...]] = ()  # which of the shared options `SuiteOptions` it uses
 
-    def run(self, subject: Subject) -> Iterator[Record]: ...
+    @classmethod
+    @abstractmethod
+    def build(cls, shared: SuiteOptions, own: Any, context: int, device: torch.device | str) -> Suite:
+        """The suite with its examples.
 
+        Args:
+            own: an instance of `Options`.
+            context: tokens that all models can see at once.
 
-def language_of(text: str) -> str:
-    """zh where at least a third of the letters are Chinese characters, else en."""
-    letters = [letter for letter in text if unicodedata.category(letter).startswith("L")]
-    chinese = sum("\u3400" <= letter <= "\u9fff" for letter in letters)
-    return "zh" if letters and 3 * chinese >= len(letters) else "en"
+        Raises:
+            UserError: if examples are missing or cannot be read.
+            ValueError: for options out of range.
+        """
+
+    @abstractmethod
+    def run(self, subject: Subject) -> Iterator[Record]:
+        """A record for each example. Raises UserError where the subject cannot be measured."""

@@ -25,8 +25,8 @@ from nano_llada.data.tokenizer import BUNDLED_TOKENIZER, Tokenizer
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives.policy import PolicyLoss
 from nano_llada.session.questions import read_questions
-from nano_llada.session.reward import VERIFIER, load_reward
 from nano_llada.session.rollout import RolloutBatches
+from nano_llada.verify.reward import VERIFIER, load_reward
 
 
 def load_batches(

@@ -11,8 +11,8 @@ from nano_llada.data.chat import encode_prompt
 from nano_llada.data.read import BadRow, BadRows, Row, Source, read_rows
 from nano_llada.data.rows import Unread, Where, to_question
 from nano_llada.data.tokenizer import MASK, Tokenizer
-from nano_llada.rl.pattern import Matcher
-from nano_llada.session.reward import verifier_of
+from nano_llada.verify.pattern import Matcher
+from nano_llada.verify.reward import verifier_of
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from nano_llada.language_model import make_sampler
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives.policy import PolicyLoss
 from nano_llada.session.questions import Question
-from nano_llada.session.reward import Reward
+from nano_llada.verify.reward import Reward
 
 FILE = "rollouts.jsonl"
 

@@ -1,8 +1,8 @@
-"""Whether a model knows what it knows: how sure it is of the tokens it would write, and how often those are right."""
+"""Calibration: the confidence of a model in the tokens it would write, and how often those are right."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,11 +16,12 @@ from nano_llada.core.batch import TokenBatch
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.core.random import row_uniforms
 from nano_llada.decode.proposal import confidence, forbid
-from nano_llada.evaluation.items import Passage
+from nano_llada.evaluation.items import Passage, passages
 from nano_llada.evaluation.likelihood import check_window, passage_numbers, window_batches
 from nano_llada.evaluation.metric import Array, CalibrationError, Metric, Ratio
+from nano_llada.evaluation.options import SuiteOptions
 from nano_llada.evaluation.record import Record
-from nano_llada.evaluation.suite import Subject
+from nano_llada.evaluation.suite import Subject, Suite
 from nano_llada.objectives.denoising import noisy_features
 from nano_llada.objectives.next_token import next_token_targets
 
@@ -31,7 +32,7 @@ POSITIONS = 1024  # whose logits are held at once
 
 @dataclass(frozen=True)
 class Looks:
-    """What a model would write at some places of a batch, all (N,)."""
+    """What a model would write at some positions of a batch, all (N,)."""
 
     rows: Tensor  # int64: which row a place is in
     confidence: Tensor  # float32: probability of the likeliest token, among those that may be written
@@ -39,26 +40,39 @@ class Looks:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """How sure a model is of the likeliest token, as the samplers see it, and whether that is the text's own.
+class Calibration(Suite):
+    """The confidence of the likeliest token, as the samplers see it, and whether it is the text's own.
 
-    A diffusion model is shown each passage with every token hidden with probability `rate` (a block-diffusion model
-    each block, behind the clean blocks before it) and asked at the hidden places; an autoregressive model is asked for
-    every next token. Records hold `count_b`, `right_b` and `confidence_b` (a sum) of the tokens in bin b of ten, which
-    make a reliability plot, and for each threshold what writing all tokens that are likelier buys.
+    For a diffusion model every token of a passage is masked with probability `rate` (for a block-diffusion model in
+    each block, after the clean blocks before it) and predicted at the masked positions; an autoregressive model
+    predicts every next token. Records hold `count_b`, `right_b` and `confidence_b` (a sum) of the tokens in bin b of
+    ten, for a reliability plot, and for each threshold how many tokens are above it and how many of those are right.
 
     Raises:
-        ValueError: for options that cannot be.
+        ValueError: for options out of range.
     """
 
     name: ClassVar[str] = "calibration"
+    title: ClassVar[str] = "Calibration"
+    explanation: ClassVar[str] = "Whether the probability that the model gives its choice is how often it is right."
     metrics: ClassVar[tuple[Metric, ...]] = (
-        CalibrationError("calibration_error", BINS),
-        Ratio("accuracy", "right", "tokens"),
-        *(Ratio(f"share_above_{limit}", f"above_{limit}", "tokens", "") for limit in THRESHOLDS),
-        *(Ratio(f"accuracy_above_{limit}", f"right_above_{limit}", f"above_{limit}") for limit in THRESHOLDS),
+        CalibrationError("calibration_error", BINS, unit="fraction"),
+        Ratio("accuracy", "right", "tokens", unit="fraction"),
+        *(
+            Ratio(f"share_above_{limit}", f"above_{limit}", "tokens", "", unit="fraction of tokens")
+            for limit in THRESHOLDS
+        ),
+        *(
+            Ratio(f"accuracy_above_{limit}", f"right_above_{limit}", f"above_{limit}", unit="fraction")
+            for limit in THRESHOLDS
+        ),
     )
+    meanings: ClassVar[Mapping[str, str]] = {
+        "calibration_error": "mean absolute difference between confidence and accuracy, over tokens (ECE, ten bins)",
+        "accuracy": "how often the likeliest token is the text's own",
+    }
     writes: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = ("text", "window")
 
     passages: tuple[Passage, ...]
     window: int  # tokens that are seen at once
@@ -72,6 +86,12 @@ class Calibration:
         at_least(self, 1, "batch_size")
         if not 0 < self.rate <= 1:
             raise ValueError(f"rate is the share of hidden tokens, in (0, 1]; got {self.rate}")
+
+    @classmethod
+    def build(cls, shared: SuiteOptions, own: object, context: int, device: torch.device | str) -> Calibration:
+        window = shared.window_in(context)
+        texts = passages(shared, cls.name)
+        return cls(texts, window, seed=shared.noise_seed, batch_size=shared.batch_size)
 
     def run(self, subject: Subject) -> Iterator[Record]:
         """A record a passage. Raises UserError where a window is longer than the model's context."""

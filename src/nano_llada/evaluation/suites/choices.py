@@ -18,8 +18,9 @@ from nano_llada.data.rows import kind_of, to_text
 from nano_llada.evaluation.items import read_items, row_language
 from nano_llada.evaluation.likelihood import ScoredRow, row_batches
 from nano_llada.evaluation.metric import Metric, Ratio, Share
+from nano_llada.evaluation.options import SuiteOptions, given
 from nano_llada.evaluation.record import Record
-from nano_llada.evaluation.suite import Subject
+from nano_llada.evaluation.suite import Subject, Suite
 from nano_llada.objectives.likelihood import bound_is_exact, bound_scores, exact_scores
 
 TIE = 1e-6  # share of a score by which rounding may change it from one batch size to another
@@ -44,7 +45,7 @@ def read_choices(sources: Sequence[str], limit: int | None = None) -> list[Choic
     `source`) that is not called as the file is.
 
     Raises:
-        UserError: with file and line for a row that is no such question or whose id was there before; if there is none.
+        UserError: with file and line for an invalid row or a repeated id; if there is no row.
     """
     seen: set[tuple[str, str, str]] = set()
 
@@ -58,7 +59,7 @@ def read_choices(sources: Sequence[str], limit: int | None = None) -> list[Choic
         if not isinstance(task, str) or not task:
             raise ValueError(f"task is {kind_of(task)}, expected text")
         if (task, language, str(name)) in seen:
-            raise ValueError(f"id {name!r} stands twice in language {language} of task {task!r}")
+            raise ValueError(f"id {name!r} occurs twice in language {language} of task {task!r}")
         seen.add((task, language, str(name)))
         answer = _answer(row.get("answer"), len(choices))
         return ChoiceQuestion(text, choices, answer, language, task, str(name))
@@ -67,27 +68,44 @@ def read_choices(sources: Sequence[str], limit: int | None = None) -> list[Choic
 
 
 @dataclass(frozen=True)
-class Choices:
+class ChoicesOptions:
+    """Multiple choice."""
+
+    choices: tuple[str, ...] = ()
+    """Multiple-choice questions, JSON lines, for choices."""
+
+
+@dataclass(frozen=True)
+class Choices(Suite):
     """log p(choice | question) of every choice: exact for an autoregressive model, its bound for a diffusion model.
 
-    What is scored is what the model would have to write, for both tracks the same event. A model that continues texts:
-    the choice's tokens behind the question, with a space between them unless one side is Chinese or has one. A model
-    that answers: the assistant's turn with the token that ends it, so the answer is this choice and nothing more; a
-    diffusion model that was taught answers of a fixed length has to write the fill behind it as well, as in training.
-    `accuracy_norm` divides all of this by the bytes of the choice alone.
-    The masks of a question's choices are alike as far as their lengths are, so most of the noise cancels between them.
+    The scored event is the text that the model would have to generate, the same for both tracks. For a base model: the
+    tokens of the choice after the question, separated by a space unless one side is Chinese or has one. For a chat
+    model: the assistant's turn with its end token, so that the answer is this choice and nothing more; a diffusion
+    model that was trained on answers of a fixed length is also scored on the padding after it, as in training.
+    `accuracy_norm` divides the score by the bytes of the choice alone.
+    The choices of a question share their masks as far as their lengths allow, so most of the noise cancels.
 
     Raises:
-        ValueError: for options that cannot be.
+        ValueError: for options out of range.
     """
 
     name: ClassVar[str] = "choices"
+    title: ClassVar[str] = "Multiple choice"
+    explanation: ClassVar[str] = "The model scores every choice; the one with the highest likelihood is its answer."
     metrics: ClassVar[tuple[Metric, ...]] = (
         Share("accuracy_sum", "right_sum"),
         Share("accuracy_norm", "right_norm"),
-        Ratio("chance", "chance", better=""),
+        Ratio("chance", "chance", better="", unit="fraction"),
     )
+    meanings: ClassVar[Mapping[str, str]] = {
+        "accuracy_sum": "share of questions whose right choice has the highest total log-likelihood",
+        "accuracy_norm": "the same with log-likelihoods divided by the length of the choice in bytes",
+        "chance": "expected accuracy of a random guess",
+    }
+    default_for: ClassVar[tuple[str, ...]] = ("choices",)
     writes: ClassVar[bool] = False
+    Options: ClassVar[type] = ChoicesOptions
 
     questions: tuple[ChoiceQuestion, ...]
     draws: int = 32  # of the noise; of a single one the error would not be known
@@ -99,6 +117,11 @@ class Choices:
             raise ValueError("no questions to measure on")
         at_least(self, 2, "draws")
         at_least(self, 1, "batch_size")
+
+    @classmethod
+    def build(cls, shared: SuiteOptions, own: ChoicesOptions, context: int, device: torch.device | str) -> Choices:
+        questions = tuple(read_choices(given(own.choices, cls.name, "--choices"), shared.limit))
+        return cls(questions, draws=4 * shared.draws, seed=shared.noise_seed, batch_size=shared.batch_size)
 
     def run(self, subject: Subject) -> Iterator[Record]:
         """A record a question. Raises UserError where a choice alone is longer than the model's context."""
@@ -225,5 +248,5 @@ def _answer(value: object, count: int) -> int:
     else:
         raise ValueError(f"answer is {value!r}, expected the number of a choice, from 0, or its letter, from A")
     if not 0 <= number < count:
-        raise ValueError(f"answer {value!r} is none of the {count} choices")
+        raise ValueError(f"answer {value!r} is not one of the {count} choices")
     return number

@@ -1,12 +1,14 @@
-"""Questions answered by writing: how often that is right, and how many forward passes it takes."""
+"""Generated answers: how often they are right, and how many forward passes they take."""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+import torch
 
 from nano_llada.config.checks import at_least
 from nano_llada.core.errors import UserError
@@ -15,30 +17,43 @@ from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.decode.types import Completion, Request
 from nano_llada.evaluation.answers import complete
-from nano_llada.evaluation.judge import Question
 from nano_llada.evaluation.metric import Metric, Ratio, Share
+from nano_llada.evaluation.options import SuiteOptions
+from nano_llada.evaluation.questions import Question, read_questions
 from nano_llada.evaluation.record import Record
-from nano_llada.evaluation.suite import Subject
-from nano_llada.world import examples, verify
+from nano_llada.evaluation.suite import Subject, Suite
+from nano_llada.verify.verifier import verify
+from nano_llada.world import SKILLS, examples
 
 
 @dataclass(frozen=True)
-class Generation:
-    """Each question is asked once, and a program judges the answer, if the question has a judge.
+class Generation(Suite):
+    """Each question is asked once, and a program checks the answer if the question has a judge.
 
-    A question that fills the model's whole context is not asked: it counts as wrong, its record says `too_long` 1, and
-    it has no part in the figures about writing. So models with different contexts are asked the same.
+    A question that fills the model's whole context is not asked: it counts as wrong, its record has `too_long` 1, and
+    it is left out of the figures about decoding. So models with different contexts get the same questions.
     """
 
     name: ClassVar[str] = "generation"
+    title: ClassVar[str] = "Generated answers"
+    explanation: ClassVar[str] = (
+        "A program checks every answer. Decoding several tokens in a pass saves forward passes."
+    )
     metrics: ClassVar[tuple[Metric, ...]] = (
         Share("exact_match", "right"),
-        Ratio("tpf", "tokens", "forwards"),
-        Ratio("forwards", "forwards", better="low"),
-        Ratio("tokens", "tokens", better=""),
+        Ratio("tpf", "tokens", "forwards", unit="tokens/pass"),
+        Ratio("forwards", "forwards", better="low", unit="passes/answer"),
+        Ratio("tokens", "tokens", better="", unit="tokens/answer"),
         Share("ended", "ended"),
     )
+    meanings: ClassVar[Mapping[str, str]] = {
+        "exact_match": "share of answers that are entirely right",
+        "tpf": "tokens per forward pass, the end token not counted: just below 1 for autoregressive decoding",
+        "ended": "share of texts that the model ended itself",
+    }
+    default_for: ClassVar[tuple[str, ...]] = ("skills", "questions")
     writes: ClassVar[bool] = True
+    reads: ClassVar[tuple[str, ...]] = ("skills", "questions")
 
     questions: Sequence[Question]
     seed: int = 0
@@ -52,6 +67,10 @@ class Generation:
         if len(set(names)) < len(names):
             raise ValueError("questions must differ in task, item or language")
 
+    @classmethod
+    def build(cls, shared: SuiteOptions, own: object, context: int, device: torch.device | str) -> Generation:
+        return cls(asked_questions(shared, cls.name), shared.noise_seed, shared.batch_size)
+
     def run(self, subject: Subject) -> Iterator[Record]:
         """A record a question, as they are answered: short questions first."""
         context = subject.checkpoint.model.config.max_length
@@ -62,7 +81,7 @@ class Generation:
             if len(prompt) >= context:
                 yield self._too_long(subject, question, len(prompt))
                 continue
-            # named, not numbered in the order given: the same draws in whatever company a question is asked
+            # by name, not by number: the same draws whatever other questions are asked
             seed = derive_seed(self.seed, "generation", question.task, question.item, question.language)
             asked.append(question)
             requests.append(Request(prompt, seed=seed))
@@ -73,14 +92,14 @@ class Generation:
         text = subject.checkpoint.tokenizer.decode(completion.tokens, specials=False)
         values = {} if question.judge is None else {"right": float(question.judge(text))}
         values |= {
-            "tokens": len(completion.tokens),  # none behind the end counts, nor the end itself
+            "tokens": len(completion.tokens),  # up to the end token, which is not counted
             "forwards": completion.forwards,
             "ended": completion.finish == "stop",
             "edits": completion.edits,
             "too_long": 0,
         }
         detail: dict[str, Any] = {"prompt": question.text, "answer": text, "references": list(question.references)}
-        if subject.checkpoint.card.denoising:  # left to right there is nothing to see
+        if subject.checkpoint.card.denoising:  # left to right the order says nothing
             pieces = [subject.checkpoint.tokenizer.decode([token]) for token in completion.tokens]
             detail |= {"pieces": pieces, "order": completion.order}
         return subject.record(self, question.task, question.language, question.item, values, **detail)
@@ -115,8 +134,19 @@ def world_questions(skills: Sequence[str], items: int, seed: int = 0) -> list[Qu
     ]
 
 
+def asked_questions(shared: SuiteOptions, suite: str) -> tuple[Question, ...]:
+    """The questions of --skills and of --questions. Raises UserError if neither is given or a file is broken."""
+    if not shared.skills and not shared.questions:
+        raise UserError(f"the suite {suite} needs --skills or --questions")
+    if shared.verifier and not shared.questions:
+        raise UserError("--verifier judges the answers to --questions: give both, or leave it out")
+    skills = SKILLS if shared.skills == ("all",) else shared.skills
+    found = list(world_questions(skills, shared.items, shared.noise_seed)) if skills else []
+    return (*found, *(read_questions(shared.questions, shared.limit, shared.verifier) if shared.questions else ()))
+
+
 def encode_question(subject: Subject, question: Question) -> tuple[int, ...]:
-    """Tokens before the answer: a conversation for a model that answers, else the start of a text."""
+    """Tokens before the answer: a conversation for a chat model, else the start of a text."""
     if question.before and subject.checkpoint.card.answers:
         turns = [*question.before, Message("user", question.prompt)]
         return tuple(encode_prompt(subject.checkpoint.tokenizer, turns))

@@ -1,9 +1,9 @@
-"""Cloze: a span is cut out of a text, and the model writes it, with what follows in view where it can look there."""
+"""Infilling: a span is cut out of a text and the model fills it, seeing both sides if its attention allows."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -17,12 +17,13 @@ from nano_llada.core.random import derive_seed, generator
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.decode.types import Completion, Request
 from nano_llada.evaluation.answers import complete
-from nano_llada.evaluation.items import Passage
-from nano_llada.evaluation.metric import Metric, Ratio, Share
+from nano_llada.evaluation.items import Passage, passages
+from nano_llada.evaluation.metric import Metric, Ratio, Share, separately
+from nano_llada.evaluation.options import SuiteOptions
 from nano_llada.evaluation.record import Record
-from nano_llada.evaluation.suite import Subject
+from nano_llada.evaluation.suite import Subject, Suite
 
-MARGIN = 16  # tokens of the passage that stand on each side of a span, at least
+MARGIN = 16  # tokens of the passage on each side of a span, at least
 
 
 @dataclass(frozen=True)
@@ -41,25 +42,42 @@ class _Cut:
 
 
 @dataclass(frozen=True)
-class Infilling:
-    """Spans of some lengths, in tokens of the subject's tokenizer: models with another one are given other spans.
+class InfillingOptions:
+    """Infilling."""
 
-    Diffusion over whole rows sees both sides; autoregressive and block models see the left one alone, which every
-    record's `sees` says. All write exactly as many tokens as were cut out, and no end. Passages too short for a length
-    (span and 16 tokens on each side) are left out of it, counted in `skipped` of its records.
+    spans: tuple[int, ...] = (1, 4, 16)
+    """Lengths of the gaps in tokens, for infilling."""
+
+
+@dataclass(frozen=True)
+class Infilling(Suite):
+    """Gaps of several lengths, in tokens of the subject's tokenizer: models with another one get other gaps.
+
+    Whole-text diffusion sees both sides; autoregressive and block models see the left side alone, as `sees` in each
+    record states. All generate exactly as many tokens as were cut out, without an end token. Passages too short for a
+    length (the gap and 16 tokens on each side) are skipped and counted in `skipped` of its records.
     """
 
     name: ClassVar[str] = "infilling"
-    metrics: ClassVar[tuple[Metric, ...]] = (
+    title: ClassVar[str] = "Infilling"
+    explanation: ClassVar[str] = "Tokens are cut out of a text, and the model has to fill the gap."
+    metrics: ClassVar[tuple[Metric, ...]] = separately(
         Share("exact_match", "exact"),
-        Ratio("token_accuracy", "token_right", "tokens"),
-        Ratio("tpf", "tokens", "forwards"),
+        Ratio("token_accuracy", "token_right", "tokens", unit="fraction of tokens"),
+        Ratio("tpf", "tokens", "forwards", unit="tokens/pass"),
     )
+    meanings: ClassVar[Mapping[str, str]] = {
+        "exact_match": "share of gaps filled exactly as in the text",
+        "token_accuracy": "share of the hidden tokens that were restored",
+        "tpf": "tokens per forward pass",
+    }
     writes: ClassVar[bool] = True
+    Options: ClassVar[type] = InfillingOptions
+    reads: ClassVar[tuple[str, ...]] = ("text",)
 
     passages: Sequence[Passage]
     spans: tuple[int, ...] = (1, 4, 16)
-    per_span: int = 1  # places in each passage for each length; they share an item, as they are no independent draws
+    per_span: int = 1  # places in each passage for each length; they share an item, as they are not independent
     context: int = 96  # tokens shown on each side, at most
     seed: int = 0
     batch_size: int = 32
@@ -74,6 +92,13 @@ class Infilling:
         names = Counter((passage.file, passage.item) for passage in self.passages)
         if twice := [name for name, count in names.items() if count > 1]:
             raise ValueError(f"passages must differ in file or item, but {'/'.join(twice[0])} comes twice")
+
+    @classmethod
+    def build(cls, shared: SuiteOptions, own: InfillingOptions, context: int, device: torch.device | str) -> Infilling:
+        """With 96 tokens shown on each side, or as many as all models have room for."""
+        shown = min(96, (context - 1 - max(own.spans, default=1)) // 2)
+        texts = passages(shared, cls.name)
+        return cls(texts, own.spans, context=shown, seed=shared.noise_seed, batch_size=shared.batch_size)
 
     def run(self, subject: Subject) -> Iterator[Record]:
         """A record a span, as they are written.
@@ -114,8 +139,8 @@ class Infilling:
     def _fill(self, subject: Subject, span: int, cuts: Sequence[_Cut], skipped: int) -> Iterator[Record]:
         tokenizer = subject.checkpoint.tokenizer
         requests = [_request(cut, subject.decoding, tokenizer.vocab, self.seed) for cut in cuts]
-        # what does not know of gaps is kept from ending by the least number of tokens
-        most = max(span, subject.decoding.max_new_tokens)  # each request says itself how many it wants
+        # a model that cannot infill is kept from ending early by the minimum length
+        most = max(span, subject.decoding.max_new_tokens)  # each request has its own limit
         decoding = replace(subject.decoding, min_new_tokens=span, max_new_tokens=most)
         writer = replace(subject, decoding=decoding).sampler()
         for number, completion in complete(writer, requests, self.batch_size):

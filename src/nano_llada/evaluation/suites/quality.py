@@ -1,33 +1,38 @@
-"""Free text: a model goes on with real passages; a judge says how likely the text is, counts say how varied it is."""
+"""Free text: a model continues real passages; a judge scores how likely the text is, counts measure its variety."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
-from nano_llada.checkpoint.files import Checkpoint
+import torch
+
+from nano_llada.checkpoint.files import Checkpoint, load_checkpoint
 from nano_llada.config.checks import at_least
 from nano_llada.config.decoding import Autoregressive, Block
+from nano_llada.core.errors import UserError
 from nano_llada.core.random import derive_seed
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.decode.types import Completion, Request, Write, collect
-from nano_llada.evaluation.items import Passage
+from nano_llada.evaluation.items import Passage, passages
 from nano_llada.evaluation.likelihood import ScoredRow, row_batches
 from nano_llada.evaluation.metric import Metric, Ratio, Share
+from nano_llada.evaluation.options import SuiteOptions
 from nano_llada.evaluation.record import Record
-from nano_llada.evaluation.suite import Subject
+from nano_llada.evaluation.suite import Subject, Suite
 from nano_llada.objectives.likelihood import exact_nll
 
-BROKEN = "\ufffd"  # what a tokenizer writes for bytes that are no whole character
+BROKEN = "\ufffd"  # what a tokenizer writes for bytes that are not a whole character
 
 
 @dataclass(frozen=True)
 class _Start:
-    """The start of a passage, and how it really goes on, in the subject's tokens."""
+    """The start of a passage and its real continuation, in the subject's tokens."""
 
     passage: Passage
     ids: list[int]
@@ -41,13 +46,23 @@ class _Start:
 
 
 @dataclass(frozen=True)
-class Quality:
-    """The text that a model writes after the start of a real one, also a model that was taught to answer.
+class QualityOptions:
+    """Free text."""
 
-    Perplexity under the judge is no quality by itself: a text that repeats itself is likely. So it is read together
-    with the entropy and the distinct n-grams, and each next to what the judge thinks of the passages' own
-    continuation, as long as the text written. N-grams and entropy are of the subject's tokens: compare them only
-    between models with one tokenizer. None of the figures has a better end: best is what is like the real texts.
+    judge: Path | None = None
+    """The autoregressive model that judges generated text, for quality."""
+    prompt_tokens: int = 32
+    """Tokens of a text given as the prompt that is to be continued, for quality."""
+
+
+@dataclass(frozen=True)
+class Quality(Suite):
+    """Continuations of real texts, by base and chat models alike.
+
+    Perplexity under the judge is not a measure of quality by itself: a text that repeats itself is likely. Read it
+    together with the entropy and the distinct n-grams, and compare each with the passages' own continuation of the
+    same length. N-grams and entropy are over the subject's tokens: compare them only between models with one
+    tokenizer. No figure but `wasted` is better high or low: the aim is to be like the real texts.
 
     Raises:
         ValueError: if the judge is not autoregressive, or an option is out of range.
@@ -62,19 +77,33 @@ class Quality:
     batch_size: int = 16
 
     name: ClassVar[str] = "quality"
+    title: ClassVar[str] = "Quality of free text"
+    explanation: ClassVar[str] = "Scored by another model and by counts; no single figure says much by itself."
     writes: ClassVar[bool] = True
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Ratio("generative_perplexity", "judge_nats", "judge_tokens", "", exponential=True),
-        Ratio("reference_perplexity", "reference_nats", "reference_tokens", "", exponential=True),
-        Ratio("judge_bits_per_byte", "judge_nats", "judge_bytes", "", 1 / math.log(2)),
-        Ratio("entropy", "entropy", better=""),  # nats
-        Ratio("reference_entropy", "reference_entropy", better=""),
-        *(Ratio(f"distinct_{n}", f"distinct_{n}", f"ngrams_{n}", "") for n in (1, 2, 3)),
-        Ratio("repetition", "repeated_4grams", "ngrams_4", ""),
-        Ratio("length", "tokens", better=""),
+        Ratio("generative_perplexity", "judge_nats", "judge_tokens", "", exponential=True, unit="per judge token"),
+        Ratio(
+            "reference_perplexity", "reference_nats", "reference_tokens", "", exponential=True, unit="per judge token"
+        ),
+        Ratio("judge_bits_per_byte", "judge_nats", "judge_bytes", "", 1 / math.log(2), unit="bits/byte"),
+        Ratio("entropy", "entropy", better="", unit="nats"),
+        Ratio("reference_entropy", "reference_entropy", better="", unit="nats"),
+        *(Ratio(f"distinct_{n}", f"distinct_{n}", f"ngrams_{n}", "", unit=f"fraction of {n}-grams") for n in (1, 2, 3)),
+        Ratio("repetition", "repeated_4grams", "ngrams_4", "", unit="fraction of 4-grams"),
+        Ratio("length", "tokens", better="", unit="tokens/text"),
         Share("ended", "ended", ""),
-        Ratio("wasted", "wasted", "canvas", "low"),
+        Ratio("wasted", "wasted", "canvas", "low", unit="fraction of positions"),
     )
+    meanings: ClassVar[Mapping[str, str]] = {
+        "generative_perplexity": "perplexity of the text under the judge; dull repetition has a low one too",
+        "reference_perplexity": "the same of the real continuations",
+        "entropy": "entropy of the tokens of a text: how evenly it uses its vocabulary",
+        "repetition": "share of the text's 4-grams that occurred in it before",
+        "ended": "share of texts that the model ended itself",
+        "wasted": "share of the computed positions that are behind the end of the text",
+    }
+    Options: ClassVar[type] = QualityOptions
+    reads: ClassVar[tuple[str, ...]] = ("text",)
 
     def __post_init__(self) -> None:
         if not self.judge.card.autoregressive:
@@ -83,8 +112,17 @@ class Quality:
                 "knows how likely a text is"
             )
         if not self.prompts:
-            raise ValueError("there are no passages to go on with")
+            raise ValueError("there are no passages to continue")
         at_least(self, 1, "prompt_tokens", "batch_size")
+
+    @classmethod
+    def build(cls, shared: SuiteOptions, own: QualityOptions, context: int, device: torch.device | str) -> Quality:
+        prompts = passages(shared, cls.name)
+        if own.judge is None:
+            raise UserError("the suite quality needs --judge: an autoregressive model")
+        judge = load_checkpoint(own.judge, device)
+        sizes = (own.prompt_tokens, shared.noise_seed, shared.batch_size)
+        return cls(prompts, judge, own.judge.name, *sizes)
 
     def run(self, subject: Subject) -> Iterator[Record]:
         """A record a passage, in their order. Raises UserError if the prompts do not fit into the model's context."""
@@ -128,11 +166,11 @@ class Quality:
             }
             values |= variety(completion.tokens) | _entropy(completion.tokens, "entropy")
             values |= _entropy(real[i], "reference_entropy")
-            told = {"judge": self.judge_name, "prompt": prompts[i], "text": texts[i], "reference": texts[other]}
+            detail = {"judge": self.judge_name, "prompt": prompts[i], "text": texts[i], "reference": texts[other]}
             passage = start.passage
             item = f"{passage.item}@{tokenizer.hash[:6]}"  # another tokenizer cuts another prompt
             task = f"{passage.file}, judged by {self.judge_name}"
-            yield subject.record(self, task, passage.language, item, values, **told)
+            yield subject.record(self, task, passage.language, item, values, **detail)
 
 
 def whole_start(tokenizer: Tokenizer, ids: Sequence[int], count: int) -> int:
@@ -144,7 +182,7 @@ def whole_start(tokenizer: Tokenizer, ids: Sequence[int], count: int) -> int:
 
 
 def variety(tokens: Sequence[int]) -> dict[str, float]:
-    """Different n-grams and all n-grams of a text, n up to 3; and how many of its 4-grams stood in it before."""
+    """Different n-grams and all n-grams of a text, n up to 3; and how many of its 4-grams occurred in it before."""
     values: dict[str, float] = {}
     for n in (1, 2, 3, 4):
         grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
@@ -201,7 +239,7 @@ def _canvas(subject: Subject, start: _Start, reached: int) -> int:
 
 
 def _text(tokenizer: Tokenizer, tokens: Sequence[int], *, cut: bool) -> str:
-    """What the tokens say, without the character that a cut went through (up to three bytes of it stand there)."""
+    """The text of the tokens, without a character that was cut in two (up to three bytes of it are left)."""
     text = tokenizer.decode(tokens, specials=False)
     return re.sub(f"{BROKEN}{{1,3}}$", "", text) if cut else text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -14,11 +14,15 @@ from nano_llada.config.checks import at_least
 from nano_llada.core.device import cpu_name, peak_memory
 from nano_llada.core.random import derive_seed
 from nano_llada.decode.types import Completion, Request, Sampler, collect
-from nano_llada.evaluation.items import Passage
-from nano_llada.evaluation.metric import Metric, Quantile, Ratio
+from nano_llada.evaluation.items import Passage, passages
+from nano_llada.evaluation.metric import Metric, Quantile, Ratio, separately
+from nano_llada.evaluation.options import SuiteOptions
 from nano_llada.evaluation.record import Record
-from nano_llada.evaluation.suite import Subject
+from nano_llada.evaluation.suite import Subject, Suite
+from nano_llada.evaluation.suites.generation import asked_questions
 from nano_llada.evaluation.suites.quality import whole_start
+
+TIMED = 64  # questions of each language that speed is measured on, at most
 
 
 def _machine() -> str:
@@ -27,15 +31,23 @@ def _machine() -> str:
 
 
 @dataclass(frozen=True)
-class Speed:
-    """How fast a model writes: only tokens up to the end of each text count, whatever else was computed.
+class SpeedOptions:
+    """Speed."""
 
-    The prompts are questions to a model that answers, and starts of texts to one that does not. A batch holds one
-    language, and is always full: where prompts run out, the first come once more. Latency is that of texts written one
-    at a time; until the first token stands for a diffusion model, whatever stands behind it already.
+    batch_sizes: tuple[int, ...] = (1, 8, 32)
+    """Texts decoded at once, for speed."""
 
-    A processor's memory is the most that the whole process has used so far: for figures that say something, measure one
-    model a process. A GPU's is that of the batch.
+
+@dataclass(frozen=True)
+class Speed(Suite):
+    """How fast a model generates text. Only tokens up to the end of each text count, whatever else was computed.
+
+    The prompts are user turns for a chat model, and starts of texts for a base model. A batch has one language and is
+    always full: the last one is filled up with the first prompts. Latency is that of texts decoded one at a time; the
+    first token counts as soon as it is written, even if a diffusion model has written later ones before.
+
+    On a CPU, memory is the peak of the whole process so far: measure one model per process for a meaningful figure. On
+    a GPU it is the peak of the batch.
 
     Raises:
         ValueError: if there are no prompts or batch sizes, or an option is out of range.
@@ -55,23 +67,48 @@ class Speed:
 
     name: ClassVar[str] = "speed"
     writes: ClassVar[bool] = True
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        Ratio("tokens_per_second", "tokens", "seconds"),
-        Ratio("tpf", "tokens", "forwards"),
-        Quantile("latency_p50", "seconds_text", 0.5, scale=1000),  # milliseconds
-        Quantile("latency_p95", "seconds_text", 0.95, scale=1000),
-        Quantile("first_p50", "first_seconds", 0.5, scale=1000),
-        Quantile("first_p95", "first_seconds", 0.95, scale=1000),
-        Quantile("memory_gb", "peak_memory_bytes", 1.0, "", 1e-9),
+    title: ClassVar[str] = "Speed"
+    explanation: ClassVar[str] = "Compare only figures that were measured on one machine."
+    metrics: ClassVar[tuple[Metric, ...]] = separately(
+        Ratio("tokens_per_second", "tokens", "seconds", unit="tokens/s"),
+        Ratio("tpf", "tokens", "forwards", unit="tokens/pass"),
+        Quantile("latency_p50", "seconds_text", 0.5, scale=1000, unit="ms"),
+        Quantile("latency_p95", "seconds_text", 0.95, scale=1000, unit="ms"),
+        Quantile("first_p50", "first_seconds", 0.5, scale=1000, unit="ms"),
+        Quantile("first_p95", "first_seconds", 0.95, scale=1000, unit="ms"),
+        Quantile("memory_gb", "peak_memory_bytes", 1.0, "", 1e-9, unit="GB"),
     )
+    meanings: ClassVar[Mapping[str, str]] = {
+        "tokens_per_second": "tokens generated per second on the machine that measured it",
+        "tpf": "tokens per forward pass",
+        "latency_p50": "median time until a text decoded alone is complete; latency_p95: its 95th percentile",
+        "first_p50": "median time until the first token or block of such a text; first_p95: its 95th percentile",
+        "memory_gb": "peak memory",
+    }
+    Options: ClassVar[type] = SpeedOptions
+    reads: ClassVar[tuple[str, ...]] = ("text", "skills", "questions")
 
     def __post_init__(self) -> None:
         if not self.prompts:
-            raise ValueError("there are no prompts to write after")
+            raise ValueError("there are no prompts")
         if not self.batch_sizes or min(self.batch_sizes) < 1 or len(set(self.batch_sizes)) < len(self.batch_sizes):
             raise ValueError(f"batch_sizes must be different numbers of at least 1, got {self.batch_sizes}")
         at_least(self, 1, "repeats", "prompt_tokens")
         at_least(self, 0, "warm")
+
+    @classmethod
+    def build(cls, shared: SuiteOptions, own: SpeedOptions, context: int, device: torch.device | str) -> Speed:
+        """On questions where there are some, evenly from all of them, or else on texts."""
+        if shared.skills or shared.questions:
+            asked = asked_questions(shared, cls.name)
+            prompts = [Passage(q.prompt, q.language, q.task, q.item) for q in asked]
+        else:
+            prompts = list(passages(shared, cls.name))
+        chosen: list[Passage] = []
+        for language in dict.fromkeys(passage.language for passage in prompts):
+            some = [passage for passage in prompts if passage.language == language]
+            chosen += some[:: max(1, -(-len(some) // TIMED))]
+        return cls(tuple(chosen), own.batch_sizes)
 
     def run(self, subject: Subject) -> Iterator[Record]:
         """A record a batch, small batches first. Raises UserError if prompts do not fit into the model's context."""

@@ -13,10 +13,10 @@ from typing import Any
 from nano_llada.core.errors import UserError
 from nano_llada.data.rows import Message, Unread, reference, to_question
 from nano_llada.evaluation.items import read_items, row_language
-from nano_llada.rl.answer import Judge, judge_of
-from nano_llada.rl.number import last_number
-from nano_llada.rl.pattern import Matcher
-from nano_llada.session.reward import Reward, load_reward
+from nano_llada.verify.answer import Judge, judge_of
+from nano_llada.verify.number import last_number
+from nano_llada.verify.pattern import Matcher
+from nano_llada.verify.reward import Reward, load_reward
 
 __all__ = ["Judge", "Question", "last_number", "read_questions"]
 

@@ -1,4 +1,4 @@
-"""Everything an evaluation report says in numbers: figures, and for each of them the best model against all others."""
+"""All numbers of a report: figures, and for each of them the best model against all others."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from nano_llada.evaluation.figures import BOTH, CONDITIONS, Difference, Figure, Metrics, Way, differences, figures
+from nano_llada.evaluation.figures import ALL, BOTH, Difference, Figure, Metrics, Way, differences, figures
 from nano_llada.evaluation.metric import Metric
 from nano_llada.evaluation.record import Record
-from nano_llada.evaluation.suite import ALL
 
-SURE = 0.05  # a difference with a greater p-value is none
+SURE = 0.05  # a difference with a greater p-value is not significant
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Results:
     figures: tuple[Figure, ...]
     differences: tuple[Difference, ...]  # the best way first
     metrics: Mapping[str, Sequence[Metric]]  # of each suite that there are records of
-    uneven: tuple[str, ...] = ()  # suites whose models were not all given the same examples
+    uneven: tuple[str, ...] = ()  # suites whose models did not all get the same examples
 
     def ways(self, suite: str | None = None) -> list[Way]:
         """Models with their decoders, in the order of the records."""
@@ -33,9 +32,10 @@ class Results:
         return [task for task in dict.fromkeys(f.task for f in self.figures if f.suite == suite) if task != ALL]
 
     def whole(self, suite: str) -> str:
-        """The task that stands for the suite: all of them, or the first of conditions."""
+        """The task that represents the suite: all of them together, or the first where they are not pooled."""
         tasks = self.tasks(suite)
-        return tasks[0] if len(tasks) == 1 or suite in CONDITIONS else ALL
+        pooled = all(metric.pooled for metric in self.metrics[suite])
+        return ALL if pooled and len(tasks) != 1 else tasks[0]
 
     def languages(self, suite: str) -> list[str]:
         """zh and en first, the mean of both last."""
@@ -44,7 +44,7 @@ class Results:
         return sorted(found, key=lambda language: (ranks.get(language, 2), language))
 
     def row(self, way: Way, suite: str, task: str, metric: str) -> dict[str, Figure]:
-        """One figure in every language that it exists in."""
+        """One figure in every language in which it exists."""
         return self._rows.get((*way, suite, task, metric), {})
 
     def middle(self, way: Way, suite: str, task: str, metric: str) -> Figure | None:
@@ -79,7 +79,7 @@ class Results:
 
 
 def measure(records: Sequence[Record], metrics: Metrics) -> Results:
-    """All figures; and for every suite, task and metric with a better end, the best model against each other.
+    """All figures; and for every suite, task and metric with a better end, the best model against each other one.
 
     Raises:
         UserError: if `metrics` does not know a suite.

@@ -1,17 +1,16 @@
-"""Decides by program whether a model's answer is right: text, JSON, lists of words and small sudokus."""
+"""Verifiers of the small world: what a right answer is, as data that a row carries."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from nano_llada.core.errors import UserError
 
 Kind = Literal["exact", "final", "json", "words", "sudoku"]
-
 COLON = "[:：]"  # the full-width one, too
 
 
@@ -20,7 +19,7 @@ class Verifier:
     """What a right answer is.
 
     kind `exact`: the text is one of `expected` (spacing and one last full stop do not matter);
-    `final`: what stands behind its last colon (the whole text if there is none) is one of `expected`, as in `exact`;
+    `final`: the part after its last colon (the whole text if there is none) is one of `expected`, as in `exact`;
     `json`: it parses to the same value as `expected[0]`;
     `words`: it lists exactly `count` different words out of `expected`;
     `sudoku`: it is a valid 4x4 grid that keeps the givens of `expected[0]` (four rows, 0 is blank).
@@ -54,16 +53,7 @@ class Verifier:
 
 def verify(verifier: Verifier, text: str) -> bool:
     """Whether `text` is a right answer. Any text may be given; none makes it raise."""
-    answer = _plain(text)
-    if verifier.kind == "exact":
-        return answer in {_plain(expected) for expected in verifier.expected}
-    if verifier.kind == "final":
-        return _plain(re.split(COLON, text)[-1]) in {_plain(expected) for expected in verifier.expected}
-    if verifier.kind == "json":
-        return _same_json(answer, verifier.expected[0])
-    if verifier.kind == "words":
-        return _lists_words(answer, verifier)
-    return _completes_sudoku(answer, verifier.expected[0])
+    return _CHECKS[verifier.kind](text, verifier)
 
 
 def is_sudoku(grid: str) -> bool:
@@ -106,3 +96,16 @@ def _completes_sudoku(answer: str, givens: str) -> bool:
         return False
     kept = all(given in ("0", digit) for given, digit in zip(givens, answer, strict=True))
     return kept and is_sudoku(re.sub(r"\D", "", answer))
+
+
+def _is_one_of(text: str, verifier: Verifier) -> bool:
+    return _plain(text) in map(_plain, verifier.expected)
+
+
+_CHECKS: Mapping[Kind, Callable[[str, Verifier], bool]] = {
+    "exact": _is_one_of,
+    "final": lambda text, verifier: _is_one_of(re.split(COLON, text)[-1], verifier),
+    "json": lambda text, verifier: _same_json(_plain(text), verifier.expected[0]),
+    "words": lambda text, verifier: _lists_words(_plain(text), verifier),
+    "sudoku": lambda text, verifier: _completes_sudoku(_plain(text), verifier.expected[0]),
+}

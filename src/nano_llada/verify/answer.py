@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nano_llada.core.errors import UserError
-from nano_llada.rl.number import last_number, reference_number
-from nano_llada.rl.pattern import Matcher, check_pattern
-from nano_llada.world import Verifier, verify
+from nano_llada.verify.number import last_number, reference_number
+from nano_llada.verify.pattern import Matcher, check_pattern
+from nano_llada.verify.verifier import Verifier, verify
 
 Judge = Callable[[str], bool]  # a model's text -> whether it is right
 

@@ -1,0 +1,150 @@
+"""Weights in eight bits: how they are made, stored, loaded and multiplied.
+
+Every matrix is stored as integers q in [-127, 127] with one scale per output channel, ``W ~ scale * q`` and
+``scale = max|W| / 127``. That is a quarter of the bytes of float32, and reading weights is what a decoding step spends
+its time on. Vectors (the gains of norms) stay float32.
+
+Activations are not rounded to eight bits. Each row is written as a 14-bit fixed-point number, and its upper and lower
+seven bits go through the integer product as two rows. Integer sums have no rounding error, so a row's result does not
+depend on the other rows of the batch, to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from nano_llada.core.errors import UserError
+
+SCALE = ".scale"  # suffix of the tensor that holds the scales of a matrix
+HALF = 64  # zero point of a seven-bit digit
+BASE = 128  # a digit has seven bits: two products of digits and weights must fit into 16 bits on older processors
+LARGEST = 8127  # of a fixed-point activation: with OFFSET added it still has 14 bits
+OFFSET = HALF * BASE + HALF
+TINY = 1e-30  # largest entry of a row of zeros, so that nothing is divided by zero
+
+
+def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(F, K) float weights as int8 (F, K) and float32 scales (F,); the error is at most half a scale."""
+    scale = weight.float().abs().amax(1).clamp(min=TINY) / 127
+    return (weight.float() / scale[:, None]).round_().clamp_(-127, 127).to(torch.int8), scale
+
+
+def dequantise(quantised: Tensor, scale: Tensor) -> Tensor:
+    """Float32 weights (F, K)."""
+    return quantised.float() * scale[:, None]
+
+
+def quantise_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a model by name, every matrix as int8 under its own name and scales under ``NAME.scale``."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if tensor.dim() == 2:
+            found[name], found[name + SCALE] = quantise(tensor)
+        else:
+            found[name] = tensor.float()
+    return found
+
+
+def dequantise_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `quantise_state`, up to rounding: a state that a `Transformer` loads."""
+    return {
+        name: dequantise(tensor, state[name + SCALE]) if tensor.dtype == torch.int8 else tensor
+        for name, tensor in state.items()
+        if not name.endswith(SCALE)
+    }
+
+
+def save_quantised(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write the result of `quantise_state` as safetensors.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write {path}: {error}") from error
+
+
+def load_quantised(path: Path, shapes: Mapping[str, torch.Size | tuple[int, ...]]) -> dict[str, Tensor]:
+    """Read what `save_quantised` wrote; `shapes` are those of the float weights it must hold, no more and no fewer.
+
+    Raises:
+        UserError: for a missing or damaged file, a tensor that is missing, unknown or of the wrong shape or type, or
+            scales that are not positive numbers.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing")
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged or not a safetensors file: {error}") from error
+    wanted: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+    for name, shape in shapes.items():
+        matrix = len(shape) == 2
+        wanted[name] = (tuple(shape), torch.int8 if matrix else torch.float32)
+        if matrix:
+            wanted[name + SCALE] = ((shape[0],), torch.float32)
+    if missing := sorted(set(wanted) - set(state)):
+        raise UserError(f"{path} lacks {missing[0]}: is it a file of int8 weights of this model?")
+    if extra := sorted(set(state) - set(wanted)):
+        raise UserError(f"{path} contains {extra[0]}, which the model does not have")
+    for name, tensor in state.items():
+        if (tuple(tensor.shape), tensor.dtype) != wanted[name]:
+            shape, dtype = wanted[name]
+            raise UserError(f"{path}: {name} is {tuple(tensor.shape)} {tensor.dtype}, the model needs {shape} {dtype}")
+        if name.endswith(SCALE) and not bool((tensor.isfinite() & (tensor > 0)).all()):
+            raise UserError(f"{path}: {name} contains a scale that is not a positive number")
+    return state
+
+
+class QuantisedProduct:
+    """``x @ (scale * q).T`` for float32 x (N, K), by integer products with oneDNN's packed weights; gives (N, F)."""
+
+    def __init__(self, quantised: Tensor, scale: Tensor) -> None:
+        self._packed = torch.ops.onednn.qlinear_prepack(quantised.contiguous(), None)
+        self._scale = scale.float().contiguous()
+        self._zeros = torch.zeros(len(scale), dtype=torch.int32)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        digits, step = split(x)
+        out = torch.ops.onednn.qlinear_pointwise.default(
+            digits, 1.0, HALF, self._packed, self._scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        upper, lower = out.chunk(2)
+        return torch.add(lower, upper, alpha=BASE).mul_(step)
+
+
+def split(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (N, K) as 14-bit numbers: digits (2N, K) uint8, upper ones first, and the value of one step (N, 1).
+
+    ``x ~ step * (BASE * (upper - HALF) + (lower - HALF))``, off by at most half a step and a step is the row's largest
+    entry over `LARGEST`.
+    """
+    step = x.abs().amax(-1, keepdim=True).clamp_(min=TINY).div_(LARGEST)
+    fixed = torch.div(x, step).add_(OFFSET + 0.5).to(torch.int16)  # all positive: cutting off rounds to nearest
+    return torch.cat([fixed >> 7, fixed & (BASE - 1)]).to(torch.uint8), step
+
+
+def integer_products_work() -> bool:
+    """Whether this PyTorch and processor multiply the digits exactly; checked, not looked up by name."""
+    if not hasattr(torch.ops.onednn, "qlinear_pointwise"):
+        return False
+    rows = torch.arange(3 * 96).view(3, 96).float().cos_()
+    rows[1] = -2.0  # every digit at its limit
+    weight = torch.arange(40 * 96).view(40, 96).mul_(37).remainder_(255).sub_(127).to(torch.int8)
+    weight[0] = 127
+    digits, step = split(rows)
+    value = digits.double().sub_(HALF).view(2, 3, 96)
+    expected = (value[0] * BASE + value[1]) @ weight.double().T * step.double()
+    try:
+        found = QuantisedProduct(weight, torch.ones(40))(rows)
+    except (RuntimeError, NotImplementedError):
+        return False
+    return bool(torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-3))

@@ -1,0 +1,1 @@
+"""The one judge of answers, for data, reinforcement learning and evaluation. Imports no torch."""

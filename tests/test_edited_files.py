@@ -103,7 +103,7 @@ FILES = {
     "the same in TOML": ("c.toml", b"steps = " + b"9" * 5000, "a number has too many digits"),
     "a key given twice": ("c.json", b'{"name": "a", "name": "b"}', "the key 'name' is given twice"),
     "too large": ("c.json", b'{"name": "' + b"a" * 17_000_000 + b'"}', "is larger than 16 MiB"),
-    "no text": ("c.json", b"\x89PNG\xff", "can't decode"),
+    "no text": ("c.json", b"\x89PNG\xff", "not valid UTF-8"),
     "empty": ("c.json", b"", "not valid JSON"),
     "a list": ("c.json", b"[]", "expected an object"),
 }

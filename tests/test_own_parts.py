@@ -132,13 +132,13 @@ def test_an_own_reward_may_import_its_neighbour(place):
 
 
 MISSING = [
-    (["--objective", "nowhere.py:Focal"], "the file nowhere.py does not exist"),
+    (["--objective", "nowhere.py:Focal"], "expected FILE.py:NAME with a file that exists"),
     (["--objective", "examples/own_objective.py:Fokal"], "does not define Fokal"),
     (["--objective", "examples/own_objective.py:Masking"], "it must be a class that derives from"),
     (["--objective", "Denoising"], "expected FILE.py:NAME"),
     (["--objective", OBJECTIVE, "--gamma", "nan"], "gamma must be a finite number, got nan"),
     (["--objective", OBJECTIVE, "--gama", "1"], "did you mean --gamma?"),
-    (["--noise", "nowhere.py:X", "--mask-count", "bernoulli"], "the file nowhere.py does not exist"),
+    (["--noise", "nowhere.py:X", "--mask-count", "bernoulli"], "expected FILE.py:NAME with a file that exists"),
     (["--noise", "examples/own_objective.py:FocalDenoising", "--mask-count", "bernoulli"], "it must be a class that"),
     (["--noise", "linar"], "did you mean 'linear'?"),
 ]
@@ -157,7 +157,7 @@ def test_a_run_whose_file_is_gone_says_so_at_resume(place, capsys):
     for again in (["resume", place.runs / "own", "--steps", "4"], ["report", place.runs / "own"]):
         capsys.readouterr()
         assert run_cli(again) == 2
-        assert "the file examples/own_objective.py does not exist" in capsys.readouterr().err
+        assert "FocalDenoising': expected FILE.py:NAME with a file that exists" in capsys.readouterr().err
     assert (
         run_cli(["generate", place.runs / "own", "Tom", "--max-new-tokens", "3"]) == 0
     )  # the model needs no objective

@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nano_llada.model.config import ModelConfig
 
 from benchmarks.measure import record
-from nano_llada.core import hardware
+from nano_llada.config.model import ModelConfig
+from nano_llada.core import device as hardware
 from nano_llada.model.lean import LeanModel, causal, full
 from nano_llada.model.transformer import Transformer
 

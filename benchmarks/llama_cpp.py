@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nano_llada.model.config import ModelConfig
+
+from nano_llada.config.model import ModelConfig
 
 NEW, REPEATS = 128, 3
 PROMPT = "the quick brown fox jumps over t"  # 32 characters, a token each

@@ -11,6 +11,7 @@ import pytest
 import torch
 from nano_llada.model.config import ModelConfig, YarnScaling
 
+from nano_llada.config.model import ModelConfig, YarnScaling
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.model import lean as lean_module

@@ -84,7 +84,8 @@ def find_checkpoint(path: Path, prefer: Literal["best", "last"] = "best") -> Pat
     if path.is_file():
         if path.suffix in (".pt", ".pth", ".bin", ".ckpt", ".pkl"):
             raise UserError(
-                f"{path} is a pickle file, and unpickling can run anything; give a checkpoint folder with {WEIGHTS}"
+                f"{path} is a pickle file, and unpickling can run anything; give a checkpoint folder with {WEIGHTS} "
+                f"(nano-llada import {path} --out FOLDER reads its tensors safely)"
             )
         path = path.parent
     if not path.exists():

@@ -73,7 +73,7 @@ def import_model(folder: Path) -> tuple[Transformer, Tokenizer]:
     weights = _fuse(_read_weights(folder), config, folder)
     for name in {"embed.weight", "head.weight"} & set(weights):
         if mask_is_new:
-            weights[name] = _start_row(weights[name], tokenizer.vocab.mask)
+            weights[name] = start_row(weights[name], tokenizer.vocab.mask)
         weights[name] = weights[name][: tokenizer.vocab.size]
     model = Transformer(replace(config, vocab_size=tokenizer.vocab.size))
     if config.tie_embeddings:
@@ -259,7 +259,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
 
 
-def _layout(config: ModelConfig) -> dict[str, list[tuple[str, torch.Size]]]:
+def tensor_layout(config: ModelConfig) -> dict[str, list[tuple[str, torch.Size]]]:
     """Each of our weights, and the tensors of transformers that are stacked into it, with their shapes."""
     with torch.device("meta"):
         ours = {name: tensor.shape for name, tensor in model_weights(Transformer(config)).items()}
@@ -278,7 +278,7 @@ def _layout(config: ModelConfig) -> dict[str, list[tuple[str, torch.Size]]]:
 
 
 def _fuse(theirs: dict[str, Tensor], config: ModelConfig, folder: Path) -> dict[str, Tensor]:
-    layout = _layout(config)
+    layout = tensor_layout(config)
     wanted = {name: shape for parts in layout.values() for name, shape in parts}
     if missing := sorted(set(wanted) - set(theirs)):
         raise UserError(f"the weights in {folder} lack {', '.join(missing)}")
@@ -293,7 +293,7 @@ def _fuse(theirs: dict[str, Tensor], config: ModelConfig, folder: Path) -> dict[
     return {name: torch.cat([theirs[part] for part, _ in parts]) for name, parts in layout.items()}
 
 
-def _start_row(weight: Tensor, row: int) -> Tensor:
+def start_row(weight: Tensor, row: int) -> Tensor:
     """(max(V, row + 1), D): the weight with this row at the mean of those before it."""
     grown = weight.new_zeros(max(len(weight), row + 1), weight.shape[1], dtype=torch.float32)
     grown[: len(weight)] = weight
@@ -303,7 +303,7 @@ def _start_row(weight: Tensor, row: int) -> Tensor:
 
 def _split(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     theirs: dict[str, Tensor] = {}
-    for name, parts in _layout(config).items():
+    for name, parts in tensor_layout(config).items():
         pieces = weights[name].split([shape[0] for _, shape in parts])
         theirs |= {part: piece.contiguous() for (part, _), piece in zip(parts, pieces, strict=True)}
     return theirs

@@ -29,8 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nano_llada.config.model import ModelConfig
 from nano_llada.core.errors import UserError
-from nano_llada.model.config import ModelConfig
 from nano_llada.model.quantised import (
     SCALE,
     QuantisedProduct,

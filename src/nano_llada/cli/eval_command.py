@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PLAIN = "default"
 SHOWN = {
-    "what to measure": "suites text skills questions choices judge items limit draws",
+    "what to measure": "suites text skills questions items limit draws window",
     "options": "decoders out device threads",
     "writing": "max_new_tokens temperature seed",
     "diffusion models": "steps threshold block_length block_size",

@@ -105,9 +105,9 @@ class _Reader:
         places: dict[str, str] = {}
         for path in _paths(self._root, self._base):
             places.setdefault(path[-1], ".".join(path))
-        beside = None if key in places else nearest(key, names)
-        if found := beside or nearest(key, places):
-            return f"did you mean {(beside or places[found])!r}?"
+        for least in (0.9, 0.6):  # a better match elsewhere counts more than a vague one here
+            if (here := nearest(key, names, least)) or (found := nearest(key, places, least)):
+                return f"did you mean {(here or places[str(found)])!r}?"
         return f"known: {', '.join(names) or 'none'}"
 
     def _convert(self, hint: Any, value: Any, base: Any, where: str) -> Any:

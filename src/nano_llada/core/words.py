@@ -6,10 +6,10 @@ import difflib
 from collections.abc import Iterable
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that is most like `word`; None if none is like it. `_`, `-` and case do not matter."""
+def nearest(word: str, known: Iterable[str], least: float = 0.6) -> str | None:
+    """The known word that is most like `word`, by a ratio of at least `least`; `_`, `-` and case do not matter."""
     plain = {name.lower().replace("_", "-"): name for name in known}
-    found = difflib.get_close_matches(word.lower().replace("_", "-"), plain, 1, cutoff=0.6)
+    found = difflib.get_close_matches(word.lower().replace("_", "-"), plain, 1, cutoff=least)
     return plain[found[0]] if found else None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import hashlib
 import json
 import shlex
@@ -352,12 +351,12 @@ class Translation:
         if different := [*self._defaults(), *self.differences]:
             print(f"defaults: not given, and another value here: {'; '.join(different)}", file=sys.stderr)
         sys.stderr.flush()
-        status: int = nano_llada(models_first(self._words))
+        status: int = nano_llada(self._words)
         for make in self._later:
             if not status:
                 words = make(self._words)
                 print(f"runs: nano-llada {shlex.join(words)}", file=sys.stderr, flush=True)
-                status = nano_llada(models_first(words))
+                status = nano_llada(words)
         return status
 
     def _translate(self, option: Option) -> None:
@@ -423,15 +422,6 @@ def _default_here(words: Sequence[str], becomes: str) -> Any:
             if is_dataclass(value):
                 parts.append(value)
     return None
-
-
-def models_first(words: Sequence[str]) -> list[str]:
-    """The same command with its models as the first words, as `nano-llada` takes them without a remark."""
-    found = next((i for i, word in enumerate(words) if word in ("--checkpoint", "--checkpoints")), None)
-    if found is None:
-        return list(words)
-    models = list(itertools.takewhile(lambda word: not word.startswith("--"), words[found + 1 :]))
-    return [words[0], *models, *words[1:found], *words[found + 1 + len(models) :]]
 
 
 def run_folder(path: str) -> str:

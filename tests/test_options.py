@@ -48,6 +48,8 @@ class Bike:
     """Kilograms; default: not known."""
     light: bool = False
     """Switch the light on."""
+    bell: bool | None = None
+    """Ring."""
     wheel: Wheel = field(default_factory=Wheel)
     motor: Engine | None = None
 
@@ -84,6 +86,8 @@ A, B = Path("a"), Path("b")
         ("Eve a --weight None", Bike("Eve", (A,))),
         ("Eve a --light --no-light", Bike("Eve", (A,))),
         ("Eve a --light=true", Bike("Eve", (A,), light=True)),
+        ("Eve a --bell True --colour blue", Bike("Eve", (A,), "blue", bell=True)),
+        ("Eve --bell a", Bike("Eve", (A,), bell=True)),
         ("Eve a --no-rubber --spokes 8", Bike("Eve", (A,), wheel=Wheel(8, False))),
         ("Eve a --motor-power 2", Bike("Eve", (A,), motor=Engine(2.0))),
         ("Eve --light -- --a", Bike("Eve", (Path("--a"),), light=True)),
@@ -169,7 +173,7 @@ def test_the_short_help_shows_what_is_chosen_and_the_long_one_the_rest(capsys, m
     assert short.startswith("usage: nano-llada ride RIDER PLACES [PLACES ...] [options]\n\nRide a bike.\n")
     assert re.search(r"\nframe:\n  --colour \{red,blue\} +Colour of the frame. \(default: red\)\n  --weight X ", short)
     assert re.search(r"\n  --bell +Ring it.\n", short)
-    assert "Show 4 more options." in short
+    assert "Show 5 more options." in short
     assert not any(name in short for name in ("--spokes", "--light", "--speeds"))
     assert all(name in full for name in ("--spokes N", "--no-rubber", "--motor-power X", "--light", "--colour"))
     assert "--speeds" not in full

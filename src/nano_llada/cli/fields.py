@@ -47,6 +47,11 @@ class Option:
         return any(typing.get_origin(hint) is tuple for hint in _members(self.hint))
 
     @property
+    def optional(self) -> bool:
+        """Whether it can be None."""
+        return type(None) in typing.get_args(self.hint)
+
+    @property
     def flag_only(self) -> bool:
         """Whether it is switched on by its name and off by --no-NAME."""
         return _members(self.hint) == [bool]
@@ -148,7 +153,7 @@ def convert(option: Option, texts: Sequence[str]) -> Any:
         UserError: naming the option, for words that are not such a value.
     """
     members = _members(option.hint)
-    if type(None) in typing.get_args(option.hint) and [text.lower() for text in texts] == ["none"]:
+    if option.optional and [text.lower() for text in texts] == ["none"]:
         return None
     if option.many:
         item = next(typing.get_args(hint)[0] for hint in members if typing.get_origin(hint) is tuple)

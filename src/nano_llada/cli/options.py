@@ -124,6 +124,9 @@ class _Words:
         if fixed:
             self._keep(option, fixed, name)
             return rest
+        if option.flag_only and option.optional and not equals and rest and rest[0].lower() in ("true", "false"):
+            self._keep(option, rest[:1], name)
+            return rest[1:]
         if option.flag_only:
             self._keep(
                 option, [inline] if equals else ["false" if _plain(name) == f"no_{option.name}" else "true"], name

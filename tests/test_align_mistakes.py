@@ -83,14 +83,14 @@ REFUSED: dict[str, tuple[Case, str]] = {
         "failing.py:f' failed on ",
     ),
     "groups of one": (lambda s: s.words("rl-ar", group_size=1), "group_size must be at least 2, got 1"),
-    "a threshold that is none": (lambda s: s.words("rl-blocks", threshold=2), "threshold is a probability, in [0, 1]"),
+    "a threshold that is none": (lambda s: s.words("rl-blocks", threshold=2), "threshold must be in [0, 1]"),
     "editing without blocks": (
         lambda s: s.words("rl-diffusion", edit_threshold=0.5),
         "edit_threshold has no effect where answers are not decoded in blocks: give a block_size",
     ),
     "drawing without temperature": (
         lambda s: s.words("rl-ar", temperature=0),
-        "temperature must be a finite number above 0, got 0.0",
+        "temperature must be positive, got 0.0",
     ),
     "nothing to resume": (lambda s: [*s.words("rl-ar"), "--resume"], "nothing to resume"),
     "rl of another kind": (lambda s: ["rl", "sideways"], "nano-llada rl needs one of ar, diffusion, not 'sideways'"),

@@ -240,7 +240,7 @@ MISTAKES = {
     "no thread": ({"threads": 0}, "threads must be at least 1, got 0"),
     "no rows to measure": ({"eval_rows": 0}, "eval_rows must be at least 1, got 0"),
     "saving never and less": ({"save_every": -1}, "save_every must be at least 0, got -1"),
-    "turns of texts": ({"turns": "each"}, "turns 'each' is about conversations; it has no effect with format 'text'"),
+    "turns of texts": ({"turns": "each"}, "turns 'each' applies to conversations; it has no effect with format 'text'"),
     "conversations in pretraining": ({"format": "chat"}, "these options describe a run of `sft ar`, not `pretrain ar`"),
 }
 

@@ -183,10 +183,31 @@ VALUES: dict[str, tuple[Case, str]] = {
     "a negative learning rate": (lambda s: s.run(learning_rate=-1.0), "learning_rate must be positive, got -1.0"),
     "an unknown device": (lambda s: s.run(device="abacus"), "device 'abacus' cannot be used here"),
     "an unknown track": (lambda s: ["pretrain", "sideways"], "needs one of ar, diffusion, not 'sideways'"),
+    "a misspelt track": (lambda s: ["sft", "difusion"], "not 'difusion'; did you mean 'diffusion'?"),
+    "an option of another stage": (
+        lambda s: [*s.run(), "--block-warmup", "4"],
+        "--block-warmup is an option of `nano-llada pretrain diffusion`, not of `nano-llada pretrain ar`",
+    ),
+    "a value that is missing": (lambda s: [*s.run(), "--name"], "--name needs a value"),
+    "an option in place of a value": (lambda s: [*s.run(), "--name", "--steps"], "write --name=VALUE for a value that"),
+    "a word too many": (lambda s: ["export", s.done.runs / "ar", "extra", "--out", s.here / "x"], "unexpected 'extra'"),
+    "nothing to export": (lambda s: ["export"], "RUN, --out is missing"),
+    "a flag with a value": (lambda s: [*s.run(), "--packing=maybe"], "--packing maybe: expected true or false"),
+    "an option in the wrong table": (
+        lambda s: s.config('{"learning_rate": 1}'),
+        "learning_rate: unknown option; did you mean 'train.learning_rate'?",
+    ),
+    "an option in another wrong table": (
+        lambda s: s.config('{"train": {"hiden_size": 1}}'),
+        "train.hiden_size: unknown option; did you mean 'model.hidden_size'?",
+    ),
     "no track": (lambda s: ["sft"], "nano-llada sft needs one of ar, diffusion"),
-    "an unknown command": (lambda s: ["fly"], "unknown command 'fly'"),
-    "an unknown option": (lambda s: [*s.run(), "--learning-rat", "1"], "--learning-rat"),
-    "a value of another type": (lambda s: s.run(steps="many"), "many"),
+    "an unknown command": (lambda s: ["expotr"], "unknown command 'expotr'; did you mean 'export'?"),
+    "an unknown option": (
+        lambda s: [*s.run(), "--learning-rat", "1"],
+        "unknown option --learning-rat; did you mean --learning-rate?",
+    ),
+    "a value of another type": (lambda s: s.run(steps="many"), "--steps many: expected a whole number"),
     "an unknown skill": (
         lambda s: ["eval", "--checkpoints", s.done.runs / "ar", "--skills", "juggling"],
         "The small world has no skill 'juggling'. Use one of: ",
@@ -230,7 +251,7 @@ DECODING: dict[str, tuple[Case, str]] = {
     ),
     "no tokens to write": (
         lambda s: s.generate("ar", "--max-new-tokens", 0),
-        "max_new_tokens must be at least 1, got 0: there is nothing to write",
+        "max_new_tokens must be at least 1, got 0",
     ),
     "a threshold with steps": (
         lambda s: s.generate("diffusion", "--threshold", 0.9, "--steps", 4),
@@ -242,7 +263,7 @@ DECODING: dict[str, tuple[Case, str]] = {
     ),
     "an unknown strategy": (
         lambda s: s.generate("diffusion", "--strategy", "best"),
-        "strategy 'best' is not one of low_confidence, random, margin, entropy",
+        "--strategy best: expected one of low_confidence, random, margin, entropy",
     ),
     "top_k without a temperature": (lambda s: s.generate("ar", "--top-k", 5), "set a temperature above 0"),
     "a batch of nothing": (lambda s: s.generate("ar", "--batch-size", 0), "batch_size"),
@@ -260,7 +281,7 @@ DECODING: dict[str, tuple[Case, str]] = {
     ),
     "a gap of nothing": (
         lambda s: ["infill", "--checkpoint", s.done.runs / "diffusion", "--text", "Tom ___", "--length", 0],
-        "a gap needs at least 1 token, got 0",
+        "length must be at least 1, got 0",
     ),
     "nothing to measure": (lambda s: ["eval", "--checkpoints", s.done.runs / "ar"], "nothing to measure"),
     "no model to measure": (lambda s: ["eval", "--checkpoints", "--text", s.done.text], "no model: give at least one"),
@@ -317,7 +338,7 @@ DECODING: dict[str, tuple[Case, str]] = {
     ),
     "a decoder that is no setting": (
         lambda s: ["eval", s.done.runs / "diffusion", "--text", s.done.text, "--decoders", "treshold=0.9"],
-        "'treshold=0.9' is not SETTING=VALUE",
+        "'treshold=0.9' is not SETTING=VALUE; did you mean 'threshold'?",
     ),
     "a decoder that cannot be": (
         lambda s: ["eval", s.done.runs / "diffusion", "--text", s.done.text, "--decoders", "threshold=1.5"],

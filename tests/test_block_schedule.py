@@ -131,23 +131,23 @@ def test_a_size_is_whole_rows_once_it_holds_the_longest_document(peaky, make_bat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"block_size": 0}, "a block has at least 1 token, got 0"),
-        ({"block_warmup": (1, -2)}, "a block has at least 1 token, got -2"),
-        ({"block_size": 4, "block_decay": (0, 4)}, "a block has at least 1 token, got 0"),
+        ({"block_size": 0}, "block_size must be at least 1, got 0"),
+        ({"block_warmup": (1, -2)}, "block_warmup must be at least 1, got -2"),
+        ({"block_size": 4, "block_decay": (0, 4)}, "block_decay must be at least 1, got 0"),
         ({"block_size": 4, "block_decay": (16, 8)}, "block_decay ends with 8, but block_size is 4"),
         ({"block_decay": (16, 8)}, "block_decay ends with 8, but block_size is None"),
         (
             {"block_size": 4, "block_warmup": (1,)},
             "whole rows follow block_warmup: block_size 4 needs a block_decay",
         ),
-        ({"block_warmup": (1,), "block_warmup_share": -0.1}, r"must add up to at most 1, got {'block_warmup': -0.1}"),
+        ({"block_warmup": (1,), "block_warmup_share": -0.1}, r"block_warmup_share must be in \[0, 1\], got -0.1"),
         (
             {"block_size": 4, "block_decay": (8, 4), "block_decay_share": 0.0},
-            r"must add up to at most 1, got {'block_decay': 0.0}",
+            r"add up to at most 1, got {'block_decay': 0.0}",
         ),
         (
             {"block_size": 4, "block_warmup": (1,), "block_decay": (4,), "block_decay_share": 0.8},
-            r"must add up to at most 1, got {'block_warmup': 0.3, 'block_decay': 0.8}",
+            r"add up to at most 1, got {'block_warmup': 0.3, 'block_decay': 0.8}",
         ),
         ({"block_warmup": (4, 1)}, r"block_warmup must grow, got \(4, 1\)"),
         ({"block_size": 8, "block_decay": (4, 8)}, r"block_decay must shrink, got \(4, 8\)"),

@@ -216,7 +216,7 @@ def test_mode_text_continues_and_mode_chat_answers(done, capsys):
 @pytest.mark.parametrize("name", ["ar-sft", "diffusion-sft"])
 def test_chat_answers_until_the_input_ends(done, capsys, monkeypatch, name):
     monkeypatch.setattr("sys.stdin", io.StringIO("What has Tom?\n\n1加1?\n"))
-    assert run_cli(["chat", "--checkpoint", done.runs / name, "--max-new-tokens", 6, "--system", "Be short."]) == 0
+    assert run_cli(["chat", done.runs / name, "--max-new-tokens", 6, "--system", "Be short."]) == 0
     assert capsys.readouterr().err == ""
 
 
@@ -228,7 +228,7 @@ def test_a_chat_goes_on_when_it_outgrows_the_context(done, capsys, monkeypatch):
     monkeypatch.setattr(
         LanguageModel, "encode", lambda w, prompt, *, chat: asked.append(prompt) or encode(w, prompt, chat=chat)
     )
-    assert run_cli(["chat", "--checkpoint", done.runs / "ar-sft", "--max-new-tokens", 20]) == 0
+    assert run_cli(["chat", done.runs / "ar-sft", "--max-new-tokens", 20]) == 0
     assert capsys.readouterr().err == ""
     assert {messages[-1].content for messages in asked} == set(questions)
 
@@ -236,7 +236,7 @@ def test_a_chat_goes_on_when_it_outgrows_the_context(done, capsys, monkeypatch):
 def test_chat_puts_no_line_breaks_into_an_answer(done, capsys, monkeypatch):
     monkeypatch.setattr("nano_llada.data.tokenizer.Tokenizer.decode", lambda *_, **__: "word " * 60)
     monkeypatch.setattr("sys.stdin", io.StringIO("What?\n"))
-    assert run_cli(["chat", "--checkpoint", done.runs / "ar-sft", "--max-new-tokens", 2]) == 0
+    assert run_cli(["chat", done.runs / "ar-sft", "--max-new-tokens", 2]) == 0
     assert capsys.readouterr().out.strip() == ("word " * 60).strip()
 
 

@@ -341,7 +341,7 @@ def test_settings_that_cannot_be():
         Block(reread_threshold=0.5)
     with pytest.raises(ValueError, match="reread_threshold must be in"):
         Block(edit_threshold=0.5, reread_threshold=1.5)
-    with pytest.raises(ValueError, match="says nothing of a draw"):
+    with pytest.raises(ValueError, match="does not measure"):
         Block(edit_threshold=0.5, reread_threshold=0.5, temperature=1.0, certainty="likeliest")
     with pytest.raises(ValueError, match="edit_threshold must be in"):
         Block(edit_threshold=1.5)

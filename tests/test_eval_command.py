@@ -260,7 +260,7 @@ def test_help_lists_the_options_of_the_suites_that_are_named(named, capsys):
     assert run_cli(["eval", *(("--suites", *named) if named else ()), "--help"]) == 0
     shown = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
     assert all(option in shown for option in ("--text", "--skills", "--draws", "--suites NAME --help"))
-    assert all(("Lengths of the gaps" in shown, "--prompt-tokens INT" in shown)) == bool(named)
+    assert all(("Lengths of the gaps" in shown, "--prompt-tokens N" in shown)) == bool(named)
 
 
 def test_a_config_file_of_an_earlier_version_is_read(done, tmp_path):

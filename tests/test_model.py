@@ -322,7 +322,7 @@ def test_options_of_the_shape_train(make_model, make_batch, options):
     [
         ({"hidden_size": 30, "num_heads": 4}, "hidden_size 30 is not a multiple of num_heads 4"),
         ({"num_heads": 8, "num_kv_heads": 3}, "num_heads 8 is not a multiple of num_kv_heads 3"),
-        ({"hidden_size": 12, "num_heads": 4}, "even width to be rotated, got 3"),
+        ({"hidden_size": 12, "num_heads": 4}, "even head width, got 3"),
         ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
     ],

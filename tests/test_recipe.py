@@ -116,16 +116,16 @@ def test_check_lists_the_runs_and_makes_nothing(recipe, capsys):
     [
         ('kind = "pretrain ar"', 'kind = "train ar"', r"run 1: kind 'train ar' is not one of pretrain ar, "),
         ('name = "blocks"', 'name = "ar"', r"run 2: the name 'ar' is taken by an earlier run"),
-        ('start = "blocks"', 'start = "dpo"', r"run 3: start 'dpo' is no earlier run; there are ar, blocks"),
+        ('start = "blocks"', 'start = "dpo"', r"run 3: start 'dpo' is not an earlier run; there are ar, blocks"),
         ('name = "dpo"', "", r"run 4: it has no name"),
         ("hidden_size", "hiden_size", r"run 1.model.hiden_size: unknown option; did you mean 'hidden_size'\?"),
-        ("block_size = 8, draws = 2", "block_size = 0", r"run 4: a block has at least 1 token, got 0"),
+        ("block_size = 8, draws = 2", "block_size = 0", r"run 4: block_size must be at least 1, got 0"),
         (
             "block_decay = [16, 8]",
             "block_decay = [24, 8]",
             r"run 2: block sizes \[24\] do not divide sequence_length 64",
         ),
-        ("{where}/text", "{there}/text", r"\{there\} in '\{there\}/text.jsonl' is no variable of the recipe"),
+        ("{where}/text", "{there}/text", r"\{there\} in '\{there\}/text.jsonl' is not a variable of the recipe"),
         ("[common]", "[comon]", r"unknown entries: comon"),
     ],
 )

@@ -93,7 +93,7 @@ def test_each_option_that_may_change(place, name):
         ("train", {"patience": 3}),
         ("train", {"precision": "bf16"}),
         ("train", {"batch_size": 8}),
-        ("train", {"steps": 9}),
+        ("train", {"steps": 2}),
         ("data", {"sequence_length": 32}),
         ("data", {"data": ("other.jsonl",)}),
         ("model", {"dropout": 0.5}),

@@ -55,7 +55,7 @@ def offenders(find: Callable[[str], Iterable[object]], names: Iterable[str] = NA
 
 
 def test_module_level_imports_are_absolute_and_of_what_is_always_installed():
-    base = {"torch", "numpy", "tokenizers", "safetensors", "tyro", "rich", "matplotlib", "jinja2", "nano_llada"}
+    base = {"torch", "numpy", "tokenizers", "safetensors", "rich", "matplotlib", "jinja2", "nano_llada"}
 
     def other(name: str) -> set[str]:
         outside = {full.split(".")[0] for full in imports(tree(name), at_module_level=True)}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
 from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.config.model import ModelConfig, YarnScaling
+from nano_llada.config.outcome import Outcome
 from nano_llada.session import run as run_module
 from nano_llada.session.run import execute
 from tiny import Place, losses, make_place, run_cli, tiny_arguments, tiny_run
@@ -74,12 +74,13 @@ def test_a_config_file_says_it_as_well(place, capsys):
 
 @pytest.mark.parametrize("vocab_size", [6400, 6401])
 def test_from_a_checkpoint_of_the_default_shape_too(monkeypatch, vocab_size):
+    def execute(config, resume):
+        seen.append(config)
+        return Outcome("finished", 1, 1)
+
     saved, seen = ModelConfig(max_length=1024, vocab_size=vocab_size, dropout=0.1), []
     monkeypatch.setattr("nano_llada.cli.training.shape_of", lambda start: saved)
-    monkeypatch.setattr(
-        "nano_llada.session.run.execute",
-        lambda config, resume: seen.append(config) or SimpleNamespace(state="finished"),
-    )
+    monkeypatch.setattr("nano_llada.session.run.execute", execute)
     for more in ([], ["--max-length", "512"], ["--dropout", "0"]):
         assert run_cli(["pretrain", "ar", "--data", "x.jsonl", "--init-from", "start", *more]) == 0
     asked = [run_module._continued_shape(config, saved) for config in seen]

@@ -122,6 +122,7 @@ def translated(old, monkeypatch):
 def notes(err: str) -> dict[str, str]:
     """Remarks by the option they are about."""
     lines = [line.removeprefix("note: ") for line in err.splitlines() if line.startswith("note: ")]
+    lines = [line for line in lines if " is the old form of " not in line]  # of nano-llada's own options
     return {line.split()[0].rstrip(":"): line for line in lines}
 
 

@@ -252,16 +252,16 @@ def test_mistakes_stop_before_anything_runs(translated, line, reason):
             f"{TEXT} --mask-schedule wsd --wsd-block-sizes-up 8,96",
             "block sizes [96] do not divide sequence_length 256; these do: 1, 2, 4, 8, 16, 32, 64, 128, 256",
         ),
-        (f"{TEXT} --mask-schedule wsd --wsd-block-sizes-down 0", "a block has at least 1 token, got 0"),
+        (f"{TEXT} --mask-schedule wsd --wsd-block-sizes-down 0", "block_size must be at least 1, got 0"),
         (
             f"{CHAT} --llada2-enable-block-diffusion --llada2-block-size 48",
             "block sizes [48] do not divide sequence_length 512",
         ),
         (
             f"{CHAT} --llada2-enable-block-diffusion --llada2-alpha-min 0.96",
-            "mask rates must satisfy 0 <= min < max <= 1, got 0.96 and 0.95",
+            "mask rates must satisfy 0 <= mask_rate_min < mask_rate_max <= 1, got 0.96 and 0.95",
         ),
-        (f"{PAIRS} --dpo-beta 0", "beta must be a finite number above 0, got 0.0"),
+        (f"{PAIRS} --dpo-beta 0", "beta must be positive, got 0.0"),
     ],
 )
 def test_what_the_library_refuses_reaches_the_user(old, line, reason):

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nano_llada.cli.options import parse
+from nano_llada.cli.options import WRITING, parse
 from nano_llada.cli.stdin import StandardInput
+from nano_llada.config.checks import Threads, check_numbers
 from nano_llada.config.decoding import DecodingOptions, decoding_for
 from nano_llada.core.errors import UserError
 
@@ -25,39 +26,61 @@ class Options:
     checkpoint: Path
     """Run folder or checkpoint folder of a fine-tuned model."""
     system: str = ""
-    """What the model is told before the conversation."""
-    history: bool = True
-    """Let the model see earlier turns."""
+    """System message at the start of the conversation."""
+    history: bool | None = None
+    """Show the model the earlier turns; default: if it was trained on conversations of several turns."""
     device: str = "auto"
-    """cpu, cuda, mps, or auto."""
+    """Device to compute on: cpu, cuda, cuda:1, mps, or auto."""
+    threads: Threads | None = None
+    """CPU threads; default: PyTorch's choice."""
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
+    """How to write."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+
+
+SHOWN = {"options": "system history device threads", **WRITING}
+LEAVE = ("/exit", "/quit")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command until the input ends; gives the exit status."""
     options = parse(
-        Options, arguments, command="chat", about="Talk to a fine-tuned model. Ctrl-D ends.", leading="checkpoint"
+        Options,
+        arguments,
+        command="chat",
+        about=f"Talk to a fine-tuned model. Ctrl-D or {LEAVE[0]} ends.",
+        leading="checkpoint",
+        shown=SHOWN,
     )
     from rich.console import Console
 
     from nano_llada.cli.view import watch
-    from nano_llada.core.device import choose_machine
+    from nano_llada.core.device import choose_machine, use_threads
     from nano_llada.data.rows import Message
     from nano_llada.decode.types import collect
     from nano_llada.language_model import LanguageModel
 
+    use_threads(options.threads)
     writer = LanguageModel.load(options.checkpoint, choose_machine(options.device).device)
     tokenizer = writer.checkpoint.tokenizer
     decoding = decoding_for(writer.checkpoint.card, options.decoding, default_length=64)
     start = [Message("system", options.system)] if options.system else []
+    history = writer.checkpoint.card.turns if options.history is None else options.history
     console, messages, status = Console(), list(start), 0
+    if console.is_terminal:
+        seen = "" if history else " The model sees only your last message (--history shows it all)."
+        console.print(f"Type a message. {LEAVE[0]} or Ctrl-D ends the chat.{seen}", style="dim", highlight=False)
     typed = StandardInput(lambda: console.input("[bold]> [/]") if console.is_terminal else input())
     while True:
         try:
             question = typed.line()
+            if question.strip() in LEAVE:
+                raise EOFError
             if not question.strip():
                 continue
-            asked = [*(messages if options.history else start), Message("user", question)]
+            asked = [*(messages if history else start), Message("user", question)]
             asked = fitting(writer, asked, len(start), decoding.max_new_tokens)
             steps = writer.steps(asked, decoding, chat=True)
             if console.is_terminal:
@@ -65,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
             (done,) = collect(steps, 1, tokenizer.vocab.ends)
         except EOFError:
             return 0 if console.is_terminal else status
-        except UserError as error:  # of this message; the conversation goes on without it
+        except UserError as error:  # of this message; the conversation continues without it
             print(f"error: {error}", file=sys.stderr)
             status = 2
             continue
@@ -80,7 +103,8 @@ def main(arguments: Sequence[str]) -> int:
 def fitting(writer: LanguageModel, messages: list[Message], kept: int, room: int) -> list[Message]:
     """The conversation without its oldest turns (the first `kept` messages stay), so that an answer still fits.
 
-    An answer may ask for the whole context; what is forgotten for it leaves it half.
+    Args:
+        room: tokens of the answer; turns are dropped for at most half of the context.
     """
     context = writer.checkpoint.model.config.max_length
     room = min(room, context // 2)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nano_llada.cli.options import parse, short_names
+from nano_llada.cli.options import WRITING, parse, short_names
+from nano_llada.config.checks import Threads
 from nano_llada.config.decoding import DecodingOptions, decoding_for
 from nano_llada.core.errors import UserError
 
@@ -35,8 +36,13 @@ class Options:
     out: Path = Path("runs/compare")
     """Folder for records.jsonl, report.md, report.json, report.html and plots."""
     device: str = "auto"
-    """cpu, cuda, mps, or auto."""
+    """Device to compute on: cpu, cuda, cuda:1, mps, or auto."""
+    threads: Threads | None = None
+    """CPU threads; default: PyTorch's choice."""
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
+
+
+SHOWN = {"options": "prompts skills items thresholds timed out device threads", **WRITING}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -47,11 +53,12 @@ def main(arguments: Sequence[str]) -> int:
         command="compare",
         about="Compare models: answers, exact match and speed.",
         leading="checkpoints",
+        shown=SHOWN,
     )
     _check(options)
     from nano_llada.checkpoint.files import load_checkpoint
     from nano_llada.cli.tables import print_comparison
-    from nano_llada.core.device import choose_machine
+    from nano_llada.core.device import choose_machine, use_threads
     from nano_llada.evaluation.results import measure
     from nano_llada.evaluation.side_by_side import free_questions, side_by_side
     from nano_llada.evaluation.suites import metrics_of
@@ -60,6 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     from nano_llada.report.write import write_report
     from nano_llada.world import SKILLS
 
+    use_threads(options.threads)
     device = choose_machine(options.device).device
     loaded = [load_checkpoint(path, device) for path in options.checkpoints]
     names = _names(options.checkpoints, loaded)

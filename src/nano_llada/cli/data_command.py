@@ -76,7 +76,9 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; gives the exit status."""
     word, rest = choose_word(arguments, WORDS, "data")
     if word == "world":
-        options = parse(World, rest, command="data world", about="Write the small bilingual world as JSONL files.")
+        options = parse(
+            World, rest, command="data world", about="Write the small bilingual world as JSONL files.", leading="out"
+        )
         from nano_llada.world import SKILLS
         from nano_llada.world.files import write_lookups, write_preferences, write_tellings, write_world
 

@@ -7,16 +7,22 @@ from collections.abc import Sequence
 
 from nano_llada.cli.options import parse
 
+SHOWN = {
+    "demo": "folder skills documents chats answer_length items seed device threads cache",
+    "steps": "ar_steps ar_sft_steps diffusion_steps diffusion_sft_steps",
+    "model": "hidden_size num_layers num_heads",
+}
+
 
 def main(arguments: Sequence[str]) -> int:
-    """Run (or go on with) the demo; gives the exit status."""
+    """Run or resume the demo; gives the exit status."""
     from nano_llada.demo.options import DemoConfig
 
     about = (
         "Train an AR and a diffusion model from nothing on a small bilingual world, fine-tune both, and compare them. "
-        "Interrupt it and run it again: it goes on where it stopped."
+        "When interrupted, the same command continues it."
     )
-    config = parse(DemoConfig, arguments, command="demo", about=about)
+    config = parse(DemoConfig, arguments, command="demo", about=about, shown=SHOWN, hidden=("vocab_size",))
     from nano_llada.cli.tables import print_comparison
     from nano_llada.demo.run import run_demo
     from nano_llada.evaluation.results import measure

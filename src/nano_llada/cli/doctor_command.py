@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nano_llada.cli.options import parse
+from nano_llada.config.checks import Threads, check_numbers
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,12 @@ class Options:
     """Options of the command."""
 
     device: str = "auto"
-    """cpu, cuda, mps, or auto."""
+    """Device to compute on: cpu, cuda, cuda:1, mps, or auto."""
+    threads: Threads | None = None
+    """CPU threads; default: PyTorch's choice."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -23,6 +29,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from nano_llada.core import device as hardware
 
+    hardware.use_threads(options.threads)
     machine = hardware.choose_machine(options.device)
     rows = [(name, str(value)) for name, value in hardware.environment().items() if value is not None]
     fp32 = hardware.matmul_rate(hardware.Machine(machine.device, torch.float32, machine.name))

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nano_llada.cli.fields import flatten
 from nano_llada.cli.options import parse, short_names
+from nano_llada.config.checks import Threads
 from nano_llada.config.decoding import DecodingOptions, decoding_for
 from nano_llada.config.record import from_plain
 from nano_llada.core.errors import UserError
+from nano_llada.core.words import did_you_mean
 from nano_llada.evaluation.options import SuiteOptions
 
 if TYPE_CHECKING:
@@ -21,6 +24,12 @@ if TYPE_CHECKING:
     from nano_llada.evaluation.suite import Subject
 
 PLAIN = "default"
+SHOWN = {
+    "what to measure": "suites text skills questions items limit draws window",
+    "options": "decoders out device threads",
+    "writing": "max_new_tokens temperature seed",
+    "diffusion models": "steps threshold block_length block_size",
+}
 ABOUT = (
     "Measure models by suites: likelihood, multiple choice, answers, text quality, infilling, speed, calibration. The "
     "options that a suite adds (--choices, --judge, --prompt-tokens, --spans, --batch-sizes, or those of your own) are "
@@ -42,21 +51,27 @@ class Options:
     """Folder for records.jsonl, report.md, report.json, report.html and plots; default: runs/eval/NAME. The same
     command resumes an interrupted evaluation."""
     device: str = "auto"
-    """cpu, cuda, mps, or auto."""
+    """Device to compute on: cpu, cuda, cuda:1, mps, or auto."""
+    threads: Threads | None = None
+    """CPU threads; default: PyTorch's choice."""
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; gives the exit status."""
-    options = parse(_options_class(arguments), arguments, command="eval", about=ABOUT, leading="checkpoints")
+    cls = _options_class(arguments)
+    added = [option.name for option in flatten(cls) if option.name not in {known.name for known in flatten(Options)}]
+    shown = {**SHOWN, "options of these suites": " ".join(added)} if _words_of(arguments, "--suites") else SHOWN
+    options = parse(cls, arguments, command="eval", about=ABOUT, leading="checkpoints", shown=shown)
     if not options.checkpoints:
         raise UserError("no model: give at least one with --checkpoints")
     # torch and matplotlib behind these would slow --help down
     from nano_llada.cli.tables import print_table
-    from nano_llada.core.device import choose_machine
+    from nano_llada.core.device import choose_machine, use_threads
     from nano_llada.report.evaluation import run_evaluation
     from nano_llada.report.tables import figure_rows
 
+    use_threads(options.threads)
     device = choose_machine(options.device).device
     done = run_evaluation(subjects(options, device), options.suites, options.out, device)
     for suite in done.suites:
@@ -150,14 +165,21 @@ def decoders_for(checkpoint: Checkpoint, options: Options) -> dict[str, Decoding
         own = _known(checkpoint, {**given, **settings})
         if set(settings) <= own:
             common = {option: value for option, value in given.items() if option in own}
-            found[name] = from_plain(DecodingOptions, common | settings)
+            found[name] = _decoding(common | settings)
         else:
             left.append(name)
     if left:
         print(f"{checkpoint.folder} does not support {', '.join(left)}: measured without", flush=True)
     own = _known(checkpoint, given)
     plain = {name: value for name, value in given.items() if name in own}
-    return found or {PLAIN: from_plain(DecodingOptions, plain)}
+    return found or {PLAIN: _decoding(plain)}
+
+
+def _decoding(settings: Mapping[str, Any]) -> DecodingOptions:
+    try:
+        return from_plain(DecodingOptions, dict(settings))
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _known(checkpoint: Checkpoint, given: Mapping[str, Any]) -> set[str]:
@@ -176,7 +198,10 @@ def _settings(decoder: str) -> dict[str, Any]:
     for word in decoder.split(",") if decoder != PLAIN else ():
         name, equals, value = word.partition("=")
         if not equals or name not in known:
-            raise UserError(f"decoder {decoder!r}: {word!r} is not SETTING=VALUE; settings: {', '.join(sorted(known))}")
+            near = did_you_mean(name, known)
+            raise UserError(
+                f"decoder {decoder!r}: {word!r} is not SETTING=VALUE{near}; settings: {', '.join(sorted(known))}"
+            )
         settings[name] = _value(value)
     return settings
 

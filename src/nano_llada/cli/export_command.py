@@ -16,7 +16,7 @@ class Options:
     checkpoint: Path
     """Run folder or checkpoint folder of an AR model."""
     out: Path
-    """Folder to write; it must not exist."""
+    """Folder to write; it must not exist yet."""
 
 
 def main(arguments: Sequence[str]) -> int:

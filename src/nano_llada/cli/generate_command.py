@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from nano_llada.cli import stdin
-from nano_llada.cli.options import parse
+from nano_llada.cli.options import WRITING, parse
+from nano_llada.config.checks import Count, Threads, check_numbers
 from nano_llada.config.decoding import DecodingOptions, decoding_for
 from nano_llada.core.errors import UserError
 
-NO_PROMPT = "no prompt: give one with --prompt, or lines on standard input"
+NO_PROMPT = "no prompt: give one after the run, or lines on standard input"
 
 
 @dataclass(frozen=True)
@@ -23,22 +24,31 @@ class Options:
     checkpoint: Path
     """Run folder or checkpoint folder."""
     prompt: tuple[str, ...] = ()
-    """Prompts; default: one a line of standard input."""
+    """Texts to continue or questions to answer; default: the lines of standard input."""
     mode: Literal["auto", "chat", "text"] = "auto"
-    """`chat` answers the prompt, `text` continues it; auto: chat for a fine-tuned model."""
-    samples: int = 1
-    """Texts for each prompt (they differ only when the temperature is above 0)."""
+    """`chat` answers a prompt, `text` continues it; auto: chat for a fine-tuned model."""
+    samples: Count = 1
+    """Texts for each prompt; they differ only when the temperature is above 0."""
     stop: tuple[str, ...] = ()
-    """End a text before any of these."""
-    batch_size: int = 16
-    """Texts written at once; changes no text."""
+    """End a text before any of these strings."""
+    batch_size: Count = 16
+    """Texts written at once; does not change them."""
     device: str = "auto"
-    """cpu, cuda, mps, or auto."""
+    """Device to compute on: cpu, cuda, cuda:1, mps, or auto."""
+    threads: Threads | None = None
+    """CPU threads; default: PyTorch's choice."""
     show_steps: bool = False
-    """Show every forward pass of the first prompt."""
+    """Show every forward pass for the first prompt."""
     json_lines: bool = False
-    """One JSON object a text, with its statistics."""
+    """Print one JSON object per text, with its statistics."""
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
+    """How to write."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+
+
+SHOWN = {"options": "mode samples stop batch_size show_steps json_lines device threads", **WRITING}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -47,11 +57,10 @@ def main(arguments: Sequence[str]) -> int:
         Options,
         arguments,
         command="generate",
-        about="Continue texts or answer questions with a model.",
-        leading="checkpoint",
+        about="Continue texts or answer questions with a trained model.",
+        leading=("checkpoint", "prompt"),
+        shown=SHOWN,
     )
-    if options.batch_size < 1 or options.samples < 1:
-        raise UserError("batch_size and samples must be at least 1")
     arriving = options.json_lines and not options.prompt and not options.show_steps  # each is answered as it comes
     prompts = options.prompt or (() if arriving else tuple(stdin.prompts()))
     if not prompts and not arriving:
@@ -59,14 +68,15 @@ def main(arguments: Sequence[str]) -> int:
     from rich.console import Console
 
     from nano_llada.cli.view import watch
-    from nano_llada.core.device import choose_machine
+    from nano_llada.core.device import choose_machine, use_threads
     from nano_llada.language_model import LanguageModel
 
+    use_threads(options.threads)
     writer = LanguageModel.load(options.checkpoint, choose_machine(options.device).device)
     decoding = decoding_for(writer.checkpoint.card, options.decoding)
     chat = options.mode == "chat" or (options.mode == "auto" and writer.checkpoint.card.answers)
     if options.show_steps:
-        console = Console(stderr=options.json_lines)  # what is read by a program stays free of pictures
+        console = Console(stderr=options.json_lines)  # standard output is for programs
         steps = writer.steps(prompts[0], decoding, chat=chat, stop=options.stop)
         for _ in watch(steps, writer.checkpoint.tokenizer, console):
             pass

@@ -21,10 +21,10 @@ class Options:
     """Options of the command."""
 
     source: Path
-    """Local transformers folder of a Llama- or Qwen3-family model; or a .pt file of the original Nano-LLaDA or of
+    """Local transformers folder of a Llama or Qwen3 model; or a .pt file of the original Nano-LLaDA or of
     minimind, of which only tensors are read: nothing in it is run."""
     out: Path
-    """Checkpoint folder to write; start either track from it with --init-from."""
+    """Checkpoint folder to write; AR and diffusion runs can start from it with --init-from."""
     tokenizer: Path | None = None
     """.pt: folder with the tokenizer.json that the model was trained with; default: the file's folder."""
     track: Track | None = None

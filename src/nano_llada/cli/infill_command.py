@@ -1,4 +1,4 @@
-"""`nano-llada infill`: write what is missing in the middle of a text."""
+"""`nano-llada infill`: fill gaps in a text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nano_llada.cli.options import parse
+from nano_llada.cli.options import WRITING, parse
+from nano_llada.config.checks import Threads, Tokens, check_numbers
 from nano_llada.config.decoding import DecodingOptions, decoding_for
 from nano_llada.core.errors import UserError
 
@@ -18,12 +19,24 @@ class Options:
     checkpoint: Path
     """Run folder or checkpoint folder of a diffusion model."""
     text: str
-    """The text, with ___ where something is missing; any number of gaps."""
-    length: tuple[int, ...] = (4,)
-    """Tokens in each gap, left to right; one number for all."""
+    """The text, with ___ at each gap; any number of gaps."""
+    length: tuple[Tokens, ...] = (4,)
+    """Tokens in each gap, left to right; one number applies to all gaps."""
     device: str = "auto"
-    """cpu, cuda, mps, or auto."""
+    """Device to compute on: cpu, cuda, cuda:1, mps, or auto."""
+    threads: Threads | None = None
+    """CPU threads; default: PyTorch's choice."""
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
+    """How to write."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+
+
+SHOWN = {
+    "options": "length device threads",
+    **{heading: names.replace("max_new_tokens ", "") for heading, names in WRITING.items()},
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,16 +46,17 @@ def main(arguments: Sequence[str]) -> int:
         arguments,
         command="infill",
         about="Fill ___ gaps in a text with a diffusion model.",
-        leading="checkpoint",
+        leading=("checkpoint", "text"),
+        shown=SHOWN,
+        hidden=("max_new_tokens", "min_new_tokens"),
     )
-    if any(length < 1 for length in options.length):
-        raise UserError(f"a gap needs at least 1 token, got {min(options.length)}")
     for name in ("max_new_tokens", "min_new_tokens"):
         if getattr(options.decoding, name) is not None:
-            raise UserError(f"{name} has no effect here: --length says how long a gap is")
-    from nano_llada.core.device import choose_machine
+            raise UserError(f"{name} has no effect here: --length is the length of a gap")
+    from nano_llada.core.device import choose_machine, use_threads
     from nano_llada.language_model import LanguageModel
 
+    use_threads(options.threads)
     writer = LanguageModel.load(options.checkpoint, choose_machine(options.device).device)
     print(writer.fill(options.text, decoding_for(writer.checkpoint.card, options.decoding), options.length))
     return 0

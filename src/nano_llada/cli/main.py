@@ -9,27 +9,29 @@ import sys
 from collections.abc import Sequence
 
 from nano_llada.core.errors import UserError
+from nano_llada.core.words import nearest
 
 COMMANDS = {
     "demo": "train AR and diffusion models on a small bilingual world and compare them (10 minutes, 2 cores)",
-    "data": "write the small world as files (data world), or look at your own files (data show)",
-    "tokenizer": "train a tokenizer (tokenizer train), or look at one (tokenizer show)",
+    "data": "write the small world as files (data world), or inspect your own files (data show)",
+    "tokenizer": "train a tokenizer (tokenizer train), or inspect one (tokenizer show)",
     "pretrain": "pretrain on text: pretrain ar, or pretrain diffusion (from an AR model with --init-from)",
     "sft": "fine-tune on conversations: sft ar, or sft diffusion",
     "dpo": "align with preferences (DPO): dpo ar, or dpo diffusion",
-    "rl": "reinforce a model's own answers by verifiable rewards: rl ar (GRPO), or rl diffusion (EBPO)",
-    "recipe": "make a whole pipeline of runs, as a recipe file describes it",
+    "rl": "train on the model's own answers with verifiable rewards: rl ar (GRPO), or rl diffusion (EBPO)",
+    "resume": "continue an interrupted run, or train a finished one further",
+    "recipe": "run a whole pipeline that a recipe file describes",
     "generate": "continue or answer prompts with a trained model",
     "chat": "talk to a trained model, and watch a diffusion model write",
     "infill": "fill ___ gaps in a text with a diffusion model",
-    "compare": "AR and diffusion side by side: answers, speed, exact match; Markdown and HTML reports",
-    "eval": "bits per byte on text files, exact match on the small world's test questions",
-    "report": "what evaluations and training runs found, side by side: one page to look at",
-    "experiment": "make (or go on with) one of the recorded experiments; without a name, list them",
+    "compare": "compare models: answers, exact match and speed; Markdown and HTML reports",
+    "eval": "measure models by suites: likelihood, multiple choice, answers, quality, infilling, speed",
+    "report": "one page about evaluations and training runs",
+    "experiment": "run a recorded experiment (needs the repository)",
     "merge": "average the weights of several checkpoints, or of the K best of a run",
     "import": "turn a transformers folder (Llama, Qwen3), or a .pt file of the original or minimind, into a checkpoint",
     "export": "turn an AR checkpoint into a transformers folder",
-    "doctor": "what this machine will use and why",
+    "doctor": "what this machine will use, and why",
 }
 
 
@@ -47,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit status: 0, 2 for a user's mistake, 130 when interrupted."""
     _write_utf8()
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments or arguments[0] in ("-h", "--help", "--help-all", "help"):
         print(usage(), end="")
         return 0 if arguments else 2
     if arguments[0] in ("-V", "--version"):
@@ -56,21 +58,41 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     if arguments[0] not in COMMANDS:
-        print(f"error: unknown command {arguments[0]!r}\n\n{usage()}", file=sys.stderr, end="")
+        near = nearest(arguments[0], COMMANDS)
+        hint = f"; did you mean {near!r}?" if near else ""
+        print(f"error: unknown command {arguments[0]!r}{hint}\n\n{usage()}", file=sys.stderr, end="")
         return 2
-    module = importlib.import_module(f"nano_llada.cli.{arguments[0]}_command")
+    return _run(arguments[0], arguments[1:])
+
+
+def _run(command: str, arguments: Sequence[str]) -> int:
+    """The exit status of a command; what a person can correct is printed in one line, without a traceback."""
     try:
-        status: int = module.main(arguments[1:])
+        module = importlib.import_module(f"nano_llada.cli.{command}_command")
+        status: int = module.main(arguments)
         return status
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # whoever read our output has seen enough
+        return _complain(str(error))
+    except BrokenPipeError:  # whoever reads our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a folder without permission
+        return _complain(f"{error.filename or command}: {error.strerror or error}")
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error).lower() for words in OUT_OF_MEMORY):
+            raise
+        return _complain("not enough memory: use a smaller model, a smaller --micro-batch-size or shorter texts")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "invalid buffer size", "storage size calculation overflowed")
+
+
+def _complain(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
 
 
 def _write_utf8() -> None:

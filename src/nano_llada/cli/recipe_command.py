@@ -15,18 +15,18 @@ class Options:
     """Options of the command."""
 
     file: Path
-    """A recipe, TOML or JSON: the runs of a pipeline in order."""
+    """A recipe, TOML or JSON: the runs of a pipeline, in order."""
     set: tuple[str, ...] = ()
     """Values of the recipe's variables, as NAME=VALUE."""
     runs: Path | None = None
     """Folder for the runs; default: the recipe's."""
     check: bool = False
-    """Only read the recipe and list its runs."""
+    """Read the recipe and list its runs, without running them."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; gives the exit status: 130 when a run was interrupted (the same command goes on)."""
-    about = "Make the runs of a recipe in order, or go on with them."
+    """Run the command; gives the exit status: 130 when a run was interrupted (the same command resumes it)."""
+    about = "Train the runs of a recipe in order. Complete runs are skipped, an interrupted one is resumed."
     options = parse(Options, arguments, command="recipe", about=about, leading="file")
     variables = {}
     for item in options.set:

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     from nano_llada.data.tokenizer import Tokenizer, train_bpe, train_characters
 
     if word == "train":
-        options = parse(Train, rest, command="tokenizer train", about="Train a tokenizer on files.")
+        options = parse(Train, rest, command="tokenizer train", about="Train a tokenizer on files.", leading="data")
         _check(options)
         bad = BadRows(options.on_bad_row)
         unread = Unread()
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str]) -> int:
             print(f"skipped rows: {bad.summary()}")
         print(f"{tokenizer.vocab.size} tokens, hash {tokenizer.hash}, in {options.out}")
         return 0
-    shown = parse(Show, rest, command="tokenizer show", about="Look at a tokenizer.")
+    shown = parse(Show, rest, command="tokenizer show", about="Inspect a tokenizer.", leading=("tokenizer", "text"))
     tokenizer = Tokenizer.load(shown.tokenizer)
     print(f"tokens    {tokenizer.vocab.size}\nhash      {tokenizer.hash}")
     for name in ("eos", "turn_start", "turn_end", "mask"):

@@ -1,37 +1,91 @@
-"""What `pretrain`, `sft`, `dpo` and `rl` share, which is everything but their defaults."""
+"""What `pretrain`, `sft`, `dpo` and `rl` share: everything but their defaults and what their help shows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nano_llada.cli.options import choose_word, parse, take_flag
+from nano_llada.cli.fields import flatten
+from nano_llada.cli.options import choose_word, parse, take_flag, take_option
 from nano_llada.config.model import FREE_FIELDS, ModelConfig
+from nano_llada.config.objectives import ObjectiveConfig
+from nano_llada.config.record import read_record
 from nano_llada.config.run import RunConfig, default_run
 from nano_llada.core.errors import UserError
+from nano_llada.core.own import load_own
 
 ABOUT = {
     ("pretrain", "ar"): "Pretrain an autoregressive model on text.",
-    ("pretrain", "diffusion"): "Pretrain a masked-diffusion model on text, best from an AR model with --init-from.",
+    ("pretrain", "diffusion"): "Pretrain a masked diffusion model on text, best from an AR model with --init-from.",
     ("sft", "ar"): "Fine-tune an autoregressive model on conversations.",
-    ("sft", "diffusion"): "Fine-tune a masked-diffusion model on conversations.",
-    ("dpo", "ar"): "Align an autoregressive model with preferences: pairs of a better and a worse answer.",
-    ("dpo", "diffusion"): "Align a masked-diffusion model with preferences, scoring answers by their likelihood bound.",
-    ("rl", "ar"): "Reinforce an autoregressive model's own answers by verifiable rewards (GRPO).",
-    ("rl", "diffusion"): "Reinforce a masked-diffusion model's own answers by verifiable rewards (EBPO).",
+    ("sft", "diffusion"): "Fine-tune a masked diffusion model on conversations.",
+    ("dpo", "ar"): "Align an autoregressive model with preferences: pairs of a better and a worse answer (DPO).",
+    ("dpo", "diffusion"): "Align a masked diffusion model with preferences; answers are scored by a likelihood bound.",
+    ("rl", "ar"): "Train an autoregressive model on its own answers with verifiable rewards (GRPO).",
+    ("rl", "diffusion"): "Train a masked diffusion model on its own answers with verifiable rewards (EBPO).",
+}
+
+_SHAPE = tuple(name for name in ModelConfig.__dataclass_fields__ if name not in FREE_FIELDS)
+
+# the options that --help shows; at most 25 with --resume and the help's own
+_RUN = "name runs init_from tokenizer"
+_TRAIN = "steps epochs batch_size learning_rate optimizer seed save_every device threads"
+SHOWN: Mapping[str, Mapping[str, str]] = {
+    "pretrain": {
+        "run": _RUN,
+        "data": "validation sequence_length",
+        "model": "hidden_size num_layers num_heads max_length",
+        "training": _TRAIN,
+        "objective": "block_size",
+    },
+    "sft": {
+        "run": _RUN.replace(" tokenizer", ""),
+        "data": "validation sequence_length turns eos_fill",
+        "training": f"{_TRAIN} sample_prompts",
+        "objective": "block_size confidence_weight",
+    },
+    "dpo": {
+        "run": _RUN.replace("tokenizer", "reference"),
+        "data": "validation sequence_length eos_fill",
+        "training": _TRAIN,
+        "objective": "beta draws block_size length_normalised",
+    },
+    "rl": {
+        "run": _RUN.replace("tokenizer", "reference"),
+        "data": "sequence_length",
+        "training": _TRAIN.replace(" save_every", ""),
+        "objective": "reward group_size max_new_tokens temperature threshold kl_weight block_size",
+    },
+}
+
+# options that have no effect in a stage or a track: they are read, so that an error can say so, but not shown
+_VALIDATION = "validation validation_share eval_every eval_rows patience min_delta keep_best merge_best"
+_HIDDEN = {
+    "pretrain": "reference turns eos_fill fill_multiple",
+    "sft": f"reference text_field tokenizer {' '.join(_SHAPE)}",
+    "dpo": f"text_field packing document_mask turns tokenizer {' '.join(_SHAPE)}",
+    "rl": f"text_field packing document_mask turns tokenizer eos_fill fill_multiple {_VALIDATION} {' '.join(_SHAPE)}",
+    "ar": "eos_fill fill_multiple shared_noise threshold edit_threshold",
+    "diffusion": "",
+}
+
+EXTRA = {
+    "run": [
+        ("--resume", "Continue an interrupted run with the same options (see also `nano-llada resume RUN`)."),
+        ("--objective FILE.py:NAME", "Minimise an objective of your own; its fields become options."),
+    ]
 }
 
 
 def refuse_shape_options(arguments: Sequence[str]) -> None:
-    """No option is accepted and ignored: a shape that a checkpoint or tokenizer decides cannot be given besides.
+    """Refuse options that would be ignored, because a checkpoint or the tokenizer decides their value.
 
     Raises:
         UserError: naming the option.
     """
     given = {argument.split("=")[0].replace("_", "-") for argument in arguments}
-    fixed = {f"--{name.replace('_', '-')}" for name in vars(ModelConfig())}
-    fixed -= {f"--{name.replace('_', '-')}" for name in FREE_FIELDS}
+    fixed = {f"--{name.replace('_', '-')}" for name in _SHAPE}
     if "--vocab-size" in given:
         raise UserError("--vocab-size: the vocabulary's size comes from the tokenizer")
     if "--init-from" in given and (both := sorted(given & fixed)):
@@ -40,29 +94,86 @@ def refuse_shape_options(arguments: Sequence[str]) -> None:
 
 def shape_of(start: Path) -> ModelConfig:
     """The shape of the model in a checkpoint or run. Raises UserError if there is none, or it is broken."""
-    from nano_llada.checkpoint.files import find_checkpoint, read_description
+    from nano_llada.checkpoint.files import find_checkpoint, read_description  # imports torch: not for --help
 
     return read_description(find_checkpoint(start)).config
 
 
+def own_objective(name: str) -> ObjectiveConfig:
+    """An objective of the user's own with the defaults of its fields, from FILE.py:NAME.
+
+    Raises:
+        UserError: if there is no such class, or a field has no default.
+    """
+    cls = load_own(name, ObjectiveConfig, what="--objective")
+    try:
+        return cls()
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--objective {name}: {error}; every field of an objective needs a default") from error
+
+
 def train(stage: str, arguments: Sequence[str]) -> int:
     """Parse, train, and give the exit status: 130 if the run was interrupted (it is saved)."""
-    words = {track: about for (of, track), about in ABOUT.items() if of == stage}
-    track, rest = choose_word(arguments, words, stage)
+    track, rest = choose_word(arguments, {track: about for (of, track), about in ABOUT.items() if of == stage}, stage)
     rest, resume = take_flag(rest, "--resume")
-    about = ABOUT[stage, track] + " --resume goes on with a run that was interrupted."
-    about += " With --init-from the model's options not given are the checkpoint's."
+    rest, own = take_option(rest, "--objective")
     refuse_shape_options(rest)
-    command, default = f"{stage} {track}", default_run(stage, track)
-    config = parse(RunConfig, rest, command=command, about=about, default=default)
-    if config.init_from is not None:  # read again on top of the checkpoint's shape, so that a default given is given
-        default = replace(default, model=shape_of(config.init_from))
-        config = parse(RunConfig, rest, command=command, about=about, default=default)
+    words, file = take_option(rest, "--config")
+    start = default_run(stage, track)
+    config = _parsed(stage, track, words, _below(start, file, own))
+    if config.init_from is not None:  # read again on top of the checkpoint's shape: a given default counts as given
+        start = replace(start, model=shape_of(config.init_from))
+        config = _parsed(stage, track, words, _below(start, file, own))
     if config.stage != stage or config.track != track:
         raise UserError(f"these options describe a run of `{config.stage} {config.track}`, not `{stage} {track}`")
     if stage != "pretrain" and config.init_from is None:
         kind = "pretrained" if stage == "sft" else "fine-tuned"
         raise UserError(f"{stage} starts from a {kind} model: give it with --init-from")
-    from nano_llada.session.run import execute
+    from nano_llada.session.run import execute  # imports torch: not for --help
 
     return 130 if execute(config, resume=resume).state == "interrupted" else 0
+
+
+def _below(start: RunConfig, file: str | None, own: str | None) -> RunConfig:
+    """The values that command-line options override: the config file's, on top of `start`'s."""
+    try:
+        if own is not None:
+            start = replace(start, objective=own_objective(own))
+        if file is not None:
+            found = read_record(RunConfig, Path(file), base=start)
+            start = (
+                found
+                if own is None or type(found.objective) is type(start.objective)
+                else replace(found, objective=start.objective)
+            )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return start
+
+
+def _parsed(stage: str, track: str, words: Sequence[str], start: RunConfig) -> RunConfig:
+    shown = dict(SHOWN[stage])
+    hidden = {"format", "vocab_size", *_HIDDEN[stage].split(), *_HIDDEN[track].split()}
+    if ":" in start.objective.saved_name():  # of the user's own: all of its options are of interest
+        names = [option.name for option in flatten(type(start.objective), start.objective)]
+        shown["objective"], hidden = " ".join(names), hidden - set(names)
+    return parse(
+        RunConfig,
+        words,
+        command=f"{stage} {track}",
+        about=ABOUT[stage, track],
+        default=start,
+        leading="data",
+        shown=shown,
+        hidden=hidden,
+        extra=EXTRA,
+        elsewhere=_elsewhere,
+    )
+
+
+def _elsewhere(name: str) -> str | None:
+    """The command that has an option of this name, for one that was given to another."""
+    for stage, track in ABOUT:
+        if any(option.name == name for option in flatten(RunConfig, default_run(stage, track))):
+            return f"{stage} {track}"
+    return None

@@ -44,6 +44,8 @@ class ModelCard:
     """Tokens that training filled answers to; a diffusion model knows no longer canvas."""
     block_size: int | None = None
     """Tokens that are denoised together; None: no blocks."""
+    turns: bool = True
+    """Whether its conversations had several turns; if not, `chat` shows the model only the last message."""
     edits: bool = False
     """Whether the model learnt to change tokens that are already written."""
     fill_multiple: int = 1

@@ -1,104 +1,102 @@
-"""How text is written with a trained model. One class a track, since they share hardly an option."""
+"""How a trained model writes text: one record per kind of decoding."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
 from nano_llada.config.card import ModelCard
+from nano_llada.config.checks import (
+    BelowOne,
+    CountOrZero,
+    NotNegative,
+    PositiveShare,
+    Range,
+    Seed,
+    Share,
+    Tokens,
+    TokensOrZero,
+    check_numbers,
+)
 from nano_llada.core.errors import UserError
+from nano_llada.core.words import did_you_mean
+
+Temperature = Annotated[float, Range(0, 1e6)]
+Strategy = Literal["low_confidence", "random", "margin", "entropy"]
+Penalty = Annotated[float, Range(0, 1e6, above=True)]
 
 
 @dataclass(frozen=True)
 class _Common:
-    max_new_tokens: int = 128
-    """Most tokens to write."""
-    temperature: float = 0.0
-    """0 always takes the likeliest token; above, tokens are drawn, the more evenly the higher."""
-    top_k: int = 0
-    """Draw from the k likeliest tokens only; 0: off."""
-    top_p: float = 1.0
-    """Draw from the fewest tokens that together have this probability; 1: off."""
-    min_p: float = 0.0
-    """Drop tokens less likely than this share of the likeliest; 0: off."""
-    repetition_penalty: float = 1.0
-    """Above 1, tokens that stand in the text already become less likely."""
-    min_new_tokens: int = 0
-    """No end before this many tokens."""
-    seed: int = 0
-    """Seed of everything drawn."""
+    max_new_tokens: Tokens = 128
+    """Maximum number of tokens to write."""
+    temperature: Temperature = 0.0
+    """0 always takes the most likely token; above 0, tokens are drawn, the more evenly the higher."""
+    top_k: CountOrZero = 0
+    """Draw from the k most likely tokens only; 0: off."""
+    top_p: PositiveShare = 1.0
+    """Draw from the fewest tokens whose probabilities add up to this; 1: off."""
+    min_p: BelowOne = 0.0
+    """Drop tokens less likely than this share of the most likely one; 0: off."""
+    repetition_penalty: Penalty = 1.0
+    """Above 1, tokens that are already in the text become less likely; 1: off."""
+    min_new_tokens: TokensOrZero = 0
+    """Minimum number of tokens before the text may end."""
+    seed: Seed = 0
+    """Seed of everything that is drawn."""
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}: there is nothing to write")
-        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+        check_numbers(self)
+        if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(
                 f"min_new_tokens must be from 0 to max_new_tokens {self.max_new_tokens}, got {self.min_new_tokens}"
             )
-        if self.temperature < 0:
-            raise ValueError(f"temperature must not be negative, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
-        if not 0 <= self.min_p < 1:
-            raise ValueError(f"min_p must be in [0, 1), got {self.min_p}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k must not be negative, got {self.top_k}")
-        if self.repetition_penalty <= 0:
-            raise ValueError(f"repetition_penalty must be positive, got {self.repetition_penalty}")
         if self.temperature == 0 and (self.top_k or self.top_p < 1 or self.min_p):
             raise ValueError("top_k, top_p and min_p only matter when tokens are drawn: set a temperature above 0")
 
 
 @dataclass(frozen=True)
 class Autoregressive(_Common):
-    """Left to right, one token a forward pass, with a cache of keys and values."""
+    """Left to right, one token per forward pass, with a cache of keys and values."""
 
 
 @dataclass(frozen=True)
 class Diffusion(_Common):
-    """A canvas of masks, filled in over several forward passes."""
+    """A canvas of masks that is filled in over several forward passes (LLaDA)."""
 
-    strategy: Literal["low_confidence", "random", "margin", "entropy"] = "low_confidence"
-    """Which masked positions are written first: where the chosen token is likeliest, where it leads the second by most,
-    where the distribution has least entropy, or at random."""
-    steps: int | None = None
-    """Forward passes for the whole canvas; default: one a token. Not together with `threshold`."""
-    threshold: float | None = None
-    """Write every position whose chosen token is likelier than this, and at least one; instead of `steps`."""
-    block_length: int | None = None
+    strategy: Strategy = "low_confidence"
+    """Which masked positions to unmask first: where the chosen token is most probable, where its margin over the second
+    is largest, where the entropy is lowest, or at random."""
+    steps: Tokens | None = None
+    """Forward passes for the whole canvas; default: one per token. Not together with `threshold`."""
+    threshold: Share | None = None
+    """Unmask every position whose chosen token is more probable than this, and at least one; instead of `steps`."""
+    block_length: Tokens | None = None
     """Fill the canvas in blocks of this many positions, left to right; default: all at once."""
     certainty: Literal["chosen", "likeliest"] = "chosen"
-    """When tokens are drawn: how sure a position is, by the probability of the drawn token, or of the likeliest one.
-    `chosen` writes unlikely draws late or never, which is safe; `likeliest` keeps the variety of drawing."""
+    """When tokens are drawn: the confidence of a position is the probability of the drawn token (`chosen`), which
+    writes unlikely draws late or never, or that of the most likely token (`likeliest`), which keeps the variety."""
     cache: Literal["none", "prefix", "dual"] = "none"
-    """Approximate caches of Fast-dLLM, with block_length: keys and values of what stands before the block (`prefix`),
-    or of everything outside it (`dual`), are computed when a block begins and reused until it is full. Other tokens may
-    come out; `none` is exact."""
-    guidance: float = 0.0
+    """Approximate caches of Fast-dLLM, with block_length: keys and values of the text before the block (`prefix`), or
+    of everything outside it (`dual`), are computed when a block begins and reused until it is full. The tokens may
+    differ; `none` is exact."""
+    guidance: NotNegative = 0.0
     """Classifier-free guidance against the prompt replaced by masks (LLaDA, eq. 16); doubles the cost; 0: off."""
-    end_confidence: float = 1.0
-    """Factor on the confidence of end tokens, so that a text is not closed before it is written; 1: off."""
+    end_confidence: Share = 1.0
+    """Factor on the confidence of end tokens, so that a text does not end before it is written; 1: off."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.steps is not None and self.threshold is not None:
             raise ValueError("steps fixes how many tokens a pass writes, threshold leaves it open: give one of them")
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must be in [0, 1], got {self.threshold}")
         if self.threshold is not None and self.strategy != "low_confidence":
             raise ValueError(
                 f"threshold compares probabilities, so it needs strategy low_confidence, not {self.strategy}"
             )
-        if self.block_length is not None and self.block_length < 1:
-            raise ValueError(f"block_length must be at least 1, got {self.block_length}")
         self._check_cache()
         if self.end_confidence < 1 and self.strategy == "random":
-            raise ValueError("end_confidence has no effect with strategy random, which asks for no confidence")
-        if not 0 <= self.end_confidence <= 1:
-            raise ValueError(f"end_confidence must be in [0, 1], got {self.end_confidence}")
+            raise ValueError("end_confidence has no effect with strategy random, which uses no confidence")
 
     def _check_cache(self) -> None:
         if self.certainty == "likeliest" and self.strategy != "low_confidence":
@@ -113,52 +111,43 @@ class Diffusion(_Common):
 class Block(_Common):
     """Block after block, left to right, each from masks; finished blocks are cached exactly (LLaDA 2.0)."""
 
-    block_size: int = 32
+    block_size: Tokens = 32
     """Tokens in a block, counted from the start of the text: best the size the model was trained with."""
-    threshold: float = 0.95
-    """Write every position of the block whose chosen token is likelier than this, and at least one."""
-    edit_threshold: float | None = None
-    """Change a token that was written before when another one is likelier than this (LLaDA 2.1); None: never."""
-    max_post_steps: int = 16
-    """Most passes that only edit, once a block is full; a pass that changes nothing is the last."""
-    reread_threshold: float = 1.0
-    """A full block is looked at again only if the last look was not surer than this of all its tokens up to the end;
-    1: always, as LLaDA 2.1 does. Below 1, passes that could only confirm are saved."""
-    edit_blocks: int = 0
+    threshold: Share = 0.95
+    """Unmask every position of the block whose chosen token is more probable than this, and at least one."""
+    edit_threshold: Share | None = None
+    """Change a written token when another one is more probable than this (LLaDA 2.1); None: never."""
+    max_post_steps: Annotated[int, Range(1, 2**24)] = 16
+    """Maximum number of passes that only edit, once a block is full; a pass that changes nothing is the last."""
+    reread_threshold: Share = 1.0
+    """Check a full block again only if the last pass found one of its tokens no more probable than this; 1: always, as
+    LLaDA 2.1 does. Below 1, passes that would only confirm the block are saved."""
+    edit_blocks: CountOrZero = 0
     """Finished blocks before the current one that may still be edited when a block is opened (multi-block editing)."""
     certainty: Literal["chosen", "likeliest"] = "chosen"
-    """When tokens are drawn: how sure a position is, by the probability of the drawn token, or of the likeliest one.
-    `chosen` writes unlikely draws late or never, which is safe; `likeliest` keeps the variety of drawing."""
+    """When tokens are drawn: the confidence of a position is the probability of the drawn token (`chosen`), which
+    writes unlikely draws late or never, or that of the most likely token (`likeliest`), which keeps the variety."""
     cached: bool = True
-    """Keep keys and values of finished blocks; otherwise compute them anew in every pass, which writes the same."""
+    """Keep keys and values of finished blocks; off: compute them in every pass, which writes the same text."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.block_size < 1:
-            raise ValueError(f"block_size must be at least 1, got {self.block_size}")
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must be in [0, 1], got {self.threshold}")
-        if self.edit_threshold is not None and not 0 <= self.edit_threshold <= 1:
-            raise ValueError(f"edit_threshold must be in [0, 1], got {self.edit_threshold}")
-        if not 0 <= self.reread_threshold <= 1:
-            raise ValueError(f"reread_threshold must be in [0, 1], got {self.reread_threshold}")
         if self.reread_threshold < 1 and not self.edits:
             raise ValueError("reread_threshold has no effect without an edit_threshold below 1")
         if self.reread_threshold < 1 and self.temperature and self.certainty == "likeliest":
-            raise ValueError("reread_threshold trusts what is likely, and certainty 'likeliest' says nothing of a draw")
-        if self.max_post_steps < 1 or self.edit_blocks < 0:
             raise ValueError(
-                f"max_post_steps must be at least 1 and edit_blocks at least 0, got {self.max_post_steps} and "
-                f"{self.edit_blocks}"
+                "reread_threshold compares probabilities of drawn tokens, which certainty 'likeliest' does not measure"
             )
         if self.edits and self.repetition_penalty != 1.0:
-            raise ValueError("repetition_penalty punishes every written token for standing there: not with editing")
+            raise ValueError(
+                "repetition_penalty makes every written token less likely, so it cannot be used with editing"
+            )
         if self.edit_blocks and not self.edits:
             raise ValueError(f"edit_blocks {self.edit_blocks} has no effect without an edit_threshold below 1")
 
     @property
     def edits(self) -> bool:
-        """Whether anything written can change: nothing is likelier than 1."""
+        """Whether a written token can change: no probability is above 1."""
         return self.edit_threshold is not None and self.edit_threshold < 1
 
 
@@ -170,76 +159,85 @@ Decoding = Autoregressive | Diffusion | Block
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """How text is written; what is not given is the default of the model's track."""
+    """How to write text; what is not given is the default of the model's kind of decoding.
 
-    max_new_tokens: int | None = None
-    """Most tokens to write; default: the answer length of its training, else 128 (chat and compare 64, eval 24)."""
-    temperature: float | None = None
-    """0 (default) always takes the likeliest token; above, tokens are drawn."""
-    top_k: int | None = None
-    """Draw from the k likeliest tokens only."""
-    top_p: float | None = None
-    """Draw from the fewest tokens that together have this probability."""
-    min_p: float | None = None
-    """Drop tokens less likely than this share of the likeliest."""
-    repetition_penalty: float | None = None
-    """Above 1, tokens that stand in the text already become less likely."""
-    min_new_tokens: int | None = None
-    """No end before this many tokens."""
-    seed: int | None = None
-    """Seed of everything drawn; default 0."""
-    strategy: str | None = None
-    """Diffusion: which positions are written first: low_confidence (default), random, margin or entropy."""
-    steps: int | None = None
-    """Diffusion: forward passes for the whole canvas; default one a token."""
-    threshold: float | None = None
-    """Diffusion: write all positions surer than this in a pass, and at least one; instead of a number of steps."""
-    block_length: int | None = None
-    """Diffusion: fill the canvas in blocks of this size, left to right; default all at once."""
-    block_size: int | None = None
-    """Diffusion in blocks, with an exact cache: tokens in a block; default what the model was trained with."""
-    edit_threshold: float | None = None
-    """Block models: change a written token when another one is likelier than this; default: never."""
-    preset: str | None = None
-    """Block models that edit: q for quality (--threshold 0.7 --edit-threshold 0.5), s for speed (0.5 and 0)."""
-    max_post_steps: int | None = None
-    """Block models: most passes that only edit a full block; default 16."""
-    reread_threshold: float | None = None
-    """Block models that edit: look at a full block again only if the last look was not surer than this of all its
-    tokens; default 1: always."""
-    edit_blocks: int | None = None
-    """Block models: finished blocks that may still be edited; default 0."""
-    cache: str | None = None
-    """Diffusion with --block-length: approximate cache, prefix or dual; default none."""
-    guidance: float | None = None
-    """Diffusion: classifier-free guidance; default 0, off."""
-    end_confidence: float | None = None
-    """Diffusion: factor on the confidence of end tokens; default 1, off."""
+    Raises:
+        ValueError: for a number outside its range.
+    """
+
+    max_new_tokens: Tokens | None = None
+    """Maximum number of tokens to write; default: the answer length of the model's training, else 128 (chat and compare
+    64, eval 24)."""
+    temperature: Temperature | None = None
+    """0 (default) always takes the most likely token; above 0, tokens are drawn."""
+    top_k: CountOrZero | None = None
+    """Draw from the k most likely tokens only; default 0, off."""
+    top_p: PositiveShare | None = None
+    """Draw from the fewest tokens whose probabilities add up to this; default 1, off."""
+    min_p: BelowOne | None = None
+    """Drop tokens less likely than this share of the most likely one; default 0, off."""
+    repetition_penalty: Penalty | None = None
+    """Above 1, tokens that are already in the text become less likely; default 1, off."""
+    min_new_tokens: TokensOrZero | None = None
+    """Minimum number of tokens before the text may end; default 0."""
+    seed: Seed | None = None
+    """Seed of everything that is drawn; default 0."""
+    strategy: Strategy | None = None
+    """Which positions to unmask first; default low_confidence."""
+    steps: Tokens | None = None
+    """Forward passes for the whole canvas; default: one per token."""
+    threshold: Share | None = None
+    """Unmask all positions more confident than this in a pass, and at least one; instead of `steps`."""
+    block_length: Tokens | None = None
+    """Fill the canvas in blocks of this many tokens, left to right; default: all at once."""
+    block_size: Tokens | None = None
+    """Decode in blocks of this many tokens, with an exact cache; default: as the model was trained."""
+    edit_threshold: Share | None = None
+    """Change a written token when another one is more probable than this; default: never."""
+    preset: Literal["q", "s"] | None = None
+    """Models that edit: q for quality (threshold 0.7, edit_threshold 0.5), s for speed (0.5 and 0)."""
+    max_post_steps: Annotated[int, Range(1, 2**24)] | None = None
+    """Maximum number of passes that only edit a full block; default 16."""
+    reread_threshold: Share | None = None
+    """Models that edit: check a full block again only if the last pass found one of its tokens no more probable than
+    this; default 1: always."""
+    edit_blocks: CountOrZero | None = None
+    """Finished blocks that may still be edited; default 0."""
+    cache: Literal["none", "prefix", "dual"] | None = None
+    """With block_length: an approximate cache; default none."""
+    guidance: NotNegative | None = None
+    """Weight of classifier-free guidance; default 0, off."""
+    end_confidence: Share | None = None
+    """Factor on the confidence of end tokens; default 1, off."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
 
 CHOICES = {
-    "strategy": ("low_confidence", "random", "margin", "entropy"),
+    "strategy": get_args(Strategy),
     "cache": ("none", "prefix", "dual"),
     "preset": ("q", "s"),
 }
 
 
 def decoding_for(card: ModelCard, options: DecodingOptions, default_length: int | None = None) -> Decoding:
-    """How a model decodes; the one place that says how many tokens it writes, and in which blocks.
+    """How a model decodes: the only place that decides how many tokens it writes, and in which blocks.
 
-    What the user gives comes first, then the model's card: `answer_length`, since a diffusion model fine-tuned on
-    answers filled to this length knows no longer canvas, and `block_size`, where it was trained in blocks. Then
-    `default_length`, then the default of the kind of decoding.
+    What the user gives comes first, then the model's card: `answer_length` (a diffusion model fine-tuned on answers
+    filled to this length has not learnt a longer canvas) and `block_size`. Then `default_length`, then the default of
+    the kind of decoding.
 
     Raises:
-        UserError: for options that this model does not have, or values outside their ranges.
+        UserError: for options that this model does not have, or values that contradict each other.
     """
     given = {name: value for name, value in vars(options).items() if value is not None}
     if card.block_size is not None:
         given.setdefault("block_size", card.block_size)
     for name, choices in CHOICES.items():
         if given.get(name, choices[0]) not in choices:
-            raise UserError(f"{name} {given[name]!r} is not one of {', '.join(choices)}")
+            near = did_you_mean(str(given[name]), choices)
+            raise UserError(f"{name} {given[name]!r} is not one of {', '.join(choices)}{near}")
     cls = decoding_class(card, in_blocks="block_size" in given)
     if cls is Block and "preset" in given:
         threshold, edit_threshold = MODES[given.pop("preset")]
@@ -256,8 +254,8 @@ def decoding_for(card: ModelCard, options: DecodingOptions, default_length: int 
 
 _FOREIGN: Mapping[type, str] = {
     Autoregressive: "for diffusion models only; this model is autoregressive",
-    Block: "not for decoding in blocks, which this model was trained for or was asked to do",
-    Diffusion: "for models that decode in blocks; give a --block-size",
+    Block: "not for decoding in blocks (this model was trained in blocks, or a block_size was given)",
+    Diffusion: "only for decoding in blocks; give a block_size",
 }
 
 

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-FREE_FIELDS = ("dropout", "max_length", "yarn")  # may change when training goes on from a checkpoint
+from nano_llada.config.checks import BelowOne, Positive, Range, Tokens, check_numbers
+
+FREE_FIELDS = ("dropout", "max_length", "yarn")  # may change when training continues from a checkpoint
+
+Width = Annotated[int, Range(1, 2**17)]
+MAX_PARAMETERS = 2e11  # 800 GB of float32 weights: a larger model is a typing error
 
 
 @dataclass(frozen=True)
 class YarnScaling:
     """YaRN (arXiv:2309.00071): stretch rotary embeddings to contexts longer than those trained on."""
 
-    factor: float = 4.0
+    factor: Annotated[float, Range(1, 1e4)] = 4.0
     """How many times longer the context becomes."""
-    original_length: int = 512
-    """Context length the model was trained on."""
-    beta_fast: float = 32.0
-    """Dimensions turning more often than this over the original length stay as they are."""
-    beta_slow: float = 1.0
-    """Dimensions turning less often than this are interpolated in full."""
+    original_length: Tokens = 512
+    """Context length the model was trained on, in tokens."""
+    beta_fast: Positive = 32.0
+    """Dimensions that turn more often than this over the original length are not changed."""
+    beta_slow: Positive = 1.0
+    """Dimensions that turn less often than this are fully interpolated."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
 
 @dataclass(frozen=True)
@@ -26,50 +35,51 @@ class ModelConfig:
     """A Llama/Qwen3-shaped Transformer. The defaults, with 6400 tokens, are about 30M parameters.
 
     Raises:
-        ValueError: for shapes that cannot be, with both numbers.
+        ValueError: for a number outside its range, or numbers that contradict each other.
     """
 
-    vocab_size: int = 6400
+    vocab_size: Annotated[int, Range(1, 2**24)] = 6400
     """Number of tokens; a run takes it from its tokenizer."""
-    hidden_size: int = 512
+    hidden_size: Width = 512
     """Width of the residual stream."""
-    num_layers: int = 8
+    num_layers: Annotated[int, Range(1, 4096)] = 8
     """Number of Transformer blocks."""
-    num_heads: int = 8
+    num_heads: Width = 8
     """Query heads of each attention layer."""
-    num_kv_heads: int | None = None
+    num_kv_heads: Width | None = None
     """Key and value heads (grouped-query attention); default: as many as query heads."""
-    head_size: int | None = None
+    head_size: Width | None = None
     """Width of a head; default: hidden_size / num_heads."""
-    intermediate_size: int | None = None
+    intermediate_size: Annotated[int, Range(1, 2**20)] | None = None
     """Width of the SwiGLU layer; default: 8/3 of hidden_size, rounded up to a multiple of 64."""
-    max_length: int = 512
-    """Longest context, in tokens, that the model is used with."""
+    max_length: Tokens = 512
+    """Longest context, in tokens."""
     qk_norm: bool = True
-    """Normalise queries and keys per head before rotating them, as Qwen3 does."""
+    """Normalise queries and keys per head before the rotary embedding, as Qwen3 does."""
     tie_embeddings: bool = False
     """Share the input embedding with the output head."""
-    rope_theta: float = 10_000.0
+    rope_theta: Annotated[float, Range(1, 1e12)] = 10_000.0
     """Base of the rotary embeddings."""
     yarn: YarnScaling | None = None
-    """Context extension; None: off."""
-    norm_eps: float = 1e-6
+    """Context extension; default: off."""
+    norm_eps: Annotated[float, Range(0, 1, above=True)] = 1e-6
     """Added to the mean square in RMSNorm."""
-    dropout: float = 0.0
-    """Dropout on embeddings and on the output of each attention and SwiGLU layer."""
+    dropout: BelowOne = 0.0
+    """Dropout probability on embeddings and on the output of each attention and SwiGLU layer."""
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "max_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_numbers(self)
         if self.head_size is None and self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
         if self.num_heads % self.kv_heads:
             raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.kv_heads}")
         if self.head_width % 2:
-            raise ValueError(f"a head must have an even width to be rotated, got {self.head_width}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+            raise ValueError(f"the rotary embedding needs an even head width, got {self.head_width}")
+        if self.parameters > MAX_PARAMETERS:
+            raise ValueError(
+                f"hidden_size {self.hidden_size}, num_layers {self.num_layers} and vocab_size {self.vocab_size} make a "
+                f"model of {self.parameters:.3g} parameters; at most {MAX_PARAMETERS:.3g} are possible"
+            )
 
     @property
     def kv_heads(self) -> int:
@@ -91,6 +101,12 @@ class ModelConfig:
         """Weights of one block that take part in matrix products."""
         attention = self.hidden_size * self.head_width * (2 * self.num_heads + 2 * self.kv_heads)
         return attention + 3 * self.hidden_size * self.mlp_width
+
+    @property
+    def parameters(self) -> int:
+        """Weights of all matrices."""
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_embeddings else 2)
+        return embeddings + self.num_layers * self.block_parameters
 
     def train_flops(self, tokens: int, head_tokens: int, length: int) -> float:
         """Floating-point operations of one forward and backward pass.

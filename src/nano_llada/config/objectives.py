@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from nano_llada.config.card import Track
+from nano_llada.config.checks import (
+    NotNegative,
+    Positive,
+    Range,
+    Share,
+    Tokens,
+    check_numbers,
+)
 from nano_llada.core.own import name_of, type_name
+from nano_llada.core.words import did_you_mean
 
 if TYPE_CHECKING:
     from nano_llada.config.data import DataConfig
@@ -20,10 +29,14 @@ NOISES = ("linear", "cosine")
 
 
 class ObjectiveConfig:
-    """What every objective says about itself; a run, a checkpoint and a sampler ask nothing else.
+    """What every objective declares about itself. Runs, checkpoints and samplers depend on nothing else.
 
-    An objective of your own is a frozen dataclass that derives from this class and has a `loss` method, see
-    `nano_llada.core.batch.Objective`. It overrides what differs.
+    An objective of your own is a frozen dataclass that derives from this class and has a `loss` method (see
+    `nano_llada.core.batch.Objective` and examples/own_objective.py). It overrides what differs; its fields become
+    command-line options, and a number among them must be finite.
+
+    Raises:
+        ValueError: for a number outside its range.
     """
 
     track: Track = "diffusion"
@@ -31,15 +44,18 @@ class ObjectiveConfig:
     needs_reference: bool = False
     """Whether the loss compares with a frozen model."""
     draws_answers: bool = False
-    """Whether the model itself writes the texts that it learns from."""
+    """Whether the model generates the texts that it learns from."""
     block_size: int | None = None
-    """Tokens that the trained model decodes together; None: no blocks."""
+    """Tokens per block in decoding; None: no blocks."""
     edits: bool = False
     """Whether the model learns to change tokens that are already written (LLaDA 2.1)."""
     answer_length: int | None = None
-    """Tokens in the answers it draws; None: the data decides."""
+    """Tokens in the answers that it draws; None: the data decides."""
     formats: ClassVar[tuple[str, ...]] = ("text", "chat")
-    """Formats of data that it learns from."""
+    """Formats of data that it can learn from."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
     @classmethod
     def saved_name(cls) -> str:
@@ -70,36 +86,37 @@ class NextToken(ObjectiveConfig):
 class BlockSizeSchedule:
     """How many tokens are denoised together over a run: LLaDA 2.0's warm-up, stable, decay of block sizes.
 
-    From an autoregressive model (size 1 is nearly what it knows) the blocks grow to the whole row, where training is
-    cheapest, and shrink at the end to the size that generation will use. A size of a row or more is the whole row.
+    Starting from an autoregressive model (blocks of 1 are close to what it has learnt), blocks grow to the whole row,
+    where training is cheapest, and shrink at the end to the size used in decoding. A size of a row or more means the
+    whole row.
 
     Raises:
         ValueError: for sizes or shares that contradict each other.
     """
 
-    block_size: int | None = None
-    """Tokens in a block at the end of training and in generation; None: the whole row, as in LLaDA 1.0."""
-    block_warmup: tuple[int, ...] = ()
-    """Sizes to grow through first, such as 1 4 32 64 128; whole rows follow."""
-    block_decay: tuple[int, ...] = ()
-    """Sizes to shrink through at the end, such as 128 64 32; the last is block_size."""
-    block_warmup_share: float = 0.3
-    """Share of the run for block_warmup, the same for each of its sizes."""
-    block_decay_share: float = 0.2
+    block_size: Tokens | None = None
+    """Tokens in a block at the end of training and in decoding; default: the whole row, as in LLaDA 1.0."""
+    block_warmup: tuple[Tokens, ...] = ()
+    """Block sizes to grow through first, such as 1 4 32 64 128; whole rows follow."""
+    block_decay: tuple[Tokens, ...] = ()
+    """Block sizes to shrink through at the end, such as 128 64 32; the last one is block_size."""
+    block_warmup_share: Share = 0.3
+    """Share of the run for block_warmup, divided equally among its sizes."""
+    block_decay_share: Share = 0.2
     """Share of the run for block_decay."""
 
     def __post_init__(self) -> None:
-        for size in self._sizes:
-            if size < 1:
-                raise ValueError(f"a block has at least 1 token, got {size}")
+        check_numbers(self)
         if self.block_decay and self.block_decay[-1] != self.block_size:
             raise ValueError(f"block_decay ends with {self.block_decay[-1]}, but block_size is {self.block_size}")
         if self.block_warmup and not self.block_decay and self.block_size is not None:
             raise ValueError(f"whole rows follow block_warmup: block_size {self.block_size} needs a block_decay")
         shares = {"block_warmup": self.block_warmup_share, "block_decay": self.block_decay_share}
         used = {name: share for name, share in shares.items() if getattr(self, name)}
-        if any(not 0 < share <= 1 for share in used.values()) or sum(used.values()) > 1 + 1e-9:
-            raise ValueError(f"the shares of block_warmup and block_decay must add up to at most 1, got {used}")
+        if not all(used.values()) or sum(used.values()) > 1 + 1e-9:
+            raise ValueError(
+                f"block_warmup_share and block_decay_share must be above 0 and add up to at most 1, got {used}"
+            )
         if list(self.block_warmup) != sorted(self.block_warmup):
             raise ValueError(f"block_warmup must grow, got {self.block_warmup}")
         if list(self.block_decay) != sorted(self.block_decay, reverse=True):
@@ -149,25 +166,27 @@ class Masking:
     """
 
     mask_count: Literal["exact", "bernoulli"] = "exact"
-    """How a document's masks are drawn; the expectation is the same, `exact` varies less."""
+    """How the masks of a document are drawn; the expectation is the same, `exact` has less variance."""
     noise: Named = "linear"
-    """The schedule alpha(t): linear, cosine, or FILE.py:NAME, a class of your own (in Python: the class). Only
-    `bernoulli` can tell schedules apart, since the bound does not depend on them."""
+    """The schedule alpha(t): linear, cosine, or FILE.py:NAME, a class of your own (in Python: the class). It needs
+    mask_count bernoulli: the bound itself does not depend on the schedule."""
     stratified: bool = True
-    """Spread the times of a global batch evenly over [0, 1), which keeps each one uniform and lowers variance."""
-    mask_rate_min: float = 0.0
-    """Least share of masked tokens that is drawn (LLaDA 2.0's bandwidth). Above 0 the loss bounds no likelihood."""
-    mask_rate_max: float = 1.0
-    """Largest share of masked tokens that is drawn; below 1 the loss bounds no likelihood."""
+    """Spread the times of a batch evenly over [0, 1), which keeps each one uniform and reduces variance."""
+    mask_rate_min: Share = 0.0
+    """Smallest mask rate (LLaDA 2.0's bandwidth). Above 0 the loss is not a likelihood bound."""
+    mask_rate_max: Share = 1.0
+    """Largest mask rate. Below 1 the loss is not a likelihood bound."""
     complementary: bool = False
-    """Show every row twice, the second time with exactly those tokens masked that were visible the first time, so that
-    each is learnt exactly once in a pair (LLaDA 2.0)."""
+    """Use every row twice, the second time with exactly those tokens masked that were visible the first time, so that
+    each token is learnt once per pair (LLaDA 2.0)."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         noise = self.noise if isinstance(self.noise, str) else name_of(self.noise)
         object.__setattr__(self, "noise", noise)
         if noise not in NOISES and ":" not in noise:
-            raise ValueError(f"unknown noise {self.noise!r}: use {', '.join(NOISES)}, or FILE.py:NAME")
+            near = did_you_mean(noise, NOISES)
+            raise ValueError(f"unknown noise {self.noise!r}: use {', '.join(NOISES)}, or FILE.py:NAME{near}")
         if self.mask_count == "exact" and self.noise != "linear":
             raise ValueError(f"noise {self.noise!r} has no effect with mask_count 'exact'; use mask_count 'bernoulli'")
         check_mask_rates(self.mask_rate_min, self.mask_rate_max)
@@ -184,25 +203,20 @@ class TokenEditing:
         ValueError: for rates outside [0, 1] or negative weights.
     """
 
-    replace_rate: float = 0.0
-    """Share of the visible tokens that are replaced by random ones; 0: none. LLaDA 2.1's models learn editing so."""
-    draft_rate: float = 0.0
-    """Share of the rows in which masked tokens are filled in by the model first (multi-turn forward); each costs one
-    more forward pass, without gradient. 0: none."""
-    edit_weight: float = 1.0
+    replace_rate: Share = 0.0
+    """Share of the visible tokens that are replaced by random ones, from which the model learns editing; 0: off."""
+    draft_rate: Share = 0.0
+    """Share of the rows in which the model first fills in masked tokens itself (multi-turn forward); each costs one
+    more forward pass without gradient. 0: off."""
+    edit_weight: NotNegative = 1.0
     """Weight of the cross-entropy at a wrong token; a masked one has weight 1 on average."""
-    keep_weight: float = 0.0
-    """Weight at a visible token that is right, so that the model learns to leave it; 0: not at all."""
-    excluded_tokens: tuple[int, ...] = ()
-    """Ids that are never used as wrong tokens, besides the special ones."""
+    keep_weight: NotNegative = 0.0
+    """Weight at a visible token that is right, so that the model learns to keep it; 0: off."""
+    excluded_tokens: tuple[Annotated[int, Range(0, 2**24)], ...] = ()
+    """Token ids that are never used as wrong tokens, in addition to the special ones."""
 
     def __post_init__(self) -> None:
-        for name in ("replace_rate", "draft_rate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share, in [0, 1]; got {getattr(self, name)}")
-        for name in ("edit_weight", "keep_weight"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be a finite number of at least 0, got {getattr(self, name)}")
+        check_numbers(self)
 
     @property
     def active(self) -> bool:
@@ -229,22 +243,19 @@ class Denoising(ObjectiveConfig):
     """Learning to correct wrong tokens (LLaDA 2.1)."""
     loss_weight: Literal["elbo", "uniform"] = "elbo"
     """`elbo` weighs masked tokens so that the loss bounds the likelihood; `uniform` is a plain mean over masked tokens,
-    another objective, never reported as a likelihood."""
+    which is another objective and never reported as a likelihood."""
     normalise_by: Literal["token", "document"] = "token"
     """`token` divides by all scored tokens (pretraining); `document` averages each answer first (SFT, eq. 5)."""
-    random_length: float = 0.0
-    """Share of rows cut to a random length, so that the model meets short contexts; LLaDA pretrains with 0.01."""
-    confidence_weight: float = 0.0
-    """Confidence-Aware Parallel training (CAP): weight of the entropy at masked positions that are predicted rightly.
-    It makes the model confident enough to decode more tokens at once; LLaDA 2.0 fine-tunes with it. 0: off."""
+    random_length: Share = 0.0
+    """Share of rows cut to a random length, so that the model sees short contexts; LLaDA pretrains with 0.01."""
+    confidence_weight: NotNegative = 0.0
+    """Confidence-Aware Parallel training (CAP): weight of the entropy at masked positions that are predicted correctly.
+    It makes the model confident enough to unmask more tokens at once (LLaDA 2.0). 0: off."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.random_length <= 1:
-            raise ValueError(f"random_length is a share of rows, in [0, 1]; got {self.random_length}")
+        check_numbers(self)
         if self.loss_weight == "uniform" and self.normalise_by == "document":
             raise ValueError("loss_weight 'uniform' is a mean over masked tokens; normalise_by must be 'token'")
-        if not 0 <= self.confidence_weight < float("inf"):
-            raise ValueError(f"confidence_weight must be a finite number of at least 0, got {self.confidence_weight}")
 
     @property
     def block_size(self) -> int | None:  # type: ignore[override]
@@ -281,27 +292,24 @@ class BoundScore:
 
     track: ClassVar[Track] = "diffusion"
 
-    draws: int = 1
-    """Noisy versions of each answer, with one mask pattern each; more of them vary less and cost as much more."""
-    block_size: int | None = None
-    """Of a block-diffusion model; None: the model sees the whole text."""
-    mask_rate_min: float = 0.0
-    """Least share of a block's tokens that is masked (LLaDA 2.0's bandwidth). Tokens weigh less unevenly in a band, and
-    scores vary less; above 0 they bound no likelihood."""
-    mask_rate_max: float = 1.0
-    """Largest share of a block's tokens that is masked; below 1 scores bound no likelihood."""
+    draws: Annotated[int, Range(1, 4096)] = 1
+    """Noisy versions of each answer, with one mask pattern each; more have less variance and cost proportionally."""
+    block_size: Tokens | None = None
+    """Tokens per block of a block-diffusion model; default: the model sees the whole text."""
+    mask_rate_min: Share = 0.0
+    """Smallest mask rate of a block (LLaDA 2.0's bandwidth). Within a band tokens have more equal weights and scores
+    less variance; above 0 scores are not likelihood bounds."""
+    mask_rate_max: Share = 1.0
+    """Largest mask rate of a block; below 1 scores are not likelihood bounds."""
     complementary: bool = False
-    """Every second draw masks what the one before it did not, so that both together look at each token once; scores
-    vary less for it within a band, where tokens have nearly equal weights."""
+    """Every second draw masks what the one before it did not, so that a pair scores each token once; this reduces the
+    variance within a band, where tokens have nearly equal weights."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         check_mask_rates(self.mask_rate_min, self.mask_rate_max)
         if self.complementary and self.draws % 2:
             raise ValueError(f"complementary draws come in pairs, got draws {self.draws}")
-        if self.draws < 1:
-            raise ValueError(f"draws must be at least 1, got {self.draws}")
-        if self.block_size is not None and self.block_size < 1:
-            raise ValueError(f"a block has at least 1 token, got {self.block_size}")
 
 
 class _Scored(ObjectiveConfig):
@@ -336,17 +344,14 @@ class Preference(_Scored):
 
     score: ExactScore | BoundScore = field(default_factory=BoundScore)
     """How likely an answer is under a model."""
-    beta: float = 0.1
-    """Weight of a nat of margin: the larger, the closer to the reference the model stays."""
+    beta: Positive = 0.1
+    """Weight of a nat of margin: the larger, the closer the model stays to the reference."""
     shared_noise: bool = True
-    """Diffusion: show model and reference the same masks, so that most of the noise cancels (VRPO, LLaDA 1.5)."""
+    """Diffusion: use the same masks for the model and the reference, so that most of the noise cancels (VRPO,
+    LLaDA 1.5)."""
     length_normalised: bool = False
-    """Count gains per token of the answer. Otherwise training, which makes all answers less likely, favours short
-    ones. A nat per token is much: beta is then about 10."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.beta < float("inf"):
-            raise ValueError(f"beta must be a finite number above 0, got {self.beta}")
+    """Divide the gain of an answer by its length; beta is then about 10. Otherwise training, which makes all answers
+    less likely, favours short ones."""
 
     def check(self, data: DataConfig, train: TrainConfig) -> None:
         """As every objective; and a pair of answers takes two rows."""
@@ -364,34 +369,27 @@ class Rollouts:
         ValueError: for groups too small to compare, or values outside their ranges.
     """
 
-    group_size: int = 8
-    """Answers drawn to each question; their rewards are compared with each other."""
-    temperature: float = 1.0
-    """Of drawing answers; at 0 all answers to a question would be the same."""
-    max_new_tokens: int = 32
-    """Largest number of tokens in an answer."""
-    threshold: float = 0.9
-    """Diffusion: confidence above which tokens are unmasked together; see decoding."""
-    edit_threshold: float | None = None
-    """Diffusion: change a written token when another one is likelier than this; None: never."""
-    reuse: int = 1
+    group_size: Annotated[int, Range(2, 2**16)] = 8
+    """Answers drawn for each question; their rewards are compared with each other."""
+    temperature: Annotated[float, Range(0, 1e6, above=True)] = 1.0
+    """Temperature of the draws; above 0, or all answers to a question would be the same."""
+    max_new_tokens: Tokens = 32
+    """Maximum number of tokens in an answer."""
+    threshold: Share = 0.9
+    """Diffusion: unmask all positions more confident than this in a pass, and at least one."""
+    edit_threshold: Share | None = None
+    """Diffusion: change a written token when another one is more probable than this; default: never."""
+    reuse: Annotated[int, Range(1, 4096)] = 1
     """Optimizer steps for each set of answers."""
     reward: str = "verifier"
     """`verifier`: 1 for an answer that the row's own verifier accepts, else 0; or FILE.py:FUNCTION, which is called
     with the question, the answer and the row, and returns a number."""
 
     def __post_init__(self) -> None:
-        if self.group_size < 2:
-            raise ValueError(f"group_size must be at least 2, got {self.group_size}: rewards are compared in a group")
-        if not 0 < self.temperature < float("inf"):
-            raise ValueError(
-                f"temperature must be a finite number above 0, got {self.temperature}: at 0 all answers are the same"
-            )
-        if self.max_new_tokens < 1 or self.reuse < 1:
-            raise ValueError(f"max_new_tokens and reuse must be at least 1, got {self.max_new_tokens} and {self.reuse}")
-        for name in ("threshold", "edit_threshold"):
-            if not 0 <= (getattr(self, name) or 0) <= 1:
-                raise ValueError(f"{name} is a probability, in [0, 1]; got {getattr(self, name)}")
+        check_numbers(self)
+        if self.reward != "verifier" and ":" not in self.reward:
+            near = did_you_mean(self.reward, ["verifier"])
+            raise ValueError(f"unknown reward {self.reward!r}: use verifier, or FILE.py:FUNCTION{near}")
 
 
 @dataclass(frozen=True)
@@ -412,24 +410,20 @@ class Policy(_Scored):
     """How likely an answer is under a model."""
     rollouts: Rollouts = field(default_factory=Rollouts)
     """How answers are drawn and rewarded."""
-    clip_low: float = 0.2
+    clip_low: Annotated[float, Range(0, 1, above=True, below=True)] = 0.2
     """How far rho may fall below 1 before an answer has no gradient."""
-    clip_high: float = 0.2
+    clip_high: Positive = 0.2
     """How far rho may rise above 1 before an answer has no gradient."""
-    negative_weight: float = 1.0
+    negative_weight: NotNegative = 1.0
     """Factor on the advantages of answers worse than their group's mean. Below 1, right answers are reinforced more
-    than wrong ones are suppressed: every token of a wrong answer is penalised, the right ones in it too."""
-    kl_weight: float = 0.0
-    """Weight of the divergence from the model that training started from; 0: off, and that model is not loaded."""
+    than wrong ones are suppressed: a wrong answer penalises all of its tokens, including the right ones."""
+    kl_weight: NotNegative = 0.0
+    """Weight of the KL divergence from the model that training started from; 0: off, and that model is not loaded."""
     log_ratio: Literal["mean", "sum"] = "mean"
-    """Over an answer's tokens: `mean` makes rho as steady for long answers as for short ones; `sum` is the ratio."""
+    """Over the tokens of an answer: `mean` keeps rho equally steady for long and short answers; `sum` is the ratio."""
 
     def __post_init__(self) -> None:
-        if not (0 < self.clip_low < 1 and 0 < self.clip_high < float("inf")):
-            raise ValueError(f"clip_low must be in (0, 1) and clip_high above 0, got {self.clip_low}, {self.clip_high}")
-        for name in ("negative_weight", "kl_weight"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be a finite number of at least 0, got {getattr(self, name)}")
+        check_numbers(self)
         if self.rollouts.edit_threshold is not None and self.score.block_size is None:
             raise ValueError("edit_threshold has no effect where answers are not decoded in blocks: give a block_size")
 
@@ -455,7 +449,7 @@ class Policy(_Scored):
 def check_mask_rates(low: float, high: float) -> None:
     """Raises ValueError unless 0 <= low < high <= 1."""
     if not 0 <= low < high <= 1:
-        raise ValueError(f"mask rates must satisfy 0 <= min < max <= 1, got {low} and {high}")
+        raise ValueError(f"mask rates must satisfy 0 <= mask_rate_min < mask_rate_max <= 1, got {low} and {high}")
 
 
 Objective = NextToken | Denoising | Preference | Policy

@@ -1,4 +1,4 @@
-"""A whole run as one value, and the defaults of each kind of run. Imports no torch, so that --help is quick."""
+"""A whole run as one value, and the defaults of each kind of run."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 else:
     AnyObjective = Objective
 
+MAX_BATCH_TOKENS = 2**30
 STAGES = {"text": "pretrain", "chat": "sft", "preference": "dpo", "prompts": "rl"}  # by the format of the data
 
 
@@ -41,20 +42,24 @@ class RunConfig:
     name: str = "run"
     """Name of the run; its folder is RUNS/NAME."""
     runs: Path = Path("runs")
-    """Folder that holds run folders."""
+    """Folder that contains the run folders."""
     init_from: Path | None = None
-    """Start from the weights, shape and tokenizer of this checkpoint or run (an AR model may start a diffusion one)."""
+    """Start from the weights, shape and tokenizer of this checkpoint or run; an AR model may start a diffusion one."""
     reference: Path | None = None
-    """DPO: the frozen model that answers are compared under; default: that of --init-from."""
+    """The frozen model to compare with (dpo, and rl with kl_weight); default: that of --init-from."""
     tokenizer: Path | None = None
     """Folder with a tokenizer.json; default: that of --init-from, or the bundled bilingual one."""
     sample_prompts: tuple[str, ...] = ()
-    """Texts that are continued (chat: answered) during training and at its end, into samples.jsonl."""
+    """Prompts to continue (chat: answer) during training and at its end, into samples.jsonl."""
     objective: AnyObjective = field(default_factory=NextToken)
-    """What is minimised; in Python also a class of your own that derives from ObjectiveConfig."""
+    """What is minimised; FILE.py:NAME for a class of your own that derives from ObjectiveConfig (in Python an instance
+    of it)."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    """Shape of the model."""
     data: DataConfig = field(default_factory=DataConfig)
+    """Training data and how it becomes rows."""
     train: TrainConfig = field(default_factory=TrainConfig)
+    """Optimisation, checkpoints and logging."""
 
     def __post_init__(self) -> None:
         for name in ("runs", "init_from", "reference", "tokenizer"):  # in Python, strings are paths too
@@ -63,6 +68,11 @@ class RunConfig:
         if self.name in ("", ".", "..") or any(mark in self.name for mark in "/\\\0"):
             raise ValueError(
                 f"name {self.name!r} cannot be the name of a folder in {self.runs}; choose that folder with --runs"
+            )
+        if (tokens := self.train.batch_size * self.data.sequence_length) > MAX_BATCH_TOKENS:
+            raise ValueError(
+                f"batch_size {self.train.batch_size} times sequence_length {self.data.sequence_length} is {tokens:,} "
+                f"tokens in a step; at most {MAX_BATCH_TOKENS:,} are possible"
             )
         self.objective.check(self.data, self.train)
 
@@ -97,7 +107,7 @@ class RunConfig:
 
 
 def default_run(stage: str, track: str) -> RunConfig:
-    """Defaults of `nano-llada STAGE TRACK`, with stage pretrain, sft, dpo or rl and track ar or diffusion."""
+    """Defaults of `nano-llada STAGE TRACK`: stage pretrain, sft, dpo or rl; track ar or diffusion."""
     return replace(_DEFAULTS[stage, track](), name=f"{stage}-{track}")
 
 

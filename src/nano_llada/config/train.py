@@ -3,95 +3,97 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from nano_llada.config.checks import at_least, below_one, positive, share
+from nano_llada.config.checks import (
+    BelowOne,
+    Count,
+    CountOrZero,
+    NotNegative,
+    Range,
+    Rows,
+    Seed,
+    Share,
+    Threads,
+    check_numbers,
+)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long, how fast, on what, and what is kept.
+    """How long, how fast and on what to train, and what to keep.
 
     Raises:
-        ValueError: for values that contradict each other.
+        ValueError: for a number outside its range, or values that contradict each other.
     """
 
-    steps: int | None = None
-    """Optimizer steps; default: as many as `epochs` need."""
-    epochs: float = 1.0
-    """Passes over the training data, when `steps` is not given."""
-    batch_size: int = 32
-    """Rows in the global batch of one optimizer step."""
-    micro_batch_size: int | None = None
-    """Rows computed at once; the gradients of a step add up over micro-batches. Default: the whole batch."""
-    learning_rate: float = 1e-3
+    steps: Count | None = None
+    """Optimizer steps; default: as many as `epochs` needs."""
+    epochs: Annotated[float, Range(0, 1e6, above=True)] = 1.0
+    """Passes over the training data; used when `steps` is not given."""
+    batch_size: Rows = 32
+    """Rows in one optimizer step."""
+    micro_batch_size: Rows | None = None
+    """Rows computed at once; gradients are summed over a step's micro-batches. Default: the whole batch."""
+    learning_rate: Annotated[float, Range(0, 1e30, above=True)] = 1e-3
     """Peak learning rate."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """`muon` orthogonalises the updates of the blocks' matrices: fewer steps on small models; AdamW does the rest."""
+    """`adamw`, or `muon` for the matrices of the blocks (fewer steps on small models) with AdamW for the rest."""
     schedule: Literal["wsd", "cosine", "constant"] = "wsd"
-    """Warm-up, stable, decay; or cosine; or constant after warm-up."""
-    warmup_steps: int = 50
-    """Steps of linear warm-up; at most a tenth of a shorter run."""
-    decay_share: float = 0.3
-    """wsd: share of all steps in which the learning rate falls."""
-    min_lr_ratio: float = 0.05
-    """The last step's learning rate as a share of the peak."""
-    weight_decay: float = 0.05
-    """AdamW's decay of matrices; gains are not decayed."""
-    beta1: float = 0.9
-    """AdamW's memory of the gradient."""
-    beta2: float = 0.95
-    """AdamW's memory of its square."""
-    clip_norm: float = 1.0
-    """Largest norm of the gradient; 0: off."""
+    """Learning rate after the warm-up: `wsd` (stable, then linear decay), `cosine` or `constant`."""
+    warmup_steps: CountOrZero = 50
+    """Steps of linear warm-up; at most a tenth of the run."""
+    decay_share: Share = 0.3
+    """wsd: share of all steps in which the learning rate decays."""
+    min_lr_ratio: Share = 0.05
+    """Learning rate of the last step, as a share of the peak."""
+    weight_decay: NotNegative = 0.05
+    """Weight decay of matrices; norm gains are not decayed."""
+    beta1: BelowOne = 0.9
+    """AdamW: decay rate of the mean of the gradient."""
+    beta2: BelowOne = 0.95
+    """AdamW: decay rate of the mean of its square."""
+    clip_norm: NotNegative = 1.0
+    """Clip the gradient to this norm; 0: off."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of matrix products; auto: bf16 on CUDA, fp32 elsewhere."""
+    """Precision of matrix products; auto: bf16 on CUDA, fp32 elsewhere."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, mps, or auto."""
-    threads: int | None = None
+    """Device to compute on: cpu, cuda, cuda:1, mps, or auto."""
+    threads: Threads | None = None
     """CPU threads; default: PyTorch's choice."""
     compile: bool = False
-    """Compile the model with torch.compile (slow to start; pays on long runs)."""
+    """Compile the model with torch.compile: slow to start, faster in long runs."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, a third more time."""
-    ema_decay: float = 0.0
-    """Keep an exponential moving average of the weights and save that for use; 0: off."""
-    seed: int = 0
-    """Everything random in a run follows from it."""
-    eval_every: int = 200
-    """Steps between measurements on the validation data; 0: only at the end."""
-    eval_rows: int = 256
-    """Validation rows used, the same ones with the same noise each time."""
-    patience: int = 0
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    ema_decay: BelowOne = 0.0
+    """Keep an exponential moving average of the weights with this decay, and save it for use; 0: off."""
+    seed: Seed = 0
+    """Seed of all randomness in the run."""
+    eval_every: CountOrZero = 200
+    """Steps between measurements of the validation loss; 0: only at the end."""
+    eval_rows: Rows = 256
+    """Validation rows to use: the same rows with the same noise each time."""
+    patience: CountOrZero = 0
     """Stop after this many measurements without improvement; 0: never."""
-    min_delta: float = 0.0
-    """What counts as an improvement of the validation loss."""
-    save_every: int = 500
+    min_delta: NotNegative = 0.0
+    """Smallest decrease of the validation loss, in nats, that counts as an improvement."""
+    save_every: CountOrZero = 500
     """Steps between checkpoints; 0: only at the end."""
-    keep_last: int = 2
-    """Newest checkpoints that are kept."""
-    keep_best: int = 1
-    """Checkpoints of lowest validation loss that are kept besides."""
-    merge_best: int = 0
+    keep_last: Count = 2
+    """Newest checkpoints to keep."""
+    keep_best: CountOrZero = 1
+    """Checkpoints of lowest validation loss to keep as well."""
+    merge_best: CountOrZero = 0
     """At the end, average the weights of this many checkpoints of lowest validation loss into RUN/merged; 0: off."""
-    log_every: int = 10
+    log_every: Count = 10
     """Steps between lines of metrics.jsonl."""
-    sample_every: int = 0
-    """Steps between samples written during training; 0: only at the end."""
+    sample_every: CountOrZero = 0
+    """Steps between samples for `sample_prompts`; 0: only at the end."""
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
-    """Where metrics go besides metrics.jsonl."""
+    """Where to send metrics, in addition to metrics.jsonl."""
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "batch_size", "micro_batch_size", "steps", "threads", "eval_rows", "log_every")
-        at_least(self, 0, "eval_every", "save_every", "sample_every")
-        at_least(
-            self, 0, "clip_norm", "warmup_steps", "weight_decay", "patience", "min_delta", "keep_best", "merge_best"
-        )
-        positive(self, "learning_rate", "epochs")
-        below_one(self, "ema_decay", "beta1", "beta2")
-        share(self, "decay_share", "min_lr_ratio")
-        if self.keep_last < 1:
-            raise ValueError("keep_last must be at least 1, or a run could not be resumed")
+        check_numbers(self)
         if self.merge_best > self.keep_best:
             raise ValueError(f"merge_best {self.merge_best} needs as many checkpoints kept: raise keep_best")
         if self.patience and not self.eval_every:

@@ -31,6 +31,12 @@ class Machine:
         return self.dtype != torch.float32
 
 
+def use_threads(count: int | None) -> None:
+    """Compute on this many CPU threads; None: PyTorch's choice."""
+    if count is not None:
+        torch.set_num_threads(count)
+
+
 def choose_machine(device: str = "auto", precision: Precision = "auto") -> Machine:
     """The device and precision of a run.
 

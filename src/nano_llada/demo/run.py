@@ -12,6 +12,7 @@ from nano_llada.config.model import ModelConfig
 from nano_llada.config.objectives import Denoising, NextToken, ObjectiveConfig
 from nano_llada.config.run import RunConfig
 from nano_llada.config.train import TrainConfig
+from nano_llada.core.device import choose_machine
 from nano_llada.demo.options import DemoConfig
 from nano_llada.evaluation.record import Record
 from nano_llada.evaluation.side_by_side import side_by_side
@@ -76,6 +77,7 @@ def _stage(
             keep_best=0,
             seed=config.seed,
             threads=config.threads,
+            device=config.device,
         ),
     )
 
@@ -110,7 +112,8 @@ def held_out_questions(skills: Sequence[str], items: int, seed: int = 0) -> list
 
 def compare_models(config: DemoConfig, report: Path) -> list[Record]:
     """The AR model, and the diffusion model written one token a pass and several a pass."""
-    ar, diffusion = (load_checkpoint(config.folder / name) for name in ("ar-sft", "diffusion-sft"))
+    device = choose_machine(config.device).device
+    ar, diffusion = (load_checkpoint(config.folder / name, device) for name in ("ar-sft", "diffusion-sft"))
     answer = config.answer_length
     subjects = [
         Subject("AR", ar, Autoregressive(max_new_tokens=2 * answer), "default"),

@@ -17,6 +17,7 @@ from nano_llada.checkpoint.files import SHAPE, WEIGHTS, Checkpoint
 from nano_llada.config.record import to_plain
 from nano_llada.core import own
 from nano_llada.core.errors import UserError
+from nano_llada.core.progress import left
 from nano_llada.evaluation.record import RECORDS, Record, read_records, write_records
 from nano_llada.evaluation.suite import Subject, Suite
 
@@ -93,10 +94,14 @@ def evaluate(
     ]
     found: list[Record] = []
     protocols = {suite.name: protocol_of(suite) for suite in suites}  # once: a judge's weights are read for it
+    begin, made = time.perf_counter(), 0
     for number, (suite, subject) in enumerate(jobs):
         path = folder / PARTS / f"{number:03d}.jsonl"
         if not path.is_file():
             write_records(path, measured(suite, subject, protocols[suite.name]))
+            made += 1
+            if rest := len(jobs) - number - 1:
+                print(f"{rest} measurements, {left(made, made + rest, time.perf_counter() - begin)}", flush=True)
         found += read_records(path)
     write_records(folder / RECORDS, found)
     shutil.rmtree(folder / PARTS, ignore_errors=True)

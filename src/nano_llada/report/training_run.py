@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from nano_llada.checkpoint.files import WEIGHTS, step_folders
-from nano_llada.config.record import from_plain, read_config
+from nano_llada.config.record import read_record
 from nano_llada.config.run import RunConfig
 from nano_llada.core.errors import UserError
 from nano_llada.training.log import METRICS
@@ -64,12 +64,10 @@ def read_run(path: Path, name: str) -> TrainingRun | None:
     """
     if not (path / METRICS).is_file():
         return None
-    place = path / "config.json"
-    try:
-        config = from_plain(RunConfig, read_config(place), where=str(place))
-    except ValueError as error:
-        raise UserError(f"{place}: {error}") from error
-    return TrainingRun(name, f"{config.stage} {config.track}", _metrics(path / METRICS), _parameters(path))
+    config = read_record(RunConfig, path / "config.json")
+    own = config.objective.saved_name()  # FILE.py:NAME of an objective of the user's own: its loss is another one
+    kind = f"{config.stage} {config.track}" + (f", {own}" if ":" in own else "")
+    return TrainingRun(name, kind, _metrics(path / METRICS), _parameters(path))
 
 
 def _metrics(path: Path) -> list[dict[str, float]]:

@@ -9,11 +9,12 @@ from typing import Any, cast
 import numpy as np
 
 from nano_llada.config.data import DataConfig
-from nano_llada.config.record import from_plain, read_config
+from nano_llada.config.record import read_record
 from nano_llada.config.run import RunConfig
 from nano_llada.core.batch import Objective
 from nano_llada.core.device import choose_machine
 from nano_llada.core.errors import UserError
+from nano_llada.core.progress import Progress
 from nano_llada.core.text import printable
 from nano_llada.data.loader import Batches, hold_out, hold_out_by_count
 from nano_llada.data.packing import Ints
@@ -58,7 +59,7 @@ def as_it_began(config: RunConfig) -> RunConfig:
     saved = config.folder / "config.json"
     if not saved.is_file():
         return config
-    rule = from_plain(RunConfig, with_first_rules(read_config(saved)), where=str(saved)).data.held_out
+    rule = read_record(RunConfig, saved, change=with_first_rules).data.held_out
     return replace(config, data=replace(config.data, held_out=rule))
 
 
@@ -165,12 +166,26 @@ def load_rollouts(config: RunConfig, objective: PolicyLoss, model: Transformer, 
     )
 
 
+def documents_in(sources: Sequence[Source], data: DataConfig) -> int | None:
+    """About how many documents some sources have: the lines of plain JSON lines; None for others, and for `each` turn,
+    which makes several documents of a conversation.
+    """
+    if data.turns == "each" or not all(source.name.lower().endswith(".jsonl") for source in sources):
+        return None
+    lines = 0
+    for source in sources:
+        with open(source.name, "rb") as file:
+            lines += sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
+    return lines * (2 if data.format == "preference" else 1)
+
+
 def open_token_store(config: RunConfig, sources: tuple[str, ...], tokenizer: Tokenizer) -> TokenStore:
     """Tokenise (or find in the cache) some sources, and say what was skipped or looks wrong."""
     data = config.data
     bad, resolved = BadRows(data.on_bad_row), resolve(sources)
     encoding = Encoding(data.format, data.text_field, data.turns, data.txt_split, data.marks)
-    store = open_store(resolved, tokenizer, encoding, cache=data.cache, bad_rows=bad)
+    progress = Progress("tokenising", "documents", lambda: documents_in(resolved, data))
+    store = open_store(resolved, tokenizer, encoding, cache=data.cache, bad_rows=bad, progress=progress)
     named = printable(", ".join(sources))
     if store.meta["skipped"]:
         print(f"skipped rows in {named}: {store.meta['skipped']}")

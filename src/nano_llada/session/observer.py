@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from nano_llada.checkpoint.files import model_weights, save_model
+from nano_llada.checkpoint.files import model_weights, read_description, save_model
 from nano_llada.checkpoint.manager import RunCheckpoints
 from nano_llada.checkpoint.merge import best_checkpoints, merge_checkpoints
 from nano_llada.config.outcome import Ending, Outcome, State
@@ -38,6 +39,7 @@ class RunObserver:
     """Watches the trainer on behalf of the run folder."""
 
     trainer: Trainer
+    turns: bool = True
 
     def __init__(
         self, config: RunConfig, tokenizer: Tokenizer, model: Transformer, steps: int, machine: hardware.Machine
@@ -128,7 +130,7 @@ class RunObserver:
     def save(self, step: int) -> None:
         """A checkpoint of the trainer as it stands."""
         loss = self._validation[1] if self._validation[0] == step else None
-        card = self.config.card(step, self.trainer.tokens)
+        card = replace(self.config.card(step, self.trainer.tokens), turns=self.turns)
 
         def write_model(folder: Path) -> None:
             save_model(folder, model_weights(self.model), self.model.config, self.tokenizer, card)
@@ -174,6 +176,10 @@ class RunObserver:
         """RUN/merged: the mean of the best checkpoints (LLaDA 2.0)."""
         best = best_checkpoints(self.config.folder, min(self.config.train.merge_best, len(self.checkpoints.losses)))
         merged = self.config.folder / "merged"
+        if merged.exists() and [part.name for part in read_description(merged).card.merged_from] != [
+            p.name for p in best
+        ]:
+            shutil.rmtree(merged)  # of before the run was extended
         if not merged.exists():
             merge_checkpoints(best, merged)
         self.log.say(f"{merged}: the mean of {', '.join(path.name for path in best)}")

@@ -1,4 +1,4 @@
-"""A recipe: a file that names the runs of a whole pipeline in order. One command makes them, or goes on with them."""
+"""A recipe: a file that names the runs of a whole pipeline in order. One command trains or resumes them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from nano_llada.config.record import from_plain, read_config
 from nano_llada.config.run import RunConfig, default_run
 from nano_llada.core.errors import UserError
+from nano_llada.core.words import did_you_mean
 
 KINDS = tuple(f"{stage} {track}" for stage in ("pretrain", "sft", "dpo", "rl") for track in ("ar", "diffusion"))
 
@@ -35,32 +36,49 @@ def read_recipe(path: Path, variables: Mapping[str, str], runs: Path | None = No
         UserError: for a file that is no recipe, an unknown variable, kind, option or start, or a name used twice.
     """
     plain = read_config(path)
-    known = plain.pop("variables", {})
+    known = _table(plain.pop("variables", {}), f"{path}: variables")
     if unknown := sorted(set(variables) - set(known)):
-        raise UserError(f"{path}: no variable {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}")
+        near = did_you_mean(unknown[0], known)
+        raise UserError(f"{path}: no variable {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}{near}")
     plain = _filled(plain, known | dict(variables), path)
-    folder, common, listed = Path(plain.pop("runs", "runs")), plain.pop("common", {}), plain.pop("run", [])
-    if plain or not isinstance(listed, list) or not listed:
-        problem = f"unknown entries: {', '.join(sorted(plain))}" if plain else "no runs: add [[run]] tables"
-        raise UserError(f"{path}: {problem}")
+    folder, listed = plain.pop("runs", "runs"), plain.pop("run", [])
+    common = _table(plain.pop("common", {}), f"{path}: common")
+    if plain:
+        near = did_you_mean(next(iter(plain)), ("runs", "variables", "common", "run"))
+        raise UserError(f"{path}: unknown entries: {', '.join(sorted(plain))}{near}")
+    if not isinstance(folder, str) or "\0" in folder:
+        raise UserError(f"{path}: runs: expected the name of a folder, got {folder!r}")
+    if not isinstance(listed, list) or not listed:
+        raise UserError(f"{path}: no runs: add [[run]] tables")
     made: dict[str, RunConfig] = {}
     for number, entry in enumerate(listed, 1):
-        config = _run_config(_merged(common, entry), runs or folder, made, f"{path}: run {number}")
+        where = f"{path}: run {number}"
+        config = _run_config(_merged(common, _table(entry, where)), runs or Path(folder), made, where)
         if config.name in made:
-            raise UserError(f"{path}: run {number}: the name {config.name!r} is taken by an earlier run")
+            raise UserError(f"{where}: the name {config.name!r} is taken by an earlier run")
         made[config.name] = config
     return Recipe(path, tuple(made.values()))
+
+
+def _table(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected a table, got {type(value).__name__}")
+    return value
 
 
 def _run_config(entry: dict[str, Any], folder: Path, made: Mapping[str, RunConfig], where: str) -> RunConfig:
     kind, start = entry.pop("kind", None), entry.pop("start", None)
     if kind not in KINDS:
-        raise UserError(f"{where}: kind {kind!r} is not one of {', '.join(KINDS)}")
+        near = did_you_mean(kind, KINDS) if isinstance(kind, str) else ""
+        raise UserError(f"{where}: kind {kind!r} is not one of {', '.join(KINDS)}{near}")
     if "name" not in entry:
         raise UserError(f"{where}: it has no name")
     if start is not None:
-        if start not in made:
-            raise UserError(f"{where}: start {start!r} is no earlier run; there are {', '.join(made) or 'none'}")
+        if not isinstance(start, str) or start not in made:
+            near = did_you_mean(start, made) if isinstance(start, str) else ""
+            raise UserError(
+                f"{where}: start {start!r} is not an earlier run; there are {', '.join(made) or 'none'}{near}"
+            )
         merged = made[start].train.merge_best > 0
         entry["init_from"] = (made[start].folder / ("merged" if merged else "")).as_posix()
     stage, track = kind.split()
@@ -93,7 +111,7 @@ def _filled(value: Any, variables: Mapping[str, str], path: Path) -> Any:
 
     def replace(match: re.Match[str]) -> str:
         if match[1] not in variables:
-            raise UserError(f"{path}: {match[0]} in {value!r} is no variable of the recipe")
+            raise UserError(f"{path}: {match[0]} in {value!r} is not a variable of the recipe")
         return str(variables[match[1]])
 
     return re.sub(r"\{(\w+)\}", replace, value)

@@ -14,7 +14,7 @@ import torch
 from nano_llada.checkpoint.files import PROGRESS, Checkpoint, load_checkpoint, read_json, step_folders
 from nano_llada.config.model import FREE_FIELDS, ModelConfig
 from nano_llada.config.outcome import Outcome
-from nano_llada.config.record import from_plain, read_config, to_plain
+from nano_llada.config.record import read_record, to_plain
 from nano_llada.config.run import RunConfig
 from nano_llada.core import device as hardware
 from nano_llada.core.errors import UserError
@@ -27,13 +27,14 @@ from nano_llada.session.data import as_it_began, load_batches, with_first_rules
 from nano_llada.session.failure import explained
 from nano_llada.session.observer import RunObserver
 from nano_llada.session.outcome import read_outcome
-from nano_llada.training.trainer import Trainer
+from nano_llada.training.trainer import StepBatches, Trainer
 
-# options that a resumed run may change: what is learnt depends on them by no more than rounding and dropout's noise
+# options that a resumed run may change: they change what a step learns by no more than rounding and dropout's noise
 _FREE = (
     "threads device compile gradient_checkpointing micro_batch_size "
     "log_every sample_every tracker save_every keep_last keep_best"
 )
+LENGTH = ("train.steps", "train.epochs")  # may be raised
 MAY_CHANGE = frozenset(("runs", "sample_prompts", "data.cache", *(f"train.{name}" for name in _FREE.split())))
 
 
@@ -79,7 +80,14 @@ def finished(config: RunConfig) -> bool:
     outcome = read_outcome(config.folder) or outcome_of_0_1(config)
     if outcome is None or not outcome.complete:
         return False
-    check_same_config(config.folder / "config.json", to_plain(as_it_began(config)))  # never another run's results
+    changes = check_same_config(
+        config.folder / "config.json", to_plain(as_it_began(config))
+    )  # never another run's results
+    if longer := [change for change in changes if change.startswith(LENGTH)]:
+        raise UserError(
+            f"{config.folder} is complete, and the same run must learn the same: {'; '.join(longer)}; train it "
+            f"further with `nano-llada resume {config.folder}`"
+        )
     return True
 
 
@@ -99,7 +107,9 @@ def complete(configs: Sequence[RunConfig]) -> bool:
     Raises:
         UserError: as `execute` does, or for a complete run of another config.
     """
-    for config in configs:
+    for number, config in enumerate(configs, 1):
+        if len(configs) > 1:
+            print(f"run {number} of {len(configs)}: {config.name}", flush=True)
         if finished(config):
             print(f"{config.name}: already complete, in {config.folder}")
         elif execute(config, resume=(config.folder / "config.json").is_file()).state == "interrupted":
@@ -131,6 +141,7 @@ def assemble(
         reference=load_reference(config, machine),
     )
     observer.trainer = trainer
+    observer.turns = _learns_turns(config, batches, tokenizer, start)
     if resume and any(config.folder.glob("step-*")):  # a run killed before its first checkpoint starts over
         tensors, plain = observer.checkpoints.resume(model)
         observer.continue_window(plain)
@@ -139,6 +150,19 @@ def assemble(
         model.compile_blocks()
     model.gradient_checkpointing = config.train.gradient_checkpointing
     return trainer, observer
+
+
+def _learns_turns(config: RunConfig, batches: StepBatches, tokenizer: Tokenizer, start: Checkpoint | None) -> bool:
+    """Whether the conversations of a run have several turns, by those of its first steps; after SFT as before."""
+    if config.stage != "sft" or config.objective.draws_answers:
+        return start is None or start.card.turns
+    for batch in map(batches.batch, range(4)):
+        mark = (batch.tokens == tokenizer.vocab.turn_start) & (batch.doc_ids >= 0)
+        documents = (batch.doc_ids + batch.rows[:, None] * batch.doc_ids.shape[1])[mark]
+        # with a system message one question and its answer make three turns
+        if documents.numel() and int(documents.unique(return_counts=True)[1].max()) >= 4:
+            return True
+    return False
 
 
 def load_reference(config: RunConfig, machine: hardware.Machine) -> Transformer | None:
@@ -197,15 +221,46 @@ def prepare_folder(config: RunConfig, *, resume: bool) -> list[str]:
 
 
 def check_same_config(saved: Path, plain: Mapping[str, Any]) -> list[str]:
-    """What differs from a saved config, in words. Raises UserError for what decides what is learnt."""
+    """What differs from a saved config, in words.
+
+    Options in `MAY_CHANGE` may differ, and the length of the run may grow: the learning-rate schedule and the schedule
+    of block sizes then span the new length.
+
+    Raises:
+        UserError: for a difference that changes what is learnt, or a shorter run.
+    """
     if not saved.is_file():
         raise UserError(f"nothing to resume: {saved.parent} has no config.json")
-    # read and written again, so that an option which is newer than the run stands at its default
-    before = to_plain(from_plain(RunConfig, with_first_rules(read_config(saved)), where=str(saved)))
+    # read and written again, so that an option which is newer than the run has its default
+    before = to_plain(read_record(RunConfig, saved, change=with_first_rules))
     changed = dict(_differences(before, plain))
-    if refused := [text for where, text in changed.items() if where not in MAY_CHANGE]:
+    outcome = read_outcome(saved.parent)
+    may_change = MAY_CHANGE | (set(LENGTH) if _grows(before["train"], plain["train"], outcome) else set())
+    if refused := [text for where, text in changed.items() if where not in may_change]:
         raise UserError(f"a resumed run must learn the same; these differ from {saved}: {'; '.join(refused)}")
-    return list(changed.values())
+    if changed.keys() & set(LENGTH) and outcome is not None and outcome.state == "stopped early":
+        raise UserError(
+            f"{saved.parent} stopped early at step {outcome.step}, since its validation loss no longer improved: more "
+            "steps would not continue it; start a new run from it with --init-from"
+        )
+    return [*changed.values(), *(_rescheduled(plain["train"]) if changed.keys() & set(LENGTH) else ())]
+
+
+def _rescheduled(train: Mapping[str, Any]) -> Iterator[str]:
+    """What a longer run means for its learning rate."""
+    if train["schedule"] == "wsd":
+        yield f"the learning rate stays at its peak until the last {train['decay_share']:.0%} of the new length"
+    elif train["schedule"] == "cosine":
+        yield "the learning rate follows the cosine of the new length"
+
+
+def _grows(before: Mapping[str, Any], now: Mapping[str, Any], outcome: Outcome | None) -> bool:
+    """Whether the options of a run's length ask for more of it: more steps, or more epochs where they count."""
+    if now["steps"] is None:
+        return before["steps"] is None and bool(now["epochs"] > before["epochs"])
+    if before["steps"] is None:
+        return outcome is not None and bool(now["steps"] > outcome.total_steps)  # that many the epochs were
+    return bool(now["steps"] > before["steps"])
 
 
 def _differences(before: Any, now: Any, where: str = "") -> Iterator[tuple[str, str]]:

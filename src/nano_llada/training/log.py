@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nano_llada.core.errors import UserError
+from nano_llada.core.progress import left
 
 METRICS, SAMPLES, ROLLOUTS = "metrics.jsonl", "samples.jsonl", "rollouts.jsonl"
 QUIET_SECONDS = 10.0  # between lines where there is no terminal to draw a bar on
@@ -71,6 +72,7 @@ class RunLog:
         self._console = console or Console()
         self._log = (folder / "log.txt").open("a", encoding="utf-8")
         self._last_line = 0.0
+        self._first = (0, time.monotonic())  # the step that is continued from, and when
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -90,6 +92,7 @@ class RunLog:
         self._metrics = (self.folder / METRICS).open("a", encoding="utf-8")
         self._bar.start()
         self._bar.update(self._task, completed=step)
+        self._first = (step, time.monotonic())
 
     def progress(self, step: int, note: str) -> None:
         """Move the bar; without a terminal, a line now and then."""
@@ -97,7 +100,9 @@ class RunLog:
         now = time.monotonic()
         if not self._console.is_terminal and (now - self._last_line > QUIET_SECONDS or step == self.total_steps):
             self._last_line = now
-            self._console.print(f"{self.folder.name}: step {step}/{self.total_steps}  {note}", highlight=False)
+            rest = left(step - self._first[0], self.total_steps - self._first[0], now - self._first[1])
+            line = f"{self.folder.name}: step {step}/{self.total_steps}  {note}"
+            self._console.print(f"{line}  {rest}" if rest and step < self.total_steps else line, highlight=False)
 
     def metrics(self, step: int, values: Mapping[str, float | int]) -> None:
         """One line of metrics.jsonl, flushed, and the tracker."""

@@ -53,7 +53,7 @@ class LastWord(Suite):
     words: tuple[str, ...]
     items: int
     seed: int = 0
-    batch_size: int = 32  # does not change figures, and is no part of the protocol
+    batch_size: int = 32  # does not change figures, and is not part of the protocol
 
     @classmethod
     def build(cls, shared: SuiteOptions, own: LastWordOptions, context: int, device: torch.device | str) -> LastWord:

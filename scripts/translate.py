@@ -48,7 +48,7 @@ class Option:
     becomes: str = ""
     """The nano-llada options that get the value; none: the script decides, or the option has no effect."""
     note: str = ""
-    """What to tell whoever uses the option."""
+    """What to print when the option is used."""
     flag: bool = False
     checkpoint: bool = False
     """The value is a path that may mean a run folder (see `run_folder`) or an old file of weights, to be imported."""
@@ -63,7 +63,7 @@ class Option:
     reason: str = ""
     """Why, and what to use instead."""
     there: Any = None
-    """The old script's default, told where ours differs and the option is not given."""
+    """The old script's default, printed where ours differs and the option is not given."""
     here: str = ""
     """Our default in words; otherwise it is looked up in the defaults of the run."""
     track: str = ""
@@ -192,7 +192,7 @@ class Translation:
         self.writes = ""
         """What the command writes, in place of what."""
         self.differences: tuple[str, ...] = ()
-        """What is done in another way here than in the old script, and is no option's default."""
+        """What is done in another way here than in the old script, and is not an option's default."""
         for option in options:
             self._refuse(option)
 

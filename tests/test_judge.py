@@ -223,7 +223,7 @@ MISTAKES = [
     (GOOD | {"verifier": "nowhere.py:f"}, "nowhere.py:f' names a file with code"),
     ({"prompt": "?", "answer": r"\boxed{\sqrt{2}}", "verifier": "numeric"}, "numeric cannot read"),
     ({"prompt": "?", "answer": r"2^10", "verifier": "numeric"}, "numeric cannot read"),
-    (GOOD | {"language": "fr"}, "language 'fr' is none of zh, en"),
+    (GOOD | {"language": "fr"}, "language 'fr' is not zh or en"),
     (GOOD | {"task": []}, "task is a list, expected text or a number"),
 ]
 

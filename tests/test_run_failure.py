@@ -70,8 +70,8 @@ def test_too_little_memory(place, monkeypatch, work, gist):
     said = str(caught.value)
     assert said.startswith("step 3 needs more memory than there is (")
     assert gist in said
-    ways = "try --micro-batch-size 4 (as many rows a step, fewer at once) or --gradient-checkpointing with --resume"
-    assert f"{ways}, which goes on after " in said
+    ways = "try --micro-batch-size 4 (as many rows a step, fewer at once) or --gradient-checkpointing"
+    assert f"{ways} with `nano-llada resume {place.runs / options['name']}`, which continues from " in said
     assert said.endswith("step-000002, or a shorter --sequence-length or a smaller model")
     assert "See the documentation" not in said
     monkeypatch.undo()

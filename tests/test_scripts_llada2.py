@@ -203,7 +203,7 @@ def test_remarks(translated):
     told = notes(translated(DPO).err)
     assert "two a pair" in told["--batch-size"]
     assert all("no effect here" in told[f"--llada2-alpha-{end}"] for end in ("min", "max"))
-    assert "weights/diffusion_sft.pt is no checkpoint of a model in blocks" in told["--llada2-block-size"]
+    assert "weights/diffusion_sft.pt is not a checkpoint of a model in blocks" in told["--llada2-block-size"]
 
 
 def test_another_block_size_than_the_model_was_trained_with_is_spoken_of(translated):

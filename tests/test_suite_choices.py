@@ -296,7 +296,7 @@ def test_a_task_is_what_the_row_says_or_its_file(tmp_path, peaky, vocab):
         ({"answer": None}, "answer is None, expected the number"),
         ({"question": ""}, "question is empty"),
         ({"question": 5}, "question is a number, expected text"),
-        ({"language": "fr"}, "language 'fr' is none of zh, en"),
+        ({"language": "fr"}, "language 'fr' is not zh or en"),
         ({"id": 7}, "id 7 occurs twice in language en"),
         ({"id": [1]}, "id is a list, expected text or a number"),
         ({"task": 3}, "task is a number, expected text"),

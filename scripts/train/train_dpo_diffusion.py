@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = translation.described("--load-from")
     before = None if found is None else found.card.block_size
     if before != size:
-        known = f"was trained in blocks of {before} tokens" if before else "is no checkpoint of a model in blocks"
+        known = f"was trained in blocks of {before} tokens" if before else "is not a checkpoint of a model in blocks"
         translation.note(f"{SIZE} {size}: {start} {known}; from here on it is one in blocks of {size}")
     return translation.run()
 

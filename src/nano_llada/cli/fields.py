@@ -132,7 +132,7 @@ def _members(hint: Any) -> list[Any]:
 
 
 def metavar(option: Option) -> str:
-    """What stands for the value in a usage line."""
+    """The placeholder of the value in a usage line."""
     members = _members(option.hint)
     if option.flag_only:
         return ""

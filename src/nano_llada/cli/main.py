@@ -73,7 +73,7 @@ def _run(command: str, arguments: Sequence[str]) -> int:
         return status
     except UserError as error:
         return _complain(str(error))
-    except BrokenPipeError:  # whoever reads our output has seen enough
+    except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a full disk, a folder without permission

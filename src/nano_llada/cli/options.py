@@ -146,7 +146,7 @@ class _Words:
         return rest[1:]
 
     def _find(self, word: str) -> tuple[Option, list[str]]:
-        """The option of a word, and the values that an old name of it stands for."""
+        """The option of a word, and the values that an old name of it means."""
         name = _plain(word)
         if name in self.old:
             target, *fixed = self.old[name].split()

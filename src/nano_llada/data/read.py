@@ -112,7 +112,7 @@ def _digest(path: Path) -> str:
 
 
 def _is_saved(folder: str) -> bool:
-    """Whether `save_to_disk` of datasets wrote a folder, whose .json files are no data."""
+    """Whether `save_to_disk` of datasets wrote a folder, whose .json files are not data."""
     return any((Path(folder) / name).is_file() for name in _SAVED)
 
 

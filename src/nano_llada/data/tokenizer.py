@@ -149,7 +149,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 6400, *, chinese_words: Se
     more than LONGEST_TOKEN bytes, so that time and vocabulary are spent on words.
 
     With `chinese_words` Chinese text is cut into these words and, elsewhere, single characters, before merging:
-    a word is then the same token wherever it stands, which very small models need to find it again.
+    a word is then the same token everywhere, which very small models need to find it again.
 
     Raises:
         UserError: if `vocab_size` has no room for the 256 bytes and the special tokens.

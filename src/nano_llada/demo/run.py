@@ -83,7 +83,7 @@ def _stage(
 
 
 def run_demo(config: DemoConfig, report: Path) -> list[Record] | None:
-    """Train what is not trained yet, then compare; None if it was interrupted (run it again to go on).
+    """Train what is not trained yet, then compare; None if it was interrupted (run it again to continue).
 
     Args:
         report: a folder for the records.

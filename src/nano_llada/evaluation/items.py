@@ -1,4 +1,4 @@
-"""Texts to measure models on, each with its language and a name that stays the same whoever is measured."""
+"""Texts to measure models on, each with its language and a name that does not depend on the model."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def row_language(row: Mapping[str, Any], text: str) -> str:
     if told is None:
         return language_of(text)
     if told not in ("zh", "en"):
-        raise ValueError(f"language {told!r} is none of zh, en")
+        raise ValueError(f"language {told!r} is not zh or en")
     return str(told)
 
 

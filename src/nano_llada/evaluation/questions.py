@@ -47,7 +47,7 @@ def read_questions(sources: Sequence[str], limit: int | None = None, verifier: s
     in `references` (a list), `reference`, `ground_truth` or `answer`, or else the answer that the row gives. `verifier`
     is one of:
 
-    - `exact` (unless told otherwise): one of the references, but for spacing and a last full stop;
+    - `exact` (the default): one of the references, but for spacing and a last full stop;
     - `contains`: a reference occurs in the text, upper and lower case being different;
     - `regex`: a reference, as a regular expression, is found in the text, within a time limit;
     - `numeric`: see `last_number`; it is within 1e-6 of a reference, relatively;
@@ -56,11 +56,11 @@ def read_questions(sources: Sequence[str], limit: int | None = None, verifier: s
     With the argument `verifier`, FILE.py:FUNCTION, that function judges all answers instead: called with question,
     answer and row, it says True or False. It is never taken from a row, so that data cannot run code.
 
-    An answer that ends in `#### N`, as in GSM8K, is numeric unless told otherwise. `task` (else the file's name), `id`
+    An answer that ends in `#### N`, as in GSM8K, is numeric by default. `task` (else the file's name), `id`
     (else the row's number) and `language` (else what the prompt looks like) name the record.
 
     Raises:
-        UserError: with file and line for a row that is none of this, or asked before; if there is no row.
+        UserError: with file and line for a row of another form, or a repeated one; if there is no row.
     """
     own = None if verifier is None else load_reward(verifier)
     seen: set[tuple[str, str, str]] = set()

@@ -65,7 +65,7 @@ class Subject:
                 "weights broken?"
             )
         if task == ALL:
-            raise UserError(f"a task or file may not be called {ALL!r}: that name stands for all tasks together")
+            raise UserError(f"a task or file may not be called {ALL!r}: that name means all tasks together")
         decoder = self.decoder if suite.writes else ""
         return Record(self.name, decoder, suite.name, task, language, item, numbers, self.run, detail=detail)
 

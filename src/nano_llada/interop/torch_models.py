@@ -81,10 +81,10 @@ class _Source:
         return {name: stored.shape for name, stored in self.weights.items()}
 
     def number(self, name: str, told: float | None, saved: str, default: float) -> float:
-        """What was told, else what the file says, else the default of its kind of model, with a remark.
+        """The given value, else what the file says, else the default of this kind of model, with a remark.
 
         Raises:
-            UserError: if the file says something else than was told, or for anything but a positive number.
+            UserError: if the file contradicts the given value, or for anything but a positive number.
         """
         stated = self.options.get(saved)
         option = f"--{'norm-eps' if saved == 'rms_norm_eps' else 'rope-theta'}"

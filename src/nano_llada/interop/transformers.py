@@ -85,7 +85,7 @@ def import_model(folder: Path) -> tuple[Transformer, Tokenizer]:
 def export_model(checkpoint_folder: Path, out: Path) -> None:
     """Write an AR checkpoint (or a run's best) as a new folder for `transformers`: Qwen3, or Llama without QK-norm.
 
-    Dropout is left out: it is no part of the shape there. Early releases of transformers 4 take YaRN's factor to be
+    Dropout is left out: it is not part of the shape there. Early releases of transformers 4 take YaRN's factor to be
     max_length / original_length, and compute something else where it is not.
 
     Raises:

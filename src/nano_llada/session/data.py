@@ -115,7 +115,7 @@ def _usable(store: TokenStore, data: DataConfig) -> Ints:
         UserError: if none is left.
     """
     if data.format == "text" and data.packing:
-        return np.arange(len(store))  # nothing is cut: a document goes on in the next row
+        return np.arange(len(store))  # nothing is cut: a document continues in the next row
     length, pairs = data.sequence_length, data.format == "preference"
     unit, count = ("pairs", len(store) // 2) if pairs else ("documents", len(store))
     usable = usable_pairs(store, length) if pairs else np.flatnonzero(store.first_scored < length)

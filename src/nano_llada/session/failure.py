@@ -1,4 +1,4 @@
-"""What stopped a run, in words that say what to do: a loss that is no number, too little memory, no compiler."""
+"""Why a run failed, and what to do: a loss that is not a number, too little memory, no compiler."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _explain_memory(config: RunConfig, step: int, gist: str) -> str:
     ways = [f"--micro-batch-size {half} (as many rows a step, fewer at once)"] if half < rows else []
     ways += [] if config.train.gradient_checkpointing else ["--gradient-checkpointing"]
     saved = step_folders(config.folder)
-    go_on = f" with --resume, which goes on after {saved[-1]}" if saved and ways else ""
+    go_on = f" with `nano-llada resume {config.folder}`, which continues from {saved[-1]}" if saved and ways else ""
     ways = [" or ".join(ways) + go_on] if ways else []
     advice = ", or ".join([*ways, "a shorter --sequence-length or a smaller model"])
     return f"step {step} needs more memory than there is ({gist}): try {advice}"
@@ -65,7 +65,7 @@ def _gist(text: str) -> str:
 
 
 def explain_broken_loss(config: RunConfig, known: Iterable[Where], error: BrokenLoss) -> UserError:
-    """What a user needs to know: which of the `known` places of all documents the loss was of, and how to go on.
+    """What a user needs to know: which of the `known` places of all documents the loss is of, and how to continue.
 
     Documents whose files cannot be read any more are named by their number.
     """

@@ -33,7 +33,7 @@ def read_recipe(path: Path, variables: Mapping[str, str], runs: Path | None = No
     run's config file. What is not given has the default of its kind.
 
     Raises:
-        UserError: for a file that is no recipe, an unknown variable, kind, option or start, or a name used twice.
+        UserError: for a file that is not a recipe, an unknown variable, kind, option or start, or a name used twice.
     """
     plain = read_config(path)
     known = _table(plain.pop("variables", {}), f"{path}: variables")

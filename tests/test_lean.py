@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from nano_llada.model.config import ModelConfig, YarnScaling
 
 from nano_llada.config.model import ModelConfig, YarnScaling
 from nano_llada.core.errors import UserError

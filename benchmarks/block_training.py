@@ -41,7 +41,7 @@ OBJECTIVES: dict[str, Objective] = {
     "bdlm-32-editing": Denoising(blocks=BLOCKS, editing=TokenEditing(replace_rate=0.1, keep_weight=1.0)),
     "bdlm-32-drafts": Denoising(blocks=BLOCKS, editing=TokenEditing(replace_rate=0.1, draft_rate=0.5, keep_weight=1.0)),
 }
-WARM, MANY = 2, 10**6  # unmeasured steps; steps of a run that nobody waits for
+WARM, MANY = 2, 10**6  # unmeasured steps; more steps than a run takes
 
 
 class Rows:
@@ -68,7 +68,7 @@ class Rows:
         return self.batches[step % len(self.batches)]
 
     def document_names(self, step: int) -> list[list[int]]:
-        """Nobody made these documents."""
+        """None: the documents are artificial."""
         return []
 
 

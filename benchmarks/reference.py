@@ -1,4 +1,4 @@
-"""What a small language model looks like when nobody has thought about speed: the yardstick of the benchmarks.
+"""A small language model written without regard to speed: the reference of the benchmarks.
 
 The same shape as ours (RMSNorm, rotary embeddings, SwiGLU, QK-norm), written plainly: one row a document, padded to the
 full length; logits at every position; composed elementwise operations; a fixed canvas of 512 when generating.

@@ -20,6 +20,7 @@ from nano_llada.world.stories.simulate import simulate, stories
 from nano_llada.world.stories.story import tell
 from nano_llada.world.stories.talk import intents, talk
 from nano_llada.world.stories.tasks import Conversation, changed_story, conversations
+from tiny import read_lines, run_cli
 
 TASKS = {
     "tell", "about", "words", "count", "happy", "continue", "fill", "mistake", "correct",
@@ -179,3 +180,16 @@ def test_files_are_written(tmp_path: Path) -> None:
 def test_unknown_checks_are_refused() -> None:
     with pytest.raises(UserError, match="Unknown kind of check"):
         passes({"kind": "guess"}, "text")
+
+
+def test_the_command_writes_stories_and_conversations(tmp_path, capsys):
+    words = ["data", "stories", tmp_path / "stories", "--documents", 20, "--chats", 20, "--seed", 3]
+    assert run_cli(words) == 0
+    listed = capsys.readouterr().out.split()
+    assert sorted(Path(path).name for path in listed) == sorted(
+        f"{kind}-{split}.jsonl" for kind in ("pretrain", "chat") for split in SPLITS
+    )
+    rows = read_lines(tmp_path / "stories" / "pretrain-train.jsonl")
+    assert [row["text"] for row in rows] == [row["text"] for row in documents("train", 20, 3)]
+    assert run_cli(words) == 2
+    assert "give another --out" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`nano-llada data world|show`: make the small world's files, or look at any data."""
+"""`nano-llada data world|stories|show`: write generated data, or look at any data."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 WORDS = {
     "world": "write the small bilingual world as JSONL files, with preference pairs if asked for",
+    "stories": "write stories of a simulated world and conversations about them, Chinese and English",
     "show": "read files, report bad rows, lengths and how they pack",
 }
 
@@ -42,6 +43,20 @@ class World:
     """Skills to cover; default: all."""
     seed: int = 0
     """Seed of the world."""
+
+
+@dataclass(frozen=True)
+class Stories:
+    """Options of `data stories`."""
+
+    out: Path
+    """Folder to write to."""
+    documents: int = 40_000
+    """Training stories for pretraining, half of them Chinese; the other splits contain a tenth."""
+    chats: int = 60_000
+    """Training conversations about stories; the other splits contain a tenth."""
+    seed: int = 0
+    """Seed of the stories."""
 
 
 @dataclass(frozen=True)
@@ -75,44 +90,58 @@ class Show:
 def main(arguments: Sequence[str]) -> int:
     """Run the command; gives the exit status."""
     word, rest = choose_word(arguments, WORDS, "data")
-    if word == "world":
-        options = parse(
-            World, rest, command="data world", about="Write the small bilingual world as JSONL files.", leading="out"
-        )
-        from nano_llada.world import SKILLS
-        from nano_llada.world.files import write_lookups, write_preferences, write_tellings, write_world
+    return {"world": _world, "stories": _stories, "show": _show}[word](rest)
 
-        if any((options.out / name).exists() for name in ("pretrain-train.jsonl", "chat-train.jsonl")):
-            raise UserError(
-                f"{options.out} holds a pretrain-train.jsonl or chat-train.jsonl already; give another --out"
-            )
-        paths = write_world(
-            options.out,
-            documents_count=options.documents,
-            chats_count=options.chats,
-            skills=options.skills or SKILLS,
-            seed=options.seed,
-            mirrored=options.mirrored,
-        )
-        if options.lookups:
-            paths += write_lookups(options.out, count=options.lookups, seed=options.seed)
-        if options.tellings:
-            paths += write_tellings(options.out, count=options.tellings, seed=options.seed)
-        if options.preferences:
-            count, skills = options.preferences, options.skills or SKILLS
-            paths += write_preferences(options.out, count=count, skills=skills, seed=options.seed + 1)  # not the chats'
-        for path in paths:
-            print(path)
-        return 0
-    show(
-        parse(
-            Show,
-            rest,
-            command="data show",
-            about="Read data, report bad rows, lengths and how it packs.",
-            leading="data",
-        )
+
+def _world(arguments: Sequence[str]) -> int:
+    about = "Write the small bilingual world as JSONL files."
+    options = parse(World, arguments, command="data world", about=about, leading="out")
+    from nano_llada.world import SKILLS
+    from nano_llada.world.files import write_lookups, write_preferences, write_tellings, write_world
+
+    _check_new(options.out)
+    paths = write_world(
+        options.out,
+        documents_count=options.documents,
+        chats_count=options.chats,
+        skills=options.skills or SKILLS,
+        seed=options.seed,
+        mirrored=options.mirrored,
     )
+    if options.lookups:
+        paths += write_lookups(options.out, count=options.lookups, seed=options.seed)
+    if options.tellings:
+        paths += write_tellings(options.out, count=options.tellings, seed=options.seed)
+    if options.preferences:
+        count, skills = options.preferences, options.skills or SKILLS
+        paths += write_preferences(options.out, count=count, skills=skills, seed=options.seed + 1)  # not the chats'
+    return _list(paths)
+
+
+def _stories(arguments: Sequence[str]) -> int:
+    about = "Write stories of a simulated world, and conversations about them, as JSONL files."
+    options = parse(Stories, arguments, command="data stories", about=about, leading="out")
+    from nano_llada.world.stories import write_stories
+
+    _check_new(options.out)
+    counts = {"documents_count": options.documents, "chats_count": options.chats}
+    return _list(write_stories(options.out, **counts, seed=options.seed))
+
+
+def _check_new(out: Path) -> None:
+    if any((out / name).exists() for name in ("pretrain-train.jsonl", "chat-train.jsonl")):
+        raise UserError(f"{out} contains a pretrain-train.jsonl or chat-train.jsonl already; give another --out")
+
+
+def _list(paths: Sequence[Path]) -> int:
+    for path in paths:
+        print(path)
+    return 0
+
+
+def _show(arguments: Sequence[str]) -> int:
+    about = "Read data, report bad rows, lengths and how it packs."
+    show(parse(Show, arguments, command="data show", about=about, leading="data"))
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, overload
@@ -12,33 +12,24 @@ import torch
 
 from nano_llada.checkpoint.files import Checkpoint, load_checkpoint, model_weights, save_model, write_checkpoint
 from nano_llada.config.card import ModelCard
-from nano_llada.config.decoding import Autoregressive, Block, Decoding, DecodingOptions, Diffusion, decoding_for
+from nano_llada.config.decoding import Decoding, DecodingOptions, decoding_for
 from nano_llada.config.record import from_plain
 from nano_llada.core.batch import TokenBatch, Vocabulary
 from nano_llada.core.errors import UserError
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message, Role
 from nano_llada.data.tokenizer import Tokenizer
-from nano_llada.decode.autoregressive import AutoregressiveSampler
-from nano_llada.decode.block import BlockSampler
-from nano_llada.decode.diffusion import DiffusionSampler
-from nano_llada.decode.types import Completion, Request, Sampler, StopTest, Write, collect
+from nano_llada.decode.engine import BatchSampler
+from nano_llada.decode.types import Completion, Event, Request, Sampler, StopTest, collect
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives.likelihood import bound_nll, exact_nll
 
 GAP = "___"
 
 
-SAMPLERS: Mapping[type, Callable[..., Sampler]] = {
-    Autoregressive: AutoregressiveSampler,
-    Block: BlockSampler,
-    Diffusion: DiffusionSampler,
-}
-
-
 def make_sampler(model: Transformer, vocab: Vocabulary, decoding: Decoding) -> Sampler:
-    """The sampler of a decoding config."""
-    return SAMPLERS[type(decoding)](model, vocab, decoding)
+    """Writes lists of requests with a model."""
+    return BatchSampler(model, vocab, decoding)
 
 
 def encode_start(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -209,7 +200,7 @@ class LanguageModel:
 
     def stream(
         self, prompt: Prompt, *, chat: bool | None = None, stop: Sequence[str] = (), **options: Any
-    ) -> Iterator[list[Write]]:
+    ) -> Iterator[list[Event]]:
         """The forward passes of one text, each as a list of what it wrote; see `nano_llada.decode.types`.
 
         Raises:
@@ -276,7 +267,7 @@ class LanguageModel:
 
     def steps(
         self, prompt: Prompt, decoding: Decoding, *, chat: bool, stop: Sequence[str] = ()
-    ) -> Iterator[list[Write]]:
+    ) -> Iterator[list[Event]]:
         """As `stream`, with decoding settings that are complete."""
         request = Request(self.encode(prompt, chat=chat))
         return self._sampler(decoding).stream([request], stop_at(self.tokenizer, stop))
@@ -347,9 +338,9 @@ class LanguageModel:
             fill=True,
         )
         filled = list(tokens)
-        for writes in self._sampler(decoding).stream([request]):
-            for write in writes:
-                for place, token in zip(write.places, write.tokens, strict=True):
+        for events in self._sampler(decoding).stream([request]):
+            for event in events:
+                for place, token in event.writes:
                     filled[first + place] = token
         return self.tokenizer.decode(filled[1:])
 

@@ -78,14 +78,17 @@ class Pool:
         rng = random.Random(seed)
         self.model = tiny_model(seed, dtype)
         self.alone: list[tuple[Request, list[Edit], list[int], str]] = []
+        self.parents: list[int] = []  # which one a request continues, or its own number
         while len(self.alone) < count:
             decoding = some_decoding(rng)
             start: tuple[int, ...] = ()
-            if self.alone and rng.random() < 0.5:
-                before, _, tokens, _ = rng.choice(self.alone)
+            parent = rng.randrange(len(self.alone) + 1)
+            if parent < len(self.alone) and rng.random() < 0.7:
+                before, _, tokens, _ = self.alone[parent]
                 start = (*before.prompt, *tokens)[:40]
                 if before.decoding is not None and rng.random() < 0.7:
                     decoding = before.decoding
+            self.parents.append(parent if start else len(self.alone))
             prompt = (*start, *(rng.randint(6, 23) for _ in range(rng.randint(1, 9))))
             gap = isinstance(decoding, Diffusion) and rng.random() < 0.3
             suffix = tuple(rng.randint(6, 23) for _ in range(3)) if gap else ()
@@ -96,16 +99,34 @@ class Pool:
             (done,) = collect([events], 1, WORDS.ends)
             self.alone.append((request, [edit for event in events for edit in event.edits], done.tokens, done.finish))
 
+    def some(self, rng: random.Random) -> list[tuple[Request, list[Edit], list[int], str]]:
+        """Requests of a mix; many are the same as, or continue, one before."""
+        numbers: list[int] = []
+        for _ in range(rng.randint(2, 8)):
+            near = [
+                i
+                for i, parent in enumerate(self.parents)
+                if {i, parent} & {*numbers, *map(self.parents.__getitem__, numbers)}
+            ]
+            numbers.append(rng.choice(near) if near and rng.random() < 0.7 else rng.randrange(len(self.alone)))
+        return [self.alone[i] for i in numbers]
 
-def mix(pool: Pool, rng: random.Random) -> int:
-    """Write some requests of a pool that come and go at random; gives how many were written to their end."""
+
+def mix(pool: Pool, rng: random.Random) -> tuple[int, int]:
+    """Write some requests of a pool that come and go at random.
+
+    Gives how many were written to their end, and how many reused what was computed for another.
+    """
     need = lambda request: len(request.prompt) + len(request.suffix) + request.decoding.max_new_tokens  # noqa: E731
-    chosen = [rng.choice(pool.alone) for _ in range(rng.randint(2, 7))]
+    chosen = pool.some(rng)
     least = max(need(request) for request, *_ in chosen)
     budget = rng.choice([None, rng.randint(least, 3 * least)])
     options = EngineOptions(rng.randint(1, 5), budget, rng.choice([None, 1, 4, 7]), None, rng.random() < 0.7)
     engine = Engine(pool.model, WORDS, Autoregressive(), options)
-    arrivals = sorted((rng.choice([0, rng.randint(0, 30)]), i) for i in range(len(chosen)))
+    reused: list[int] = []
+    reuse = engine.slots._reuse
+    engine.slots._reuse = lambda row: reused.append(reuse(row)) or reused[-1]  # type: ignore[method-assign]
+    arrivals = sorted((rng.choice([0, rng.randint(0, 50)]), i) for i in range(len(chosen)))
     doomed = {i: rng.randint(0, 40) for i in range(len(chosen)) if rng.random() < 0.25}  # cancelled at this pass
     handles: dict[int, int] = {}
     seen: dict[int, list[Event]] = {}
@@ -136,25 +157,29 @@ def mix(pool: Pool, rng: random.Random) -> int:
             (done,) = collect([[replace(event, request=0) for event in events]], 1, WORDS.ends)
             assert (mine, done.tokens, done.finish) == (edits, tokens, finish), request
             whole += 1
-    return whole
+    return whole, sum(length > 0 for length in reused)
 
 
 def test_no_text_depends_on_its_company():
     """In double precision, where no two choices are so close that the shape of a matrix product decides."""
-    whole = 0
+    whole = reused = 0
     for seed in range(5):
         pool, rng = Pool(seed, 60, torch.float64), random.Random(seed)
-        whole += sum(mix(pool, rng) for _ in range(100))
+        for _ in range(100):
+            written, again = mix(pool, rng)
+            whole, reused = whole + written, reused + again
     assert whole > 1500
+    assert reused > 150
 
 
 # --- coming and going -------------------------------------------------------------------------------------------------
 
 
+SIX = Autoregressive(max_new_tokens=6, min_new_tokens=6)
+
+
 def start(model, vocab, decoding=None, **options) -> Engine:
-    return Engine(
-        model, vocab, decoding or Autoregressive(max_new_tokens=6, min_new_tokens=6), EngineOptions(**options)
-    )
+    return Engine(model, vocab, decoding or SIX, EngineOptions(**options))
 
 
 def ran(engine: Engine) -> Iterator[list[Event]]:
@@ -209,11 +234,9 @@ def test_a_full_queue_and_a_request_that_never_fits_are_refused(peaky, vocab):
 
 
 def test_long_prompts_are_read_in_parts_while_others_are_written(peaky, vocab, watch):
-    for decoding in (None, Block(max_new_tokens=6, block_size=4, threshold=1.0, min_new_tokens=6)):
+    for decoding in (SIX, Block(max_new_tokens=6, block_size=4, threshold=1.0, min_new_tokens=6)):
         requests = [Request((6, 7, 8)), Request(tuple(range(6, 24)) * 2), Request((9,) * 11)]
-        alone = collect(
-            BatchSampler(peaky, vocab, start(peaky, vocab, decoding).decoding).stream(requests), 3, vocab.ends
-        )
+        alone = collect(BatchSampler(peaky, vocab, decoding).stream(requests), 3, vocab.ends)
         engine = start(peaky, vocab, decoding, prefill_chunk=8)
         for request in requests:
             engine.add(request)
@@ -224,11 +247,10 @@ def test_long_prompts_are_read_in_parts_while_others_are_written(peaky, vocab, w
         assert [one.tokens for one in done] == [one.tokens for one in alone]
         assert done[1].forwards > alone[1].forwards
         assert max(tokens.shape[1] for tokens in seen.tokens) <= 12  # 8, and the block that is written
-        first = [
-            min(i for i, some in enumerate(events) if any(e.request == r and e.writes for e in some)) for r in (0, 1, 2)
-        ]
+        wrote = [{event.request for event in some if event.writes} for some in events]
+        first = [min(number for number, who in enumerate(wrote) if request in who) for request in range(3)]
         assert first[0] == 0 < first[1] <= first[2]  # the oldest prompt is read first
-        assert all(any(e.request == 0 and e.writes for e in some) for some in events[:4])
+        assert all(0 in who for who in wrote[:4])
 
 
 @pytest.mark.parametrize(
@@ -276,6 +298,25 @@ def test_prefixes_give_way_the_longest_unused_first(peaky, vocab, watch):
     assert first_width(prompts[1]) == 10
     engine = start(peaky, vocab, max_rows=3, keep_prefixes=False)
     assert [first_width(prompts[0]), first_width(prompts[0])] == [10, 10]
+
+
+def test_prefixes_move_with_the_cache_when_rows_must_be_longer(peaky, vocab, watch):
+    engine = start(peaky, vocab, max_rows=3, budget=60)
+    first = Request(tuple(range(6, 18)))
+    engine.add(first)
+    ((_, done),) = gather(ran(engine), vocab.ends)
+    assert (engine.slots.cache.batch, engine.slots.cache.capacity) == (3, 18)
+    engine.add(Request((9,) * 22))
+    engine.step()
+    assert (engine.slots.cache.batch, engine.slots.cache.capacity) == (2, 28)
+    again = Request((*first.prompt, *done.tokens, 20))
+    alone = collect(BatchSampler(peaky, vocab, SIX).stream([again]), 1, vocab.ends)[0]
+    seen = watch(peaky)
+    handle = engine.add(again)
+    found = dict(gather(ran(engine), vocab.ends))
+    seen.stop()
+    assert max(tokens.shape[1] for tokens in seen.tokens) == 2  # the last token of the answer, and the new one
+    assert found[handle].tokens == alone.tokens
 
 
 def test_kinds_of_rows_share_a_pass(peaky, vocab, watch):
@@ -342,17 +383,19 @@ def main(arguments: list[str]) -> int:
     """Run many mixes and say how many."""
     count, dtype = int(arguments[0]), torch.float32 if "--float32" in arguments else torch.float64
     torch.set_num_threads(1)
-    begin, whole, failed = time.time(), 0, 0
+    begin, whole, reused, failed = time.time(), 0, 0, 0
     for number in range(count):
         if number % 200 == 0:
             pool, rng = Pool(number, 120, dtype), random.Random(number)
         try:
-            whole += mix(pool, rng)
+            written, again = mix(pool, rng)
+            whole, reused = whole + written, reused + again
         except AssertionError as error:
             failed += 1
             print(f"mix {number}: {str(error)[:500]}", flush=True)
         if number % 1000 == 999:
-            print(f"{number + 1} mixes, {whole} texts, {failed} failed, {time.time() - begin:.0f} s", flush=True)
+            told = f"{whole} texts, {reused} with a reused prefix, {failed} failed"
+            print(f"{number + 1} mixes, {told}, {time.time() - begin:.0f} s", flush=True)
     return int(failed > 0)
 
 

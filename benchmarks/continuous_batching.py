@@ -3,14 +3,15 @@
     python -m benchmarks.continuous_batching
 
 Both write the same requests with as many rows. The static batches start together and every text has the same length, so
-all rows are used in every pass; there is nothing faster for this number of rows. The others arrive at random over three
-quarters of the passes that the static batches need. Processor time is compared, since other programs take turns with
-this one; texts are compared, too.
+all rows are used in every pass; there is nothing faster for this number of rows. The others arrive at random over a
+share (`--within`) of the passes that the static batches need: the engine starts empty, and ends with rows that finish
+one by one. Processor time is compared, since other programs take turns with this one; texts are compared, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import statistics
 import time
@@ -84,6 +85,8 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--hidden-size", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--within", type=float, nargs="+", default=[0.25, 0.5, 0.75])
+    parser.add_argument("--kinds", nargs="+", default=["ar", "block"], choices=["ar", "block"])
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--out", type=Path, default=None, help="results.jsonl to append to")
     options = parser.parse_args()
@@ -97,15 +100,16 @@ def main() -> None:
         for i in range(options.requests)
     ]
     new = {"max_new_tokens": options.new, "min_new_tokens": options.new}
-    kinds: list[Decoding] = [Autoregressive(**new), Block(**new, block_size=32, threshold=1.0)]
-    for decoding in kinds:
-        pairs = []
+    kinds: dict[str, Decoding] = {"ar": Autoregressive(**new), "block": Block(**new, block_size=32, threshold=1.0)}
+    static(model, vocab, kinds[options.kinds[0]], requests[: options.rows], options.rows)  # warm
+    for kind, within in itertools.product(options.kinds, options.within):
+        decoding, pairs = kinds[kind], []
         for _ in range(options.repeat):
             full = static(model, vocab, decoding, requests, options.rows)
-            pairs.append((full, arriving(model, vocab, decoding, requests, options.rows, full.passes * 3 // 4)))
+            pairs.append((full, arriving(model, vocab, decoding, requests, options.rows, int(full.passes * within))))
         ratios = sorted(ours.rate / full.rate for full, ours in pairs)
         full, ours = pairs[0]
-        row = {"benchmark": "continuous_batching", "kind": type(decoding).__name__, "rows": options.rows}
+        row = {"benchmark": "continuous_batching", "kind": kind, "within": within, "rows": options.rows}
         row |= {"requests": len(requests), "hidden_size": options.hidden_size, "layers": options.layers}
         row |= {"ratio": round(statistics.median(ratios), 3), "ratio_low": round(ratios[0], 3)}
         row |= {"ratio_high": round(ratios[-1], 3), "passes": ours.passes, "passes_static": full.passes}

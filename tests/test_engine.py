@@ -141,7 +141,7 @@ def mix(pool: Pool, rng: random.Random) -> tuple[int, int]:
             assert not any(before.finished for before in seen.get(event.request, []))
             seen.setdefault(event.request, []).append(event)
         assert engine.active <= options.max_rows
-        assert budget is None or engine.slots.cache.batch * engine.slots.cache.capacity <= budget
+        assert budget is None or engine.backend.rows * engine.backend.capacity <= budget
         if not arrivals and not engine.busy:
             break
     assert len(seen) == len(chosen)
@@ -215,7 +215,7 @@ def test_a_large_request_is_not_overtaken_for_ever(peaky, vocab):
     began: list[int] = []
     for events in ran(engine):
         began += [event.request for event in events if event.request not in began]
-        assert engine.slots.cache.batch * engine.slots.cache.capacity <= 60
+        assert engine.backend.rows * engine.backend.capacity <= 60
     assert began == [*small, large, *late]
 
 
@@ -305,10 +305,10 @@ def test_prefixes_move_with_the_cache_when_rows_must_be_longer(peaky, vocab, wat
     first = Request(tuple(range(6, 18)))
     engine.add(first)
     ((_, done),) = gather(ran(engine), vocab.ends)
-    assert (engine.slots.cache.batch, engine.slots.cache.capacity) == (3, 18)
+    assert (engine.backend.rows, engine.backend.capacity) == (3, 18)
     engine.add(Request((9,) * 22))
     engine.step()
-    assert (engine.slots.cache.batch, engine.slots.cache.capacity) == (2, 28)
+    assert (engine.backend.rows, engine.backend.capacity) == (2, 28)
     again = Request((*first.prompt, *done.tokens, 20))
     alone = collect(BatchSampler(peaky, vocab, SIX).stream([again]), 1, vocab.ends)[0]
     seen = watch(peaky)

@@ -1,7 +1,7 @@
 """The decoding loop: requests of any kind join, are written together, and leave, between any two forward passes.
 
-A request's text depends on its prompt, options and seed alone. `Slots` owns the cache, a `Row` owns a text, `compute`
-and `propose` turn windows into proposed tokens.
+A request's text depends on its prompt, options and seed alone. A `Row` owns a text, `Slots` decides who is in the
+cache, a `Backend` computes logits, `propose` turns them into tokens.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from nano_llada.config.decoding import Decoding, Diffusion, EngineOptions
 from nano_llada.core.batch import Vocabulary
 from nano_llada.core.errors import UserError
-from nano_llada.decode.forward import Placed, compute
+from nano_llada.decode.forward import Backend, Placed, Rectangles
 from nano_llada.decode.proposal import Proposal, propose
 from nano_llada.decode.rows import Row, Window, make_row
 from nano_llada.decode.slots import Slots
@@ -47,15 +47,17 @@ class Engine:
     """Writes requests with one model.
 
     Args:
+        model: the model, or what computes its forward passes.
         decoding: how requests are written that do not say so themselves.
         options: how many at once, within which memory.
     """
 
     def __init__(
-        self, model: Transformer, vocab: Vocabulary, decoding: Decoding, options: EngineOptions | None = None
+        self, model: Transformer | Backend, vocab: Vocabulary, decoding: Decoding, options: EngineOptions | None = None
     ) -> None:
-        self.model, self.vocab, self.decoding, self.options = model, vocab, decoding, options or EngineOptions()
-        self.slots = Slots(model, self.options.max_rows, self.options.budget, keep=self.options.keep_prefixes)
+        self.vocab, self.decoding, self.options = vocab, decoding, options or EngineOptions()
+        self.backend = Rectangles(model, vocab.eos) if isinstance(model, torch.nn.Module) else model
+        self.slots = Slots(self.backend, self.options.max_rows, self.options.budget, keep=self.options.keep_prefixes)
         self._waiting: deque[_Job] = deque()
         self._active: list[_Job] = []  # in the order of their rows in the cache
         self._events: list[Event] = []  # of what happened between passes
@@ -83,7 +85,7 @@ class Engine:
             UserError: if it cannot be written with this model, these options or this budget.
             EngineFull: if too many requests wait already.
         """
-        row = make_row(request, self.vocab, request.decoding or self.decoding, self.model.config.max_length)
+        row = make_row(request, self.vocab, request.decoding or self.decoding, self.backend.context)
         if not self.slots.fits(row.size):
             raise UserError(f"the request needs {row.size} tokens, the engine's budget is {self.options.budget}")
         limit = self.options.max_waiting
@@ -168,7 +170,7 @@ class Engine:
         """Run the model; by handle, what each request is to consider: nothing while its prompt is being read."""
         numbers = {job.handle: number for number, job in enumerate(self._active)}
         placed = [(numbers[job.handle], window) for job, window in looks]
-        logits = compute(self.model, placed, self.slots.cache, self.vocab.eos)
+        logits = self.backend.compute(placed)
         guided: list[tuple[Placed, float, slice]] = []
         first = 0
         for (job, window), (number, _) in zip(looks, placed, strict=True):
@@ -177,7 +179,7 @@ class Engine:
             if window.blind and isinstance(job.row.config, Diffusion):
                 guided.append(((number, replace(window, tokens=window.blind)), job.row.config.guidance, span))
         if guided:
-            blind = compute(self.model, [one for one, _, _ in guided], self.slots.cache, self.vocab.eos)
+            blind = self.backend.compute([one for one, _, _ in guided])
             for part, (_, guidance, span) in zip(
                 blind.split([span.stop - span.start for _, _, span in guided]), guided, strict=True
             ):

@@ -1,12 +1,9 @@
-"""One forward pass over windows of rows: the only place that arranges patterns, positions and the cache.
-
-`Transformer` computes rectangles, (rows, tokens). Neighbouring windows of similar width form one; a row that reads its
-prompt does not make the others wait in a rectangle as wide as that.
-"""
+"""One forward pass over windows of rows: the only place that arranges patterns, positions and the cache."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,18 +15,90 @@ from nano_llada.model.transformer import Transformer
 
 WASTE = 64  # padding tokens of a rectangle that are cheaper than another call of the model
 
-Placed = tuple[int, Window]  # a window and its row in the cache
+Placed = tuple[int, Window]  # a row of the cache, and its window
 
 
-def compute(model: Transformer, placed: Sequence[Placed], cache: KVCache, pad: int) -> Tensor:
-    """Logits (N, V) at the wanted tokens of all windows, in order; keys and values of the tokens are in the cache.
+class Backend(Protocol):
+    """What computes a pass, with a cache of its own: `rows` rows of `capacity` places."""
 
-    Args:
-        placed: windows, by ascending row of the cache.
-        pad: a token to pad with.
+    @property
+    def context(self) -> int:
+        """The most tokens of a row that the model was made for."""
+        ...
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def capacity(self) -> int: ...
+
+    def resize(self, rows: int, capacity: int, moves: Sequence[tuple[int, int]]) -> None:
+        """Make the cache anew; of the old one keep the (row, new row) of `moves`, as far as they fit."""
+        ...
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        """The first `count` places of a row, to another one."""
+        ...
+
+    def swap(self, one: int, other: int) -> None:
+        """Exchange two rows."""
+        ...
+
+    def compute(self, placed: Sequence[Placed]) -> Tensor:
+        """Logits (N, V) float32 at the wanted tokens of all windows, in order; `placed` is ordered by row.
+
+        Keys and values of the tokens are in the cache afterwards, at their windows' places.
+        """
+        ...
+
+
+class Rectangles:
+    """A backend over `Transformer`, which computes rectangles of tokens, padded with `pad`.
+
+    Neighbouring windows of similar width form one; so a row that reads its prompt does not make the others as wide.
     """
-    parts = [_rectangle(model, run[0][0], [window for _, window in run], cache, pad) for run in _runs(placed)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def __init__(self, model: Transformer, pad: int) -> None:
+        self.model, self.pad = model, pad
+        self._cache = model.new_cache(0, 0)
+
+    @property
+    def context(self) -> int:
+        """See `Backend`."""
+        return self.model.config.max_length
+
+    @property
+    def rows(self) -> int:
+        """See `Backend`."""
+        return self._cache.batch
+
+    @property
+    def capacity(self) -> int:
+        """See `Backend`."""
+        return self._cache.capacity
+
+    def resize(self, rows: int, capacity: int, moves: Sequence[tuple[int, int]]) -> None:
+        """See `Backend`."""
+        old, self._cache = self._cache, self.model.new_cache(rows, capacity)
+        for source, target in moves:
+            old.copy(source, target, min(capacity, old.capacity), self._cache)
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        """See `Backend`."""
+        self._cache.copy(source, target, count)
+
+    def swap(self, one: int, other: int) -> None:
+        """See `Backend`."""
+        self._cache.swap(one, other)
+
+    @torch.inference_mode()
+    def compute(self, placed: Sequence[Placed]) -> Tensor:
+        """See `Backend`."""
+        parts = [
+            _rectangle(self.model, run[0][0], [window for _, window in run], self._cache, self.pad)
+            for run in _runs(placed)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _runs(placed: Sequence[Placed]) -> Iterator[Sequence[Placed]]:

@@ -7,10 +7,10 @@ requests are kept in the last rows, the newest lowest, as long as nothing else n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from nano_llada.decode.forward import Backend
 from nano_llada.decode.rows import Row
-from nano_llada.model.transformer import Transformer
 
 
 @dataclass
@@ -26,14 +26,14 @@ class Slots:
     """The cache of an engine.
 
     Args:
+        backend: owns the cache.
         rows: the most active requests.
         budget: the most tokens, rows times capacity; None: as many as the rows need.
         keep: whether prefixes of finished requests are kept.
     """
 
-    def __init__(self, model: Transformer, rows: int, budget: int | None, *, keep: bool) -> None:
-        self._model, self._rows, self._budget, self._keep = model, rows, budget, keep
-        self.cache = model.new_cache(0, 0)
+    def __init__(self, backend: Backend, rows: int, budget: int | None, *, keep: bool) -> None:
+        self._backend, self._rows, self._budget, self._keep = backend, rows, budget, keep
         self._kept: list[Prefix] = []  # in the rows from the last down, ordered by when they were used
         self._active = 0
 
@@ -51,7 +51,7 @@ class Slots:
         size = max([row.size, *others])
         if self._count(size) <= self._active:
             return False
-        if size > self.cache.capacity or self._active == self.cache.batch:
+        if size > self._backend.capacity or self._active == self._backend.rows:
             foreseen, rows = max([size, *waiting]), min(self._rows, self._active + 1 + len(waiting))
             self._resize(foreseen if self._count(foreseen) >= rows else size)
         row.held = self._reuse(row)
@@ -60,18 +60,19 @@ class Slots:
 
     def release(self, number: int, row: Row) -> None:
         """Free a request's row; the last active one moves there. Its prefix may be kept."""
-        last, kept = self._active - 1, self.cache.batch - 1 - len(self._kept)  # the lowest row to keep a prefix in
+        last = self._active - 1
+        kept = self._backend.rows - 1 - len(self._kept)  # the highest free row, or this request's own
         self._active = last
         grain = row.grain
         if self._keep and grain is not None and row.held >= grain:
             self._kept.append(Prefix(tuple(row.tokens[: row.held]), grain, kept))
             if kept != last:
-                self.cache.copy(number, kept, row.held)
+                self._backend.copy(number, kept, row.held)
             elif number != last:
-                self.cache.swap(number, last)
+                self._backend.swap(number, last)
                 return
         if number != last:
-            self.cache.copy(last, number, self.cache.capacity)
+            self._backend.copy(last, number, self._backend.capacity)
 
     def _count(self, size: int) -> int:
         """Rows of `size` tokens that the budget has room for."""
@@ -79,17 +80,14 @@ class Slots:
 
     def _resize(self, capacity: int) -> None:
         """Make rows of another capacity; newer prefixes are kept where they fit."""
-        old = self.cache
-        self.cache = self._model.new_cache(self._count(capacity), capacity)
-        for number in range(self._active):
-            old.copy(number, number, min(capacity, old.capacity), self.cache)
-        newest = self._kept[max(len(self._kept) - self.cache.batch + self._active, 0) :]
-        self._kept = []
-        for prefix in newest:
-            if len(prefix.tokens) <= capacity:
-                row = self.cache.batch - 1 - len(self._kept)
-                old.copy(prefix.row, row, len(prefix.tokens), self.cache)
-                self._kept.append(replace(prefix, row=row))
+        rows = self._count(capacity)
+        fitting = [prefix for prefix in self._kept if len(prefix.tokens) <= capacity]
+        self._kept = fitting[max(len(fitting) - rows + self._active, 0) :]
+        moves = [(number, number) for number in range(self._active)]
+        for i, prefix in enumerate(self._kept):
+            moves.append((prefix.row, rows - 1 - i))
+            prefix.row = rows - 1 - i
+        self._backend.resize(rows, capacity, moves)
 
     def _reuse(self, row: Row) -> int:
         """Prepare the next row: with the longest kept prefix of the request's prompt; gives its length."""
@@ -98,10 +96,10 @@ class Slots:
         if best and length:
             self._kept.remove(best)
             self._kept.append(best)
-        if self._active + len(self._kept) == self.cache.batch:
+        if self._active + len(self._kept) == self._backend.rows:
             self._evict()
         if best and length and best.row != self._active:
-            self.cache.copy(best.row, self._active, length)
+            self._backend.copy(best.row, self._active, length)
         return length
 
     def _evict(self) -> None:
@@ -109,7 +107,7 @@ class Slots:
         oldest = self._kept.pop(0)
         if oldest.row != self._active:
             (lowest,) = (prefix for prefix in self._kept if prefix.row == self._active)
-            self.cache.copy(lowest.row, oldest.row, len(lowest.tokens))
+            self._backend.copy(lowest.row, oldest.row, len(lowest.tokens))
             lowest.row = oldest.row
 
 

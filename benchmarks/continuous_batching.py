@@ -26,11 +26,16 @@ from nano_llada.config.model import ModelConfig
 from nano_llada.core import device as hardware
 from nano_llada.core.batch import Vocabulary
 from nano_llada.decode.engine import BatchSampler, Engine
+from nano_llada.decode.forward import Backend
+from nano_llada.decode.lean import Lean
 from nano_llada.decode.types import Event, Request, gather
+from nano_llada.model.lean import LeanModel
 from nano_llada.model.transformer import Transformer
 
 
-def static(model: Transformer, vocab: Vocabulary, decoding: Decoding, requests: Sequence[Request], rows: int) -> Run:
+def static(
+    model: Transformer | Backend, vocab: Vocabulary, decoding: Decoding, requests: Sequence[Request], rows: int
+) -> Run:
     """One full batch after the other."""
     run = Run(vocab)
     for first in range(0, len(requests), rows):
@@ -39,7 +44,12 @@ def static(model: Transformer, vocab: Vocabulary, decoding: Decoding, requests: 
 
 
 def arriving(
-    model: Transformer, vocab: Vocabulary, decoding: Decoding, requests: Sequence[Request], rows: int, passes: int
+    model: Transformer | Backend,
+    vocab: Vocabulary,
+    decoding: Decoding,
+    requests: Sequence[Request],
+    rows: int,
+    passes: int,
 ) -> Run:
     """One engine; requests come in order, at random within the first `passes`. Nothing is reused between them."""
     run, rng = Run(vocab), random.Random(0)
@@ -88,12 +98,14 @@ def main() -> None:
     parser.add_argument("--within", type=float, nargs="+", default=[0.25, 0.5, 0.75])
     parser.add_argument("--kinds", nargs="+", default=["ar", "block"], choices=["ar", "block"])
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--lean", action="store_true", help="the lean forward pass")
     parser.add_argument("--out", type=Path, default=None, help="results.jsonl to append to")
     options = parser.parse_args()
     hardware.keep_freed_memory()
     config = ModelConfig(hidden_size=options.hidden_size, num_layers=options.layers)
     vocab = Vocabulary(config.vocab_size, mask=3, eos=0, turn_start=1, turn_end=2)
-    model = Transformer(config).initialise(torch.Generator().manual_seed(0)).eval()
+    plain = Transformer(config).initialise(torch.Generator().manual_seed(0)).eval()
+    model = Lean(LeanModel.prepare(plain)) if options.lean else plain
     rng = random.Random(1)
     requests = [
         Request(tuple(rng.randrange(4, config.vocab_size) for _ in range(rng.randint(8, 40))), seed=i)
@@ -109,7 +121,13 @@ def main() -> None:
             pairs.append((full, arriving(model, vocab, decoding, requests, options.rows, int(full.passes * within))))
         ratios = sorted(ours.rate / full.rate for full, ours in pairs)
         full, ours = pairs[0]
-        row = {"benchmark": "continuous_batching", "kind": kind, "within": within, "rows": options.rows}
+        row = {
+            "benchmark": "continuous_batching",
+            "kind": kind,
+            "lean": options.lean,
+            "within": within,
+            "rows": options.rows,
+        }
         row |= {"requests": len(requests), "hidden_size": options.hidden_size, "layers": options.layers}
         row |= {"ratio": round(statistics.median(ratios), 3), "ratio_low": round(ratios[0], 3)}
         row |= {"ratio_high": round(ratios[-1], 3), "passes": ours.passes, "passes_static": full.passes}

@@ -211,7 +211,9 @@ class BatchSampler:
         rows: how many at once; default: all.
     """
 
-    def __init__(self, model: Transformer, vocab: Vocabulary, decoding: Decoding, rows: int | None = None) -> None:
+    def __init__(
+        self, model: Transformer | Backend, vocab: Vocabulary, decoding: Decoding, rows: int | None = None
+    ) -> None:
         self.model, self.vocab, self.decoding, self.rows = model, vocab, decoding, rows
         self.ends = vocab.ends
 

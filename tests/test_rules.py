@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 import random
+from pathlib import Path
 
 import pytest
 import torch
 
+from nano_llada.checkpoint.files import Checkpoint
+from nano_llada.config.card import ModelCard
 from nano_llada.config.decoding import Block, Diffusion
 from nano_llada.core.errors import UserError
 from nano_llada.decode.engine import BatchSampler
 from nano_llada.decode.rules import Progress, Rule, make_rule, pick
 from nano_llada.decode.types import Request, collect
+from nano_llada.language_model import LanguageModel
 
 OWN = '''"""A rule of one's own."""
 
@@ -108,6 +112,8 @@ def test_a_rule_is_named_by_its_class_in_python(peaky, vocab, own):
     leftmost = make_rule(Diffusion(rule=own("Leftmost"))).__class__
     assert issubclass(leftmost, Rule)
     assert Diffusion(rule=leftmost).rule == own("Leftmost")
+    language_model = LanguageModel(Checkpoint(peaky, None, ModelCard("diffusion"), Path()))
+    assert language_model.decoding(rule=leftmost, max_new_tokens=7) == Diffusion(7, rule=own("Leftmost"))
 
 
 def test_a_rule_that_picks_nothing_still_ends(peaky, vocab, own):

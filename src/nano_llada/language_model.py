@@ -16,6 +16,7 @@ from nano_llada.config.decoding import Decoding, DecodingOptions, decoding_for
 from nano_llada.config.record import from_plain
 from nano_llada.core.batch import TokenBatch, Vocabulary
 from nano_llada.core.errors import UserError
+from nano_llada.core.own import name_of
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message, Role
 from nano_llada.data.tokenizer import Tokenizer
@@ -255,7 +256,8 @@ class LanguageModel:
         Raises:
             UserError: for unknown options, and those that this model does not have.
         """
-        return decoding_for(self.card, from_plain(DecodingOptions, options), default_length)
+        named = {name: name_of(value) if isinstance(value, type) else value for name, value in options.items()}
+        return decoding_for(self.card, from_plain(DecodingOptions, named), default_length)
 
     def encode(self, prompt: Prompt, *, chat: bool) -> tuple[int, ...]:
         """Tokens before the text to be written: a conversation up to the assistant's turn, or a document's start."""

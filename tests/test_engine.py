@@ -248,6 +248,28 @@ def test_a_full_queue_and_a_request_that_never_fits_are_refused(peaky, vocab):
             EngineOptions(**options)
 
 
+def test_a_rule_that_fails_ends_its_own_request_alone(peaky, vocab):
+    engine = start(peaky, vocab)
+
+    def broken(handle: int, tokens: object) -> bool:
+        raise UserError(f"the stop test of {handle}")
+
+    engine.add(Request((6, 7, 8)))
+    failing = engine.add(Request((6, 7, 8)), broken)
+    with pytest.raises(UserError, match="the stop test of 1"):
+        engine.step()
+    assert engine.active == 1
+    first = engine.step()
+    assert [(e.request, e.finish_reason, e.forwards) for e in first] == [
+        (0, None, 1),
+        (failing, "failed", 1),
+        (0, None, 2),
+    ]
+    done = dict(gather([first, *ran(engine)], vocab.ends))
+    (alone,) = collect(BatchSampler(peaky, vocab, SIX).stream([Request((6, 7, 8))]), 1, vocab.ends)
+    assert done[0].tokens == alone.tokens
+
+
 def test_long_prompts_are_read_in_parts_while_others_are_written(peaky, vocab, watch):
     for decoding in (SIX, Block(max_new_tokens=6, block_size=4, threshold=1.0, min_new_tokens=6)):
         requests = [Request((6, 7, 8)), Request(tuple(range(6, 24)) * 2), Request((9,) * 11)]

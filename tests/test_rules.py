@@ -11,7 +11,7 @@ import torch
 
 from nano_llada.checkpoint.files import Checkpoint
 from nano_llada.config.card import ModelCard
-from nano_llada.config.decoding import Block, Diffusion
+from nano_llada.config.decoding import Block, DecodingOptions, Diffusion, decoding_for
 from nano_llada.core.errors import UserError
 from nano_llada.decode.engine import BatchSampler
 from nano_llada.decode.rules import Progress, Rule, make_rule, pick
@@ -114,6 +114,15 @@ def test_a_rule_is_named_by_its_class_in_python(peaky, vocab, own):
     assert Diffusion(rule=leftmost).rule == own("Leftmost")
     language_model = LanguageModel(Checkpoint(peaky, None, ModelCard("diffusion"), Path()))
     assert language_model.decoding(rule=leftmost, max_new_tokens=7) == Diffusion(7, rule=own("Leftmost"))
+
+
+def test_rules_are_options_of_the_command_line():
+    options = DecodingOptions(rule="factor", rule_bound=1.0)
+    assert decoding_for(ModelCard("diffusion"), options) == Diffusion(rule="factor", rule_bound=1.0)
+    in_blocks = decoding_for(ModelCard("diffusion", block_size=8), options)
+    assert in_blocks == Block(block_size=8, rule="factor", rule_bound=1.0)
+    with pytest.raises(UserError, match="rule, rule_bound: for diffusion models only"):
+        decoding_for(ModelCard("ar"), options)
 
 
 def test_a_rule_that_picks_nothing_still_ends(peaky, vocab, own):

@@ -21,7 +21,7 @@ from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message, Role
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.decode.engine import BatchSampler
-from nano_llada.decode.types import Completion, Event, Request, Sampler, StopTest, collect
+from nano_llada.decode.types import Completion, Event, Request, Sampler, StopTest, collect, gather
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives.likelihood import bound_nll, exact_nll
 
@@ -82,7 +82,7 @@ class WrittenText:
     forwards: int
     """Forward passes of the model."""
     seconds: float
-    """Wall-clock time from the start of the batch to the last token."""
+    """Wall-clock time from the start of the first pass to the last token."""
     first_seconds: float
     """Wall-clock time until the first token was final."""
 
@@ -285,17 +285,18 @@ class LanguageModel:
         batch_size: int = 16,
     ) -> Iterator[WrittenText]:
         """As `generate`, with decoding settings that are complete, and `samples` texts for each prompt."""
-        sampler = self._sampler(decoding)
+        sampler = BatchSampler(self.model, self.tokenizer.vocab, decoding, rows=batch_size)
         encoded = [self.encode(prompt, chat=chat) for prompt in prompts]
         if len(prompts) > 1:  # before anything is written; one alone needs no number, and the sampler refuses it
             refuse_long("prompt", encoded, self.model.config.max_length)
         pairs = zip(prompts, encoded, strict=True)
         jobs = [(prompt, Request(tokens, seed=i)) for prompt, tokens in pairs for i in range(samples)]
-        for first in range(0, len(jobs), batch_size):
-            some = jobs[first : first + batch_size]
-            steps = sampler.stream([request for _, request in some], stop_at(self.tokenizer, stop))
-            for (prompt, _), done in zip(some, collect(steps, len(some), sampler.ends), strict=True):
-                yield self._written(prompt, done, stop)
+        steps = sampler.stream([request for _, request in jobs], stop_at(self.tokenizer, stop))
+        done, finished = gather(steps, sampler.ends), dict[int, Completion]()
+        for number, (prompt, _) in enumerate(jobs):
+            while number not in finished:
+                finished.update([next(done)])
+            yield self._written(prompt, finished.pop(number), stop)
 
     def infill(self, text: str, length: int | Sequence[int] = 4, **options: Any) -> str:
         """Fill each ___ of a text.

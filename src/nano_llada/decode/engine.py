@@ -114,15 +114,28 @@ class Engine:
 
         Requests are admitted first, in the order in which they came. One that is too large for the room that is left
         waits, and so do those behind it: none is overtaken for ever.
+
+        An error of one request's own rule or stop test is raised. That request has then failed and left; the next call
+        says so and reports what this one did to the others.
         """
         self._admit()
-        events, self._events = self._events, []
         looks = self._windows()
+        errors: list[Exception] = []
         if looks:
             proposals = self._propose(looks)
-            events += [self._update(job, window, proposals.get(job.handle)) for job, window in looks]
+            for job, window in looks:
+                try:
+                    event = self._update(job, window, proposals.get(job.handle))
+                except Exception as error:
+                    job.row.finished = True
+                    errors.append(error)
+                    event = job.event("failed")
+                self._events.append(event)
             for job in [job for job in self._active if job.row.finished]:
                 self._leave(job)
+        if errors:
+            raise errors[0]
+        events, self._events = self._events, []
         return events
 
     def run(self) -> Iterator[list[Event]]:

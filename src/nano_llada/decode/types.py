@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from nano_llada.config.decoding import Decoding
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "failed"]
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Completion:
     tokens: list[int]  # up to the end token, which is left out; given tokens are not included
     finish: FinishReason
     forwards: int
-    seconds: float  # from the start of the stream to this request's last token
+    seconds: float  # from the start of this request's first pass to its last token
     first_seconds: float  # until its first token was written
     order: list[int] = field(default_factory=list)  # forward pass that wrote each token last, from 0
     draft: list[int] = field(default_factory=list)  # the tokens as they were written first, up to an end token
@@ -190,19 +190,22 @@ def gather(
     steps: Iterable[Sequence[Event]], ends: Sequence[int], clock: Callable[[], float] = time.perf_counter
 ) -> Iterator[tuple[int, Completion]]:
     """Run a stream to its end; gives each request's number and completion as soon as it is finished."""
-    begin = clock()
     traces: dict[int, Trace] = {}
+    begun: dict[int, float] = {}  # when the first pass of a request began
     first: dict[int, float] = {}
+    before = clock()
     for events in steps:
-        now = clock() - begin
+        now = clock()
         for event in events:
-            trace = traces.setdefault(event.request, Trace())
+            number = event.request
+            trace, begin = traces.setdefault(number, Trace()), begun.setdefault(number, before)
             trace.apply(event)
-            if event.request not in first and trace.cells and trace.cells[0].token is not None:
-                first[event.request] = now
+            if number not in first and trace.cells and trace.cells[0].token is not None:
+                first[number] = now - begin
             if event.finished:
-                del traces[event.request]
-                yield event.request, trace.completion(ends, now, first.get(event.request, 0.0))
+                del traces[number]
+                yield number, trace.completion(ends, now - begin, first.get(number, 0.0))
+        before = now
 
 
 def collect(

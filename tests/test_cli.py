@@ -257,7 +257,7 @@ def test_a_checkpoint_says_how_long_its_answers_are(done, tmp_path, monkeypatch,
     shape["card"]["answer_length"] = known
     (folder / "model.json").write_text(json.dumps(shape), encoding="utf-8")
     lengths, start = [], BatchSampler.__init__
-    spy = lambda *args: lengths.append(args[-1].max_new_tokens) or start(*args)  # noqa: E731
+    spy = lambda *args, **rows: lengths.append(args[3].max_new_tokens) or start(*args, **rows)  # noqa: E731
     monkeypatch.setattr(BatchSampler, "__init__", spy)
     monkeypatch.setattr("sys.stdin", io.StringIO("Tom has\n"))
     words = {

@@ -149,7 +149,7 @@ NONSENSE = [
     ({"rule": "magic"}, "unknown rule 'magic': use entropy_bound, factor, or FILE.py:NAME"),
     ({"rule": "factor"}, "rule factor needs a rule_bound"),
     ({"rule_bound": 1.0}, "rule_bound has no effect without a rule"),
-    ({"rule": "factor", "rule_bound": -1.0}, "rule_bound must not be negative"),
+    ({"rule": "factor", "rule_bound": -1.0}, "rule_bound must be at least 0"),
 ]
 
 

@@ -348,7 +348,7 @@ def test_settings_that_cannot_be():
         Block(edit_threshold=1.5)
     with pytest.raises(ValueError, match="edit_blocks 2 has no effect without an edit_threshold"):
         Block(edit_blocks=2)
-    with pytest.raises(ValueError, match="not with editing"):
+    with pytest.raises(ValueError, match="cannot be used with editing"):
         Block(edit_threshold=0.5, repetition_penalty=1.2)
     with pytest.raises(ValueError, match="max_post_steps must be at least 1"):
         Block(max_post_steps=0)

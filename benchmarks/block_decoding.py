@@ -24,9 +24,7 @@ from nano_llada.config.decoding import Autoregressive, Block, Diffusion
 from nano_llada.config.model import ModelConfig
 from nano_llada.core import device as hardware
 from nano_llada.core.batch import Vocabulary
-from nano_llada.decode.autoregressive import AutoregressiveSampler
-from nano_llada.decode.block import BlockSampler
-from nano_llada.decode.diffusion import DiffusionSampler
+from nano_llada.decode.engine import BatchSampler
 from nano_llada.decode.types import Completion, Request, Sampler, collect
 from nano_llada.model.transformer import Transformer
 
@@ -79,13 +77,13 @@ def samplers(
         by_cache: dict[str, Sampler] = {}
         for name, cached in (("none", False), ("exact", True)):
             config = Block(new, min_new_tokens=new, block_size=block, threshold=threshold, cached=cached)
-            by_cache[name] = BlockSampler(model, vocab, config)
+            by_cache[name] = BatchSampler(model, vocab, config)
         groups.append(({"decoder": "block", "threshold": threshold}, by_cache))
     for forwards in options.forwards:
         by_cache = {}
         for cache in ("none", "prefix", "dual"):
             settings = Diffusion(new, min_new_tokens=new, steps=forwards, block_length=block, cache=cache)
-            by_cache[cache] = DiffusionSampler(model, vocab, settings)
+            by_cache[cache] = BatchSampler(model, vocab, settings)
         groups.append(({"decoder": "diffusion", "steps": forwards}, by_cache))
     return groups
 
@@ -136,7 +134,7 @@ def measure_editing(
     edits = 0
     for turn in range(options.repeats + 1):  # the first is to warm up
         for name, config in decoders.items():
-            sampler = BlockSampler(model, vocab, config)
+            sampler = BatchSampler(model, vocab, config)
             begin = time.perf_counter()
             done = collect(sampler.stream(requests), len(requests), sampler.ends)
             # the rows of a batch go through the model together until the last one is ready
@@ -182,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shape = SHAPES[options.shape]
     model = make_model(shape)
     vocab = vocabulary(model)
-    autoregressive = AutoregressiveSampler(model, vocab, Autoregressive(shape.new, min_new_tokens=shape.new))
+    autoregressive = BatchSampler(model, vocab, Autoregressive(shape.new, min_new_tokens=shape.new))
     for batch_size in options.batch_sizes:
         requests = make_requests(shape, batch_size, vocab)
         for labels, by_cache in samplers(options, model, vocab, shape):

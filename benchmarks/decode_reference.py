@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from nano_llada.core.types import Vocabulary
+from nano_llada.decode.autoregressive import AutoregressiveSampler
 from nano_llada.decode.config import Autoregressive
 from nano_llada.model.config import ModelConfig
 
 from nano_llada.core import hardware
 from nano_llada.core.pattern import AttentionPattern
-from nano_llada.decode.autoregressive import AutoregressiveSampler
 from nano_llada.decode.types import Request, collect
 from nano_llada.model.transformer import Transformer
 

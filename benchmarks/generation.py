@@ -19,8 +19,7 @@ from nano_llada.config.decoding import Autoregressive, Diffusion
 from nano_llada.config.model import ModelConfig
 from nano_llada.core import device as hardware
 from nano_llada.core.batch import Vocabulary
-from nano_llada.decode.autoregressive import AutoregressiveSampler
-from nano_llada.decode.diffusion import DiffusionSampler
+from nano_llada.decode.engine import BatchSampler
 from nano_llada.decode.types import Request, collect
 from nano_llada.model.transformer import Transformer
 
@@ -39,13 +38,13 @@ def main() -> None:
     vocab = Vocabulary(config.vocab_size, mask=3, eos=0, turn_start=1, turn_end=2)
     model = Transformer(config).initialise(torch.Generator().manual_seed(0)).eval()
     plain = reference.PlainModel(config.vocab_size, 512, 8, 8, config.mlp_width).eval()
-    autoregressive = AutoregressiveSampler(model, vocab, Autoregressive(NEW, min_new_tokens=NEW))
+    autoregressive = BatchSampler(model, vocab, Autoregressive(NEW, min_new_tokens=NEW))
     for forwards in options.forwards:
-        sampler = DiffusionSampler(model, vocab, Diffusion(NEW, steps=forwards, min_new_tokens=NEW))
+        sampler = BatchSampler(model, vocab, Diffusion(NEW, steps=forwards, min_new_tokens=NEW))
         done = collect(sampler.stream([Request(PROMPT)]), 1, sampler.ends)[0]
         assert (done.forwards, len(done.tokens)) == (forwards, NEW)
 
-        def ours(sampler: DiffusionSampler = sampler) -> object:
+        def ours(sampler: BatchSampler = sampler) -> object:
             return collect(sampler.stream([Request(PROMPT)]), 1, sampler.ends)
 
         def theirs(forwards: int = forwards) -> object:

@@ -15,8 +15,7 @@ from nano_llada.config.objectives import BlockSizeSchedule, Denoising, Masking
 from nano_llada.core.batch import TokenBatch
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
-from nano_llada.decode.block import BlockSampler
-from nano_llada.decode.diffusion import DiffusionSampler
+from nano_llada.decode.engine import BatchSampler
 from nano_llada.decode.types import Request, collect
 from nano_llada.diffusion.masking import groups_of
 from nano_llada.objectives.denoising import noisy_features
@@ -196,7 +195,7 @@ each = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
 
 def write(model, vocab, config, requests=REQUESTS):
-    events = list(BlockSampler(model, vocab, config).stream(requests))
+    events = list(BatchSampler(model, vocab, config).stream(requests))
     return events, collect(events, len(requests), vocab.ends)
 
 
@@ -219,7 +218,7 @@ def test_a_batch_writes_what_its_rows_write_alone(peaky, vocab, config):
     assert plain(together) == plain(alone)
     if config.block_size == 4:
         assert len({c.forwards for c in together}) > 2  # rows were at different places
-    assert all(token not in vocab.unwritable for writes in events for w in writes for token in w.tokens)
+    assert all(token not in vocab.unwritable for writes in events for w in writes for _, token in w.writes)
 
 
 def test_logits_are_those_of_training(peaky, make_batch, vocab):
@@ -248,7 +247,7 @@ def test_logits_are_those_of_training(peaky, make_batch, vocab):
         batch = TokenBatch(clean, select, torch.zeros_like(clean), torch.arange(clean.shape[1])[None], torch.arange(1))
         expected, _ = noisy_features(peaky, torch.tensor([canvas]), batch, select, 4)
         torch.testing.assert_close(features, expected, atol=1e-5, rtol=0)
-        for place, token in zip(writes[0].places, writes[0].tokens, strict=True):
+        for place, token in writes[0].writes:
             canvas[3 + place] = token
     assert len(seen) > 3
 
@@ -257,7 +256,7 @@ def test_threshold_one_writes_one_token_a_pass(peaky, vocab):
     events, (done,) = write(
         peaky, vocab, Block(max_new_tokens=10, block_size=4, threshold=1.0, min_new_tokens=10), REQUESTS[:1]
     )
-    assert [len(writes[0].tokens) for writes in events] == [1] * 10
+    assert [len(writes[0].writes) for writes in events] == [1] * 10
     assert done.tokens_per_forward == 1
     _, (quick,) = write(
         peaky, vocab, Block(max_new_tokens=10, block_size=4, threshold=0.0, min_new_tokens=10), REQUESTS[:1]
@@ -269,9 +268,9 @@ def test_blocks_are_finished_left_to_right_and_counted_from_the_start_of_the_tex
     events, _ = write(
         peaky, vocab, Block(max_new_tokens=13, block_size=4, threshold=0.5, min_new_tokens=13), REQUESTS[:1]
     )
-    blocks = [(3 + place) // 4 for writes in events for place in writes[0].places]
+    blocks = [(3 + place) // 4 for writes in events for place, _ in writes[0].writes]
     assert blocks == sorted(blocks)
-    assert sorted(place for writes in events for place in writes[0].places) == list(range(13))
+    assert sorted(place for writes in events for place, _ in writes[0].writes) == list(range(13))
 
 
 def test_an_end_stops_the_text_at_its_block(table_model, vocab):
@@ -312,7 +311,7 @@ def test_gaps_and_suffixes_are_refused(peaky, vocab):
 
 
 def diffuse(model, vocab, requests=REQUESTS, **options):
-    sampler = DiffusionSampler(model, vocab, Diffusion(max_new_tokens=14, min_new_tokens=14, **options))
+    sampler = BatchSampler(model, vocab, Diffusion(max_new_tokens=14, min_new_tokens=14, **options))
     return plain(collect(sampler.stream(requests), len(requests), vocab.ends))
 
 

@@ -19,12 +19,13 @@ from nano_llada.config.model import ModelConfig
 from nano_llada.config.train import TrainConfig
 from nano_llada.core.errors import UserError
 from nano_llada.data.tokenizer import Tokenizer
-from nano_llada.decode.types import Completion, Request, Write
+from nano_llada.decode.types import Completion, Request
 from nano_llada.demo.run import held_out_questions
 from nano_llada.evaluation.answers import exact_match
 from nano_llada.session.observer import RunObserver
 from nano_llada.session.run import BUNDLED_TOKENIZER
 from nano_llada.world.files import write_world
+from planted import wrote
 from tiny import SHAPE, read_lines
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,7 +145,8 @@ class Parrot:
             for number, request in enumerate(requests):
                 tokens = [request.prompt[0] if p < request.prompt[0] else 0 for p in (place, place + 1)]
                 if place <= request.prompt[0]:
-                    events.append(Write(number, (place, place + 1), tuple(tokens), 0 in tokens))
+                    passes = place // 2 + 1
+                    events.append(wrote(number, (place, place + 1), tokens, last=0 in tokens, forwards=passes))
             yield events
 
 

@@ -17,7 +17,7 @@ import pytest
 import nano_llada
 from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.cli.main import COMMANDS
-from nano_llada.decode.diffusion import DiffusionSampler
+from nano_llada.decode.engine import BatchSampler
 from nano_llada.evaluation.suites.generation import world_questions
 from nano_llada.language_model import LanguageModel
 from nano_llada.world.skills_family import families
@@ -256,9 +256,9 @@ def test_a_checkpoint_says_how_long_its_answers_are(done, tmp_path, monkeypatch,
     shape = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     shape["card"]["answer_length"] = known
     (folder / "model.json").write_text(json.dumps(shape), encoding="utf-8")
-    lengths, start = [], DiffusionSampler.__init__
-    spy = lambda *args: lengths.append(args[-1].max_new_tokens) or start(*args)  # noqa: E731
-    monkeypatch.setattr(DiffusionSampler, "__init__", spy)
+    lengths, start = [], BatchSampler.__init__
+    spy = lambda *args, **rows: lengths.append(args[3].max_new_tokens) or start(*args, **rows)  # noqa: E731
+    monkeypatch.setattr(BatchSampler, "__init__", spy)
     monkeypatch.setattr("sys.stdin", io.StringIO("Tom has\n"))
     words = {
         "compare": ["--prompts", "Tom", "--out", tmp_path / "report"],

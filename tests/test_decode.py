@@ -14,10 +14,9 @@ from torch import Tensor
 from nano_llada.config.decoding import Autoregressive, Diffusion
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
-from nano_llada.decode.autoregressive import AutoregressiveSampler
-from nano_llada.decode.diffusion import DiffusionSampler
+from nano_llada.decode.engine import BatchSampler
 from nano_llada.decode.proposal import forbid
-from nano_llada.decode.types import Completion, Request, Write, collect
+from nano_llada.decode.types import Completion, Event, Request, collect
 
 ALL = {"max_new_tokens": 14, "min_new_tokens": 5}
 DRAWN = ALL | {"temperature": 0.8}
@@ -47,9 +46,8 @@ REQUESTS = [
 def run(vocab):
     """Events and completions of some requests."""
 
-    def start(model, config, requests=REQUESTS, stop=None) -> tuple[list[list[Write]], list[Completion]]:
-        kind = AutoregressiveSampler if isinstance(config, Autoregressive) else DiffusionSampler
-        sampler = kind(model, vocab, config)
+    def start(model, config, requests=REQUESTS, stop=None) -> tuple[list[list[Event]], list[Completion]]:
+        sampler = BatchSampler(model, vocab, config)
         events = list(sampler.stream(requests, stop))
         return events, collect(events, len(requests), sampler.ends)
 
@@ -63,8 +61,8 @@ def one_hot(tokens: list[int], logit: float = 9.0) -> Tensor:
     return table
 
 
-def places(events: list[list[Write]], request: int = 0) -> list[tuple[int, ...]]:
-    return [tuple(sorted(write.places)) for writes in events for write in writes if write.request == request]
+def places(events: list[list[Event]], request: int = 0) -> list[tuple[int, ...]]:
+    return [tuple(sorted(place for place, _ in e.writes)) for some in events for e in some if e.request == request]
 
 
 @each_config
@@ -102,8 +100,8 @@ def test_what_is_given_is_never_written_and_nothing_written_changes(peaky, run, 
     stands = {4: 22, 13: 23}
     for canvas, (write,) in zip(seen.tokens, events, strict=True):
         assert canvas[0].tolist() == [6, 7, 8, *(stands.get(place, vocab.mask) for place in range(14)), 9, 10]
-        assert not set(write.places) & set(stands)
-        stands |= dict(zip(write.places, write.tokens, strict=True))
+        assert not set(dict(write.writes)) & set(stands)
+        stands |= dict(write.writes)
     assert sorted(stands) == list(range(14))
     assert not set(stands.values()) & {*vocab.unwritable, *vocab.ends}  # an end would tear the text apart
     assert [writes[0].finished for writes in events] == [False] * (len(events) - 1) + [True]
@@ -114,7 +112,7 @@ def test_nothing_unwritable_is_ever_written(table_model, vocab, run, config):
     table = torch.randn(64, vocab.size, generator=torch.Generator().manual_seed(0))
     table[:, list(vocab.unwritable)] += 50
     events, _ = run(table_model(table), config)
-    tokens = {token for writes in events for write in writes for token in write.tokens}
+    tokens = {token for writes in events for write in writes for _, token in write.writes}
     assert len(tokens) > 5
     assert not tokens & set(vocab.unwritable)
 
@@ -161,8 +159,8 @@ def test_one_step_a_token_in_blocks_of_one_is_left_to_right(peaky, run):
 def test_every_place_is_written_once_whatever_divides_what(table_model, vocab, length, block, steps, random):
     strategy = "random" if random else "low_confidence"
     config = Diffusion(max_new_tokens=length, block_length=block, steps=steps, strategy=strategy)
-    sampler = DiffusionSampler(table_model(one_hot([7] * 20)), vocab, config)
-    written = [place for writes in sampler.stream([Request((6,))]) for place in writes[0].places]
+    sampler = BatchSampler(table_model(one_hot([7] * 20)), vocab, config)
+    written = [place for writes in sampler.stream([Request((6,))]) for place, _ in writes[0].writes]
     assert sorted(written) == list(range(length))
     assert [place // block for place in written] == sorted(place // block for place in written)
 
@@ -289,7 +287,7 @@ def test_random_order_writes_the_share_that_the_reverse_process_asks_for(table_m
     for step, writes in enumerate(events):
         t, s = 1 - step / 5, 1 - (step + 1) / 5
         share = 1 - s / t
-        written = sum(len(write.places) for write in writes)
+        written = sum(len(write.writes) for write in writes)
         assert abs(written / hidden - share) <= 4 * math.sqrt(share * (1 - share) / hidden)
         hidden -= written
     assert hidden == 0
@@ -368,9 +366,7 @@ def test_a_long_prompt_leaves_the_room_it_leaves(peaky, run, track):
 
 @both_tracks
 def test_streams_can_be_left_at_any_time_and_leak_no_inference_mode(peaky, vocab, watch, track):
-    sampler = (AutoregressiveSampler if track is Autoregressive else DiffusionSampler)(
-        peaky, vocab, track(max_new_tokens=9)
-    )
+    sampler = BatchSampler(peaky, vocab, track(max_new_tokens=9))
     seen, stream = watch(peaky), sampler.stream(REQUESTS)
     next(stream)
     assert not torch.is_inference_mode_enabled()

@@ -12,7 +12,7 @@ from torch import Tensor
 from built import act
 from nano_llada.config.decoding import MODES, Block
 from nano_llada.config.objectives import BlockSizeSchedule, Denoising, Masking, TokenEditing
-from nano_llada.decode.block import BlockSampler
+from nano_llada.decode.engine import BatchSampler
 from nano_llada.decode.types import Request, collect
 
 REQUESTS = [
@@ -24,7 +24,7 @@ REQUESTS = [
 
 
 def write(model, vocab, config, requests=REQUESTS):
-    events = list(BlockSampler(model, vocab, config).stream(requests))
+    events = list(BatchSampler(model, vocab, config).stream(requests))
     return events, collect(events, len(requests), vocab.ends)
 
 
@@ -163,7 +163,7 @@ def test_an_oracle_edits_nothing_that_is_right(table_model, vocab):
         config = Block(max_new_tokens=20, block_size=4, threshold=threshold, edit_threshold=edit)
         events, (done,) = write(model, vocab, config, [Request((6, 7, 8))])
         assert (done.tokens, done.edits, done.draft) == (text[3:], 0, text[3:])
-        assert all(writes[0].edited == () for writes in events)
+        assert all(writes[0].changes == [] for writes in events)
 
 
 def test_a_planted_wrong_token_is_restored_in_one_step(table_model, vocab):
@@ -180,12 +180,12 @@ def test_a_planted_wrong_token_is_restored_in_one_step(table_model, vocab):
     config = Block(max_new_tokens=20, block_size=4, threshold=0.7, edit_threshold=0.5)
     events, (done,) = write(table_model(rule), vocab, config, [Request((6, 7, 8))])
     assert done.tokens == text[3:]
-    assert [w.edited for (w,) in events if w.edited] == [((2, 23, 11),), ((6, 23, 15),)]
+    assert [w.changes for (w,) in events if w.changes] == [[(2, 23, 11)], [(6, 23, 15)]]
     assert done.edits == 2
     assert done.draft == [9, 10, 23, 12, 13, 14, 23, 16]
     unedited = write(table_model(rule), vocab, replace(config, edit_threshold=None), [Request((6, 7, 8))])[1][0]
     assert unedited.tokens == done.draft
-    assert all((3 + place) // 4 >= 0 and place >= 0 for (w,) in events for place, _, _ in w.edited)  # not the prompt
+    assert all((3 + place) // 4 >= 0 and place >= 0 for (w,) in events for place, _, _ in w.changes)  # not the prompt
 
 
 def test_a_cycle_ends(table_model, vocab):
@@ -252,8 +252,9 @@ def test_a_batch_edits_what_its_rows_edit_alone(peaky, vocab, config):
     assert plain(together) == [plain(write(peaky, vocab, config, [request])[1])[0] for request in REQUESTS]
     for writes in events:
         for w in writes:
-            assert all(place >= 0 and before != now for place, before, now in w.edited)
-            assert all(token not in vocab.unwritable for token in (*w.tokens, *(now for _, _, now in w.edited)))
+            assert all(place >= 0 and before != now for place, before, now in w.changes)
+            tokens = {*dict(w.writes).values(), *(now for _, _, now in w.changes)}
+            assert not tokens & set(vocab.unwritable)
 
 
 def test_finished_blocks_are_edited_within_the_window_only(peaky, vocab):
@@ -262,8 +263,8 @@ def test_finished_blocks_are_edited_within_the_window_only(peaky, vocab):
         events, _ = write(peaky, vocab, replace(config, edit_blocks=blocks), [REQUESTS[0]])
         far, current = 0, 0
         for (w,) in events:
-            current = max([current, *((3 + place) // 3 for place in w.places)])
-            far = max([far, *(current - (3 + place) // 3 for place, _, _ in w.edited)])
+            current = max([current, *((3 + place) // 3 for place, _ in w.writes)])
+            far = max([far, *(current - (3 + place) // 3 for place, _, _ in w.changes)])
         assert 1 <= far <= blocks
 
 
@@ -333,7 +334,7 @@ def test_what_was_changed_is_read_again_however_sure(table_model, vocab):
     events, (done,) = write(table_model(rule), vocab, config, [Request((6, 7, 8, 9))])
     assert done.tokens == [12, 10, 12, 12]
     assert done.edits == 2
-    assert [bool(w.edited) for (w,) in events] == [False, True, False]
+    assert [bool(w.changes) for (w,) in events] == [False, True, False]
 
 
 def test_settings_that_cannot_be():
@@ -347,7 +348,7 @@ def test_settings_that_cannot_be():
         Block(edit_threshold=1.5)
     with pytest.raises(ValueError, match="edit_blocks 2 has no effect without an edit_threshold"):
         Block(edit_blocks=2)
-    with pytest.raises(ValueError, match="not with editing"):
+    with pytest.raises(ValueError, match="cannot be used with editing"):
         Block(edit_threshold=0.5, repetition_penalty=1.2)
     with pytest.raises(ValueError, match="max_post_steps must be at least 1"):
         Block(max_post_steps=0)

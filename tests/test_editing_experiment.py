@@ -22,11 +22,12 @@ from nano_llada.config.decoding import Block
 from nano_llada.core.errors import UserError
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
-from nano_llada.decode.types import Completion, Write
+from nano_llada.decode.types import Completion, Edit, Event
 from nano_llada.demo.run import held_out_questions
 from nano_llada.evaluation.answers import Answer
 from nano_llada.session.observer import RunObserver
 from nano_llada.session.recipe import read_recipe
+from planted import wrote
 from tiny import read_lines
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "llada21.toml"
@@ -142,10 +143,13 @@ class Corrector:
         fates = [self.fates[request.prompt] for request in requests]
         drafts = [[self.other, *text[1:]] if f == "fixed" else text for text, f in zip(right, fates, strict=True)]
         places = [tuple(range(len(text) + 1)) for text in right]
-        yield [Write(i, places[i], (*draft, *self.ends), False) for i, draft in enumerate(drafts)]
+        yield [wrote(i, places[i], (*draft, *self.ends), last=False) for i, draft in enumerate(drafts)]
         pairs = {"fixed": lambda text: (self.other, text[0]), "broken": lambda text: (text[0], self.other)}
-        edits = [((0, *pairs[f](text)),) if f in pairs else () for text, f in zip(right, fates, strict=True)]
-        yield [Write(i, (), (), True, edited=edits[i]) for i in range(len(requests))]
+        edits: list[tuple[Edit, ...]] = []
+        for text, fate in zip(right, fates, strict=True):
+            before, now = pairs[fate](text) if fate in pairs else (text[0], text[0])
+            edits.append((Edit(0, (before,), (now,), final=True),))
+        yield [Event(i, edits[i], 2, "stop") for i in range(len(requests))]
 
 
 def test_edits_are_counted_by_what_they_did_to_the_answer(models, monkeypatch):

@@ -14,7 +14,7 @@ from nano_llada.core.random import derive_seed
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import Tokenizer
-from nano_llada.decode.types import Completion, Write
+from nano_llada.decode.types import Completion
 from nano_llada.evaluation import likelihood
 from nano_llada.evaluation.answers import Answer, answer_examples, exact_match
 from nano_llada.evaluation.likelihood import text_likelihood
@@ -22,6 +22,7 @@ from nano_llada.evaluation.statistics import wilson
 from nano_llada.objectives.likelihood import exact_nll
 from nano_llada.session.run import BUNDLED_TOKENIZER
 from nano_llada.world import Example, examples
+from planted import wrote
 from tiny import family
 
 TEXTS = ["Tom has a red ball.", "汤姆有一个红色的球，艾米有一只蓝色的猫。" * 3, "x", "Amy"]
@@ -53,11 +54,11 @@ class Oracle:
         self.batches.append([len(request.prompt) for request in requests])
         answers = [self.known[request.prompt] for request in requests]
         if self.at_once:
-            yield [Write(i, tuple(range(len(a))), tuple(a), True) for i, a in enumerate(answers)]
+            yield [wrote(i, range(len(a)), a, last=True) for i, a in enumerate(answers)]
             return
         for place in range(max(map(len, answers))):
             yield [
-                Write(i, (place,), (answer[place],), place + 1 == len(answer))
+                wrote(i, (place,), (answer[place],), last=place + 1 == len(answer), forwards=place + 1)
                 for i, answer in enumerate(answers)
                 if place < len(answer)
             ]

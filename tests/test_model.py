@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from nano_llada.config.model import ModelConfig, YarnScaling
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
-from nano_llada.decode.autoregressive import pad_left
 from nano_llada.model import functional
 from nano_llada.model.functional import by_documents, normed_linear, rms_norm, rotary, swiglu_linear
 from nano_llada.model.transformer import Transformer, rotary_frequencies
@@ -194,7 +193,9 @@ def test_padding_is_never_attended_to_bit_for_bit(model, make_batch, kind):
 def test_cached_decoding_equals_uncached_with_prompts_of_unequal_length(peaky):
     texts = [list(range(6, 6 + n)) for n in (12, 7, 9)]
     prompts = [text[: len(text) - 4] for text in texts]  # the last four tokens come one at a time
-    tokens, docs, positions = pad_left(prompts, pad=1)
+    aligned = [(0,) * (8 - len(prompt)) + tuple(range(6, 6 + len(prompt))) for prompt in prompts]  # at the last token
+    tokens = torch.tensor(aligned)
+    docs, positions = torch.where(tokens == 0, -1, 0), (tokens - 6).clamp(min=0)
     cache = peaky.new_cache(3, 12)
     cached = [peaky(tokens, AttentionPattern("causal", docs), positions=positions, cache=cache)[:, -1]]
     for step in range(4):
@@ -209,13 +210,25 @@ def test_cached_decoding_equals_uncached_with_prompts_of_unequal_length(peaky):
 
 
 @torch.no_grad()
-def test_a_cache_goes_on_with_the_rows_that_stay(peaky, make_batch):
+def test_rows_of_a_cache_are_computed_apart_copied_and_swapped(peaky, make_batch):
+    """Five, three and four tokens are held; then the last two rows, exchanged, get two and one more, with padding."""
     tokens = make_batch([[8]] * 3).tokens
-    cache = peaky.new_cache(3, 8)
-    peaky(tokens[:, :5], CAUSAL, cache=cache)
-    cache.keep_rows(torch.tensor([2, 0]))
-    rest = peaky(tokens[[2, 0], 5:], CAUSAL, cache=cache)
-    torch.testing.assert_close(rest, peaky(tokens[[2, 0]], CAUSAL)[:, 5:], atol=1e-5, rtol=0)
+    cache, larger = peaky.new_cache(3, 8), peaky.new_cache(4, 9)
+    for row, held in enumerate((5, 3, 4)):
+        cache.place([0], [held], first=row)
+        peaky(tokens[row : row + 1, :held], CAUSAL, cache=cache)
+    cache.swap(1, 2)
+    for row in range(3):
+        cache.copy(row, row + 1, 5, larger)
+    new = torch.tensor([[tokens[2, 4], tokens[2, 5]], [tokens[1, 3], 6]])
+    larger.place([4, 3], [2, 1], first=2)
+    slots = torch.tensor([[4, 5], [3, 4]])
+    docs = torch.where(torch.arange(6) < torch.tensor([[6], [4]]), 0, -1)
+    pattern = AttentionPattern("causal", docs, query_slots=slots)
+    found = peaky(new, pattern, positions=slots, cache=larger)
+    expected = peaky(tokens[[2, 1]], CAUSAL)
+    torch.testing.assert_close(found[0], expected[0, 4:6], atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[1, 0], expected[1, 3], atol=1e-5, rtol=0)
 
 
 def test_a_full_cache_says_so(model):

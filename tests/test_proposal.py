@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nano_llada.config.decoding import Autoregressive, Diffusion
-from nano_llada.decode.diffusion import spread
 from nano_llada.decode.proposal import choose, penalise, truncate
-from nano_llada.decode.types import Write, collect
+from nano_llada.decode.rows import spread
+from nano_llada.decode.types import collect
+from planted import wrote
 
 
 @given(sizes=st.integers(1, 40), block=st.integers(1, 45), steps=st.integers(1, 50))
@@ -60,9 +61,9 @@ def test_drawn_tokens_follow_the_softmax(temperature):
 def test_collect_says_how_it_ended_when_and_in_which_order():
     clock = (float(now) for now in count(100, 2))
     steps = [
-        [Write(0, (1,), (8,), False), Write(1, (0, 1), (6, 7), True)],
-        [Write(0, (0, 2), (9, 3), False)],
-        [Write(0, (3,), (6,), True)],
+        [wrote(0, (1,), (8,), last=False), wrote(1, (0, 1), (6, 7), last=True)],
+        [wrote(0, (0, 2), (9, 3), last=False, forwards=2)],
+        [wrote(0, (3,), (6,), last=True, forwards=3)],
     ]
     first, second = collect(steps, 2, (1, 3), lambda: next(clock))
     assert (first.tokens, first.order, first.finish) == ([9, 8], [1, 0], "stop")

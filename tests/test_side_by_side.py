@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,6 @@ from nano_llada.config.card import ModelCard
 from nano_llada.config.decoding import Autoregressive, Diffusion
 from nano_llada.core.errors import UserError
 from nano_llada.data.tokenizer import Tokenizer, train_characters
-from nano_llada.decode.types import Write
 from nano_llada.evaluation.record import read_records
 from nano_llada.evaluation.results import measure
 from nano_llada.evaluation.side_by_side import chosen, free_questions, side_by_side
@@ -26,6 +26,7 @@ from nano_llada.evaluation.suites.generation import world_questions
 from nano_llada.report.tables import figure_rows, headline_rows, task_rows
 from nano_llada.report.view import answers_of, references, verdict
 from nano_llada.report.write import write_report
+from planted import wrote
 
 QUESTIONS = world_questions(("copy", "counting"), 5)
 FREE = free_questions(["Hello & goodbye", "<b>再见"])
@@ -42,12 +43,15 @@ class Oracle:
     def stream(self, requests, stop=None):
         self.sizes.append(len(requests))
         left = [list(enumerate(self.answers[request.prompt])) for request in requests]
-        while any(left):
+        for forwards in count(1):
+            if not any(left):
+                return
             writes = []
             for i, some in enumerate(left):
                 left[i], now = some[:-2], some[-2:]
                 if now:
-                    writes.append(Write(i, tuple(p for p, _ in now), tuple(t for _, t in now), not left[i]))
+                    places, tokens = zip(*now, strict=True)
+                    writes.append(wrote(i, places, tokens, last=not left[i], forwards=forwards))
             yield writes
 
 

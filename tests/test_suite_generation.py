@@ -15,12 +15,12 @@ from nano_llada.core.errors import UserError
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import Tokenizer, train_characters
-from nano_llada.decode.types import Write
 from nano_llada.evaluation.figures import figures
 from nano_llada.evaluation.questions import Question
 from nano_llada.evaluation.suite import Subject
 from nano_llada.evaluation.suites.generation import Generation, encode_question, world_questions
 from nano_llada.world import examples
+from planted import wrote
 
 SKILLS = ("copy", "counting")
 WAYS = {
@@ -56,11 +56,14 @@ class Planted:
         self.sizes.append(len(requests))
         answers = [self.answer(request) for request in requests]
         if self.at_once:
-            yield [Write(i, tuple(range(len(a))), tuple(a), True) for i, a in enumerate(answers)]
+            yield [wrote(i, range(len(a)), a, last=True) for i, a in enumerate(answers)]
             return
         for place in range(max(map(len, answers))):
             live = [i for i, answer in enumerate(answers) if place < len(answer)]
-            yield [Write(i, (place,), (answers[i][place],), place + 1 == len(answers[i])) for i in live]
+            yield [
+                wrote(i, (place,), (answers[i][place],), last=place + 1 == len(answers[i]), forwards=place + 1)
+                for i in live
+            ]
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from nano_llada.config.card import ModelCard
 from nano_llada.config.decoding import Autoregressive, Block, Diffusion
 from nano_llada.core.errors import UserError
 from nano_llada.data.tokenizer import Tokenizer, train_characters
-from nano_llada.decode.types import Write
 from nano_llada.evaluation.figures import figures
 from nano_llada.evaluation.items import Passage
 from nano_llada.evaluation.suite import Subject
 from nano_llada.evaluation.suites.infilling import Infilling
+from planted import wrote
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"  # passages go round it, so that a letter says what comes next
 WAYS = {
@@ -57,7 +57,7 @@ class Planted:
     def stream(self, requests, stop=None):
         self.requests += requests
         answers = [self.answer(request) for request in requests]
-        yield [Write(i, tuple(range(len(a))), tuple(a), True) for i, a in enumerate(answers)]
+        yield [wrote(i, range(len(a)), a, last=True) for i, a in enumerate(answers)]
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from nano_llada.config.decoding import Autoregressive, Block, Diffusion
 from nano_llada.core.batch import TokenBatch
 from nano_llada.core.errors import UserError
 from nano_llada.data.tokenizer import Tokenizer, train_characters
-from nano_llada.decode.types import Write
 from nano_llada.evaluation.figures import figures
 from nano_llada.evaluation.items import Passage
 from nano_llada.evaluation.suite import Subject
@@ -26,6 +25,7 @@ from nano_llada.evaluation.suites.quality import Quality, judge_texts, variety, 
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives.likelihood import exact_nll
 from nano_llada.session.run import BUNDLED_TOKENIZER
+from planted import wrote
 
 CYCLE = {"a": "b", "b": "c", "c": "d", "d": "a"}
 PASSAGES = (
@@ -84,7 +84,7 @@ class Scribe:
 
     def stream(self, requests, stop=None):
         texts = [self.say(self.tokenizer.decode(r.prompt[1:]), r.seed) for r in requests]
-        yield [Write(i, tuple(range(len(t))), tuple(t), True) for i, t in enumerate(texts)]
+        yield [wrote(i, range(len(t)), t, last=True) for i, t in enumerate(texts)]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from nano_llada.core.errors import UserError
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import Tokenizer, train_characters
-from nano_llada.decode.types import Write
 from nano_llada.evaluation.figures import figures
 from nano_llada.evaluation.items import Passage
 from nano_llada.evaluation.measure import protocol_of
@@ -24,6 +23,7 @@ from nano_llada.evaluation.suite import Subject
 from nano_llada.evaluation.suites import metrics_of, speed
 from nano_llada.evaluation.suites.speed import Speed, full_batches
 from nano_llada.model.transformer import Transformer
+from planted import wrote
 
 ENGLISH = tuple(Passage("abcd"[: i + 1], "en", "file", str(i)) for i in range(4))
 CHINESE = (Passage("汤姆", "zh", "file", "4"), Passage("艾米有", "zh", "file", "5"))
@@ -55,13 +55,14 @@ class Runner:
         letter, end = self.tokenizer.encode("x")[0], self.tokenizer.vocab.eos
         texts = [[letter] * (len(request.prompt) - 1) + [end, letter] for request in requests]
         places = range(max(map(len, texts)))
-        for some in [places] if self.at_once else [[place] for place in places]:
+        for forwards, some in enumerate([places] if self.at_once else [[place] for place in places], 1):
             self.clock.now += seconds
             writes = []
             for i, text in enumerate(texts):
                 mine = tuple(place for place in some if place < len(text))
                 if mine:
-                    writes.append(Write(i, mine, tuple(text[p] for p in mine), mine[-1] + 1 == len(text)))
+                    tokens, last = [text[p] for p in mine], mine[-1] + 1 == len(text)
+                    writes.append(wrote(i, mine, tokens, last=last, forwards=forwards))
             yield writes
 
 

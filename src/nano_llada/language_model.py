@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, overload
@@ -12,33 +12,25 @@ import torch
 
 from nano_llada.checkpoint.files import Checkpoint, load_checkpoint, model_weights, save_model, write_checkpoint
 from nano_llada.config.card import ModelCard
-from nano_llada.config.decoding import Autoregressive, Block, Decoding, DecodingOptions, Diffusion, decoding_for
+from nano_llada.config.decoding import Decoding, DecodingOptions, decoding_for
 from nano_llada.config.record import from_plain
 from nano_llada.core.batch import TokenBatch, Vocabulary
 from nano_llada.core.errors import UserError
+from nano_llada.core.own import name_of
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message, Role
 from nano_llada.data.tokenizer import Tokenizer
-from nano_llada.decode.autoregressive import AutoregressiveSampler
-from nano_llada.decode.block import BlockSampler
-from nano_llada.decode.diffusion import DiffusionSampler
-from nano_llada.decode.types import Completion, Request, Sampler, StopTest, Write, collect
+from nano_llada.decode.engine import BatchSampler
+from nano_llada.decode.types import Completion, Event, Request, Sampler, StopTest, collect, gather
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives.likelihood import bound_nll, exact_nll
 
 GAP = "___"
 
 
-SAMPLERS: Mapping[type, Callable[..., Sampler]] = {
-    Autoregressive: AutoregressiveSampler,
-    Block: BlockSampler,
-    Diffusion: DiffusionSampler,
-}
-
-
 def make_sampler(model: Transformer, vocab: Vocabulary, decoding: Decoding) -> Sampler:
-    """The sampler of a decoding config."""
-    return SAMPLERS[type(decoding)](model, vocab, decoding)
+    """Writes lists of requests with a model."""
+    return BatchSampler(model, vocab, decoding)
 
 
 def encode_start(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -90,7 +82,7 @@ class WrittenText:
     forwards: int
     """Forward passes of the model."""
     seconds: float
-    """Wall-clock time from the start of the batch to the last token."""
+    """Wall-clock time from the start of the first pass to the last token."""
     first_seconds: float
     """Wall-clock time until the first token was final."""
 
@@ -209,7 +201,7 @@ class LanguageModel:
 
     def stream(
         self, prompt: Prompt, *, chat: bool | None = None, stop: Sequence[str] = (), **options: Any
-    ) -> Iterator[list[Write]]:
+    ) -> Iterator[list[Event]]:
         """The forward passes of one text, each as a list of what it wrote; see `nano_llada.decode.types`.
 
         Raises:
@@ -264,7 +256,8 @@ class LanguageModel:
         Raises:
             UserError: for unknown options, and those that this model does not have.
         """
-        return decoding_for(self.card, from_plain(DecodingOptions, options), default_length)
+        named = {name: name_of(value) if isinstance(value, type) else value for name, value in options.items()}
+        return decoding_for(self.card, from_plain(DecodingOptions, named), default_length)
 
     def encode(self, prompt: Prompt, *, chat: bool) -> tuple[int, ...]:
         """Tokens before the text to be written: a conversation up to the assistant's turn, or a document's start."""
@@ -276,7 +269,7 @@ class LanguageModel:
 
     def steps(
         self, prompt: Prompt, decoding: Decoding, *, chat: bool, stop: Sequence[str] = ()
-    ) -> Iterator[list[Write]]:
+    ) -> Iterator[list[Event]]:
         """As `stream`, with decoding settings that are complete."""
         request = Request(self.encode(prompt, chat=chat))
         return self._sampler(decoding).stream([request], stop_at(self.tokenizer, stop))
@@ -292,17 +285,18 @@ class LanguageModel:
         batch_size: int = 16,
     ) -> Iterator[WrittenText]:
         """As `generate`, with decoding settings that are complete, and `samples` texts for each prompt."""
-        sampler = self._sampler(decoding)
+        sampler = BatchSampler(self.model, self.tokenizer.vocab, decoding, rows=batch_size)
         encoded = [self.encode(prompt, chat=chat) for prompt in prompts]
         if len(prompts) > 1:  # before anything is written; one alone needs no number, and the sampler refuses it
             refuse_long("prompt", encoded, self.model.config.max_length)
         pairs = zip(prompts, encoded, strict=True)
         jobs = [(prompt, Request(tokens, seed=i)) for prompt, tokens in pairs for i in range(samples)]
-        for first in range(0, len(jobs), batch_size):
-            some = jobs[first : first + batch_size]
-            steps = sampler.stream([request for _, request in some], stop_at(self.tokenizer, stop))
-            for (prompt, _), done in zip(some, collect(steps, len(some), sampler.ends), strict=True):
-                yield self._written(prompt, done, stop)
+        steps = sampler.stream([request for _, request in jobs], stop_at(self.tokenizer, stop))
+        done, finished = gather(steps, sampler.ends), dict[int, Completion]()
+        for number, (prompt, _) in enumerate(jobs):
+            while number not in finished:
+                finished.update([next(done)])
+            yield self._written(prompt, finished.pop(number), stop)
 
     def infill(self, text: str, length: int | Sequence[int] = 4, **options: Any) -> str:
         """Fill each ___ of a text.
@@ -347,9 +341,9 @@ class LanguageModel:
             fill=True,
         )
         filled = list(tokens)
-        for writes in self._sampler(decoding).stream([request]):
-            for write in writes:
-                for place, token in zip(write.places, write.tokens, strict=True):
+        for events in self._sampler(decoding).stream([request]):
+            for event in events:
+                for place, token in event.writes:
                     filled[first + place] = token
         return self.tokenizer.decode(filled[1:])
 

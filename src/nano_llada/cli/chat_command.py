@@ -13,6 +13,7 @@ from nano_llada.cli.stdin import StandardInput
 from nano_llada.config.checks import Threads, check_numbers
 from nano_llada.config.decoding import DecodingOptions, decoding_for
 from nano_llada.core.errors import UserError
+from nano_llada.core.terminal import visible
 
 if TYPE_CHECKING:
     from nano_llada.data.rows import Message
@@ -94,7 +95,8 @@ def main(arguments: Sequence[str]) -> int:
             continue
         answer = tokenizer.decode(done.tokens, specials=False)
         messages = [*asked, Message("assistant", answer)]
-        console.print(answer, highlight=False, markup=False, soft_wrap=True)
+        shown = visible(answer) if console.is_terminal else answer
+        console.print(shown, highlight=False, markup=False, soft_wrap=True)
         if console.is_terminal:
             rate = len(done.tokens) / max(done.seconds, 1e-9)
             console.print(f"{len(done.tokens)} tokens, {done.forwards} forwards, {rate:.0f} tokens/s", style="dim")

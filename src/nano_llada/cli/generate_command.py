@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from nano_llada.cli.options import WRITING, parse
 from nano_llada.config.checks import Count, Threads, check_numbers
 from nano_llada.config.decoding import DecodingOptions, decoding_for
 from nano_llada.core.errors import UserError
+from nano_llada.core.terminal import visible
 
 NO_PROMPT = "no prompt: give one after the run, or lines on standard input"
 
@@ -90,7 +92,8 @@ def main(arguments: Sequence[str]) -> int:
             if options.json_lines:
                 print(json.dumps(vars(text), ensure_ascii=False), flush=arriving)
             else:
-                print(text.text if len(prompts) == 1 else f"{text.prompt} -> {text.text}")
+                line = text.text if len(prompts) == 1 else f"{text.prompt} -> {text.text}"
+                print(visible(line) if sys.stdout.isatty() else line)
     if empty:
         raise UserError(NO_PROMPT)
     return 0

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from nano_llada.config.card import ModelCard
 from nano_llada.config.checks import (
     BelowOne,
+    Count,
     CountOrZero,
     NotNegative,
     PositiveShare,
     Range,
+    Rows,
     Seed,
     Share,
     Tokens,
@@ -20,11 +22,44 @@ from nano_llada.config.checks import (
     check_numbers,
 )
 from nano_llada.core.errors import UserError
+from nano_llada.core.own import name_of
 from nano_llada.core.words import did_you_mean
+
+if TYPE_CHECKING:
+    Named = str | type  # what Python code may hand over; a record keeps the name
+else:
+    Named = str
 
 Temperature = Annotated[float, Range(0, 1e6)]
 Strategy = Literal["low_confidence", "random", "margin", "entropy"]
 Penalty = Annotated[float, Range(0, 1e6, above=True)]
+
+RULES = ("entropy_bound", "factor")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How many requests an engine writes at once, and within which memory.
+
+    Raises:
+        ValueError: for a number outside its range.
+    """
+
+    max_rows: Rows = 16
+    """Most requests that are written at once."""
+    budget: Count | None = None
+    """Most tokens whose keys and values the cache has room for: its rows times the longest request. None: as many as
+    the requests need."""
+    prefill_chunk: Count | None = 512
+    """Most prompt tokens that are read in a pass, beside the requests that are being written; None: all."""
+    max_waiting: CountOrZero | None = None
+    """Most requests that wait for room; more are refused. None: any number."""
+    keep_prefixes: bool = True
+    """Keep the keys and values of finished requests for requests that begin alike, such as the next turn of a
+    conversation, while nothing else needs their room."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
 
 @dataclass(frozen=True)
@@ -85,9 +120,19 @@ class Diffusion(_Common):
     """Classifier-free guidance against the prompt replaced by masks (LLaDA, eq. 16); doubles the cost; 0: off."""
     end_confidence: Share = 1.0
     """Factor on the confidence of end tokens, so that a text does not end before it is written; 1: off."""
+    rule: Named | None = None
+    """How masked positions are chosen, instead of by `strategy`, `steps` or `threshold`: `entropy_bound`
+    (arXiv 2505.24857), `factor` (arXiv 2505.22618), or FILE.py:NAME, a class of your own (in Python: the class)."""
+    rule_bound: NotNegative | None = None
+    """The bound of `entropy_bound`, in nats, or of `factor`: higher writes more positions per pass."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_rule(self)
+        if self.rule is not None and (self.threshold is not None or self.strategy != "low_confidence"):
+            raise ValueError(f"rule {self.rule} chooses positions itself: leave out threshold and strategy")
+        if self.rule in RULES and self.steps is not None:
+            raise ValueError(f"rule {self.rule} decides how many positions a pass writes: leave out steps")
         if self.steps is not None and self.threshold is not None:
             raise ValueError("steps fixes how many tokens a pass writes, threshold leaves it open: give one of them")
         if self.threshold is not None and self.strategy != "low_confidence":
@@ -129,9 +174,15 @@ class Block(_Common):
     writes unlikely draws late or never, or that of the most likely token (`likeliest`), which keeps the variety."""
     cached: bool = True
     """Keep keys and values of finished blocks; off: compute them in every pass, which writes the same text."""
+    rule: Named | None = None
+    """How masked positions are chosen, instead of by `threshold`: `entropy_bound`
+    (arXiv 2505.24857), `factor` (arXiv 2505.22618), or FILE.py:NAME, a class of your own (in Python: the class)."""
+    rule_bound: NotNegative | None = None
+    """The bound of `entropy_bound`, in nats, or of `factor`: higher writes more positions per pass."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_rule(self)
         if self.reread_threshold < 1 and not self.edits:
             raise ValueError("reread_threshold has no effect without an edit_threshold below 1")
         if self.reread_threshold < 1 and self.temperature and self.certainty == "likeliest":
@@ -149,6 +200,19 @@ class Block(_Common):
     def edits(self) -> bool:
         """Whether a written token can change: no probability is above 1."""
         return self.edit_threshold is not None and self.edit_threshold < 1
+
+
+def _check_rule(record: Diffusion | Block) -> None:
+    """A rule by its name, and its bound where it has one."""
+    rule = record.rule if record.rule is None or isinstance(record.rule, str) else name_of(record.rule)
+    object.__setattr__(record, "rule", rule)
+    if rule is not None and rule not in RULES and ":" not in rule:
+        near = did_you_mean(rule, RULES)
+        raise ValueError(f"unknown rule {rule!r}: use {', '.join(RULES)}, or FILE.py:NAME{near}")
+    if rule in RULES and record.rule_bound is None:
+        raise ValueError(f"rule {rule} needs a rule_bound")
+    if rule is None and record.rule_bound is not None:
+        raise ValueError("rule_bound has no effect without a rule")
 
 
 # LLaDA 2.1: quality and speed, as (threshold, edit_threshold)
@@ -209,6 +273,11 @@ class DecodingOptions:
     """Weight of classifier-free guidance; default 0, off."""
     end_confidence: Share | None = None
     """Factor on the confidence of end tokens; default 1, off."""
+    rule: str | None = None
+    """How masked positions are chosen: entropy_bound, factor, or FILE.py:NAME, a class of your own; default: by the
+    options above."""
+    rule_bound: NotNegative | None = None
+    """The bound of rule entropy_bound (nats) or factor."""
 
     def __post_init__(self) -> None:
         check_numbers(self)

@@ -7,8 +7,79 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nano_llada.config.decoding import Decoding
+from nano_llada.config.decoding import Autoregressive, Decoding, Diffusion
 from nano_llada.core.batch import Vocabulary
+from nano_llada.decode.rows import Row
+
+Proposal = tuple[list[int], list[float]]  # a token for each place, and how sure the model is of it
+
+
+def propose(logits: Tensor, looks: Sequence[tuple[Row, Sequence[int]]], vocab: Vocabulary) -> list[Proposal]:
+    """What rows are to consider at the places whose logits were read, in order; of each row at least one.
+
+    Args:
+        logits: (N, V), those of the first row's places, then the next one's.
+        looks: rows and their places.
+
+    Rows with equal options are computed together; each draws from its own generator, so the result is that of each row
+    alone.
+    """
+    groups: dict[tuple[object, ...], list[int]] = {}
+    spans, first = [], 0
+    for i, (row, places) in enumerate(looks):
+        groups.setdefault(_options(row), []).append(i)
+        spans.append(range(first, first + len(places)))
+        first += len(places)
+    found: dict[int, Proposal] = {}
+    for group in groups.values():
+        inside = [place for i in group for place in spans[i]]
+        chosen = logits if len(groups) == 1 else logits[torch.tensor(inside, device=logits.device)]
+        tokens, scores = _propose_alike(chosen, [looks[i] for i in group], vocab)
+        first = 0
+        for i in group:
+            mine = slice(first, first + len(spans[i]))
+            found[i] = (tokens[mine], scores[mine])
+            first += len(spans[i])
+    return [found[i] for i in range(len(looks))]
+
+
+def _options(row: Row) -> tuple[object, ...]:
+    """Everything that `_propose_alike` reads of a row's options."""
+    config = row.config
+    filters = (config.temperature, config.top_k, config.top_p, config.min_p, config.repetition_penalty)
+    judged = () if isinstance(config, Autoregressive) else (config.certainty, getattr(config, "end_confidence", 1.0))
+    return (*filters, *judged, row.score)
+
+
+def _propose_alike(logits: Tensor, looks: Sequence[tuple[Row, Sequence[int]]], vocab: Vocabulary) -> Proposal:
+    """(N, V) logits of rows with the same options; of a masked place a token that may be drawn, else the likeliest."""
+    (row, _), device = looks[0], logits.device
+    config = row.config
+    early = [row.no_end(place) for row, places in looks for place in places]
+    logits = forbid(logits, vocab, no_end=torch.tensor(early, device=device) if any(early) else None)
+    if config.repetition_penalty != 1.0:
+        logits = penalise(logits, _seen(looks, vocab.size).to(device), config.repetition_penalty, vocab)
+    best = logits.argmax(-1)
+    tokens = best
+    if config.temperature:
+        hidden = torch.tensor([row.masked(place) for row, places in looks for place in places], device=device)
+        streams = [row.rng for row, places in looks for _ in places]
+        tokens = torch.where(hidden, choose(logits, config, streams), best)
+    if row.score is None or isinstance(config, Autoregressive):
+        return tokens.tolist(), []
+    scores = confidence(logits, tokens if config.certainty == "chosen" else best, row.score)
+    if isinstance(config, Diffusion) and config.end_confidence < 1:
+        is_end = torch.isin(tokens, torch.tensor(vocab.ends, device=device))
+        scores = torch.where(is_end, scores * config.end_confidence, scores)
+    return tokens.tolist(), scores.tolist()
+
+
+def _seen(looks: Sequence[tuple[Row, Sequence[int]]], size: int) -> Tensor:
+    """(N, V) bool: tokens that the text of a place contains."""
+    seen = torch.zeros(len(looks), size, dtype=torch.bool)
+    for i, (row, _) in enumerate(looks):
+        seen[i, row.tokens] = True
+    return seen.repeat_interleave(torch.tensor([len(places) for _, places in looks]), dim=0)
 
 
 def forbid(logits: Tensor, vocab: Vocabulary, *, no_end: Tensor | None = None) -> Tensor:

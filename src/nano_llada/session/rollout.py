@@ -19,7 +19,7 @@ from nano_llada.core.errors import UserError
 from nano_llada.core.random import derive_seed
 from nano_llada.data.loader import shuffled
 from nano_llada.data.tokenizer import Tokenizer
-from nano_llada.decode.types import Completion, Request, Write, collect
+from nano_llada.decode.types import Request, collect
 from nano_llada.language_model import make_sampler
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives.policy import PolicyLoss
@@ -95,11 +95,11 @@ class RolloutBatches:
         ]
         self.model.eval()
         sampler = make_sampler(self.model, self.tokenizer.vocab, self._decoding())
-        events = list(sampler.stream(requests))
-        done = collect(events, len(requests), sampler.ends)
+        done = collect(sampler.stream(requests), len(requests), sampler.ends)
         texts = [self.tokenizer.decode(completion.tokens, specials=False) for completion in done]
         rewards = [self._reward(question, text) for question, text in zip(asked, texts, strict=True)]
-        answers = _with_ends(done, events)
+        # what is learnt: each answer, and the token that ends it where the model wrote one
+        answers = [(*one.tokens, *(() if one.end is None else (one.end,))) for one in done]
         prompts = [self.questions[question].tokens for question in asked]
         batch = self._collate(prompts, answers, rewards, [0.0] * len(asked))
         if rollouts.reuse > 1:
@@ -190,17 +190,3 @@ class RolloutBatches:
         prompts = [self.questions[row["question"]].tokens for row in found]
         rewards, old = ([row[name] for row in found] for name in ("reward", "old_score"))
         return self._collate(prompts, [row["tokens"] for row in found], rewards, old)
-
-
-def _with_ends(done: Sequence[Completion], events: Sequence[Sequence[Write]]) -> list[tuple[int, ...]]:
-    """What is learnt: each answer, and the token that ends it where the model wrote one."""
-    written: list[dict[int, int]] = [{} for _ in done]
-    for writes in events:
-        for write in writes:
-            written[write.request] |= dict(zip(write.places, write.tokens, strict=True))
-            written[write.request] |= {place: token for place, _, token in write.edited}
-    answers = []
-    for completion, tokens in zip(done, written, strict=True):
-        end = tokens.get(len(completion.tokens))
-        answers.append((*completion.tokens, *(() if end is None else (end,))))
-    return answers

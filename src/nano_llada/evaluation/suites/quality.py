@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -18,7 +18,7 @@ from nano_llada.config.decoding import Autoregressive, Block
 from nano_llada.core.errors import UserError
 from nano_llada.core.random import derive_seed
 from nano_llada.data.tokenizer import Tokenizer
-from nano_llada.decode.types import Completion, Request, Write, collect
+from nano_llada.decode.types import Completion, Request, collect
 from nano_llada.evaluation.items import Passage, passages
 from nano_llada.evaluation.likelihood import ScoredRow, row_batches
 from nano_llada.evaluation.metric import Metric, Ratio, Share
@@ -130,9 +130,8 @@ class Quality(Suite):
         for first in range(0, len(self.prompts), self.batch_size):
             some = [self._start(subject, passage) for passage in self.prompts[first : first + self.batch_size]]
             requests = [start.request(tokenizer, self.seed) for start in some]
-            reached = [0] * len(some)
-            done = collect(_watched(sampler.stream(requests), reached), len(some), sampler.ends)
-            yield from self._records(subject, some, done, reached)
+            done = collect(sampler.stream(requests), len(some), sampler.ends)
+            yield from self._records(subject, some, done)
 
     def _start(self, subject: Subject, passage: Passage) -> _Start:
         ids = subject.checkpoint.tokenizer.encode(passage.text)
@@ -140,9 +139,7 @@ class Quality(Suite):
         context = subject.checkpoint.model.config.max_length
         return _Start(passage, ids[:count], ids[count:], min(subject.decoding.max_new_tokens, context - 1 - count))
 
-    def _records(
-        self, subject: Subject, some: Sequence[_Start], done: Sequence[Completion], reached: Sequence[int]
-    ) -> Iterator[Record]:
+    def _records(self, subject: Subject, some: Sequence[_Start], done: Sequence[Completion]) -> Iterator[Record]:
         tokenizer = subject.checkpoint.tokenizer
         prompts = [tokenizer.decode(start.ids) for start in some]
         real = [start.rest[: len(completion.tokens)] for start, completion in zip(some, done, strict=True)]
@@ -151,7 +148,7 @@ class Quality(Suite):
         scores = judge_texts(self.judge, list(zip(prompts * 2, texts, strict=True)), self.batch_size)
         for i, (start, completion) in enumerate(zip(some, done, strict=True)):
             ended, other = completion.finish == "stop", i + len(some)
-            canvas = _canvas(subject, start, reached[i])
+            canvas = _canvas(subject, start, completion.reached)
             values: dict[str, float] = {
                 "judge_nats": scores[i][0],
                 "judge_tokens": scores[i][1],
@@ -215,14 +212,6 @@ def judge_texts(judge: Checkpoint, pairs: Sequence[tuple[str, str]], batch_size:
         for number, nats, count in zip(batch.rows.tolist(), nll.mean.tolist(), nll.tokens.tolist(), strict=True):
             scores[number] = (scores[number][0] + nats, scores[number][1] + count)
     return scores
-
-
-def _watched(steps: Iterable[list[Write]], reached: list[int]) -> Iterator[list[Write]]:
-    """The same steps; `reached` then says up to which place each request was written, exclusive."""
-    for writes in steps:
-        for write in writes:
-            reached[write.request] = max(reached[write.request], *(place + 1 for place in write.places), 0)
-        yield writes
 
 
 def _canvas(subject: Subject, start: _Start, reached: int) -> int:

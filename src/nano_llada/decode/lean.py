@@ -1,0 +1,68 @@
+"""The engine over the lean forward pass: windows of all rows end to end, weights prepared for decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nano_llada.decode.forward import Placed
+from nano_llada.decode.rows import CAUSAL, FULL, Window
+from nano_llada.model import lean
+
+
+class Lean:
+    """A backend over `LeanModel`; see `forward.Backend`. Where the model is `exact`, a text does not depend on its
+    company to the last bit. Rows of the cache take up to 63 places more than `capacity`.
+    """
+
+    def __init__(self, model: lean.LeanModel) -> None:
+        self.model = model
+        self._store = model.new_store(0, 0)
+
+    @property
+    def context(self) -> int:
+        """See `Backend`."""
+        return self.model.config.max_length
+
+    @property
+    def rows(self) -> int:
+        """See `Backend`."""
+        return self._store.slots
+
+    @property
+    def capacity(self) -> int:
+        """See `Backend`."""
+        return self._store.capacity
+
+    @torch.inference_mode()
+    def resize(self, rows: int, capacity: int, moves: Sequence[tuple[int, int]]) -> None:
+        """See `Backend`."""
+        old, self._store = self._store, self.model.new_store(rows, capacity)
+        count = min(capacity, old.capacity)
+        for source, target in moves:
+            self._store.keys[:, target, :, :count] = old.keys[:, source, :, :count]
+            self._store.values[:, target, :, :count] = old.values[:, source, :, :count]
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        """See `Backend`."""
+        self._store.copy(source, target, count)
+
+    @torch.inference_mode()
+    def swap(self, one: int, other: int) -> None:
+        """See `Backend`."""
+        for store in (self._store.keys, self._store.values):
+            store[:, [one, other]] = store[:, [other, one]]
+
+    def compute(self, placed: Sequence[Placed]) -> Tensor:
+        """See `Backend`."""
+        return self.model.forward([_window(row, window) for row, window in placed], self._store)
+
+
+def _window(row: int, window: Window) -> lean.Window:
+    if window.block_size == CAUSAL:
+        return lean.causal(row, window.start, window.tokens, window.wanted)
+    if window.block_size == FULL:
+        return lean.full(row, window.start, window.tokens, window.wanted, window.visible)
+    return lean.block_causal(row, window.start, window.tokens, window.wanted, window.block_size)

@@ -1,0 +1,434 @@
+"""One request while it is written: its text, which tokens to compute next, and what a forward pass changes in it.
+
+A row knows nothing of other rows, of slots or of the model. The engine asks for its `window`, computes logits, and
+hands the proposed tokens to `update`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from nano_llada.config.decoding import Autoregressive, Block, Decoding, Diffusion
+from nano_llada.core.batch import Vocabulary
+from nano_llada.core.errors import UserError
+from nano_llada.core.random import generator
+from nano_llada.decode.rules import Progress, make_rule, pick
+from nano_llada.decode.types import Edit, Request
+
+CAUSAL = 1  # attention in blocks of one token
+FULL = 0
+NO_GAPS: Mapping[type, str] = {
+    Autoregressive: "an autoregressive model cannot see what follows the gap: infilling needs a diffusion model",
+    Block: "a block model cannot see what follows a gap: infilling needs one trained on whole rows",
+}
+
+
+@dataclass(frozen=True)
+class Window:
+    """The tokens of a row that a pass computes.
+
+    Attributes:
+        start: place of the first token in the row; keys and values of the places before it were computed earlier.
+        tokens: the tokens.
+        wanted: indices into `tokens` whose logits are read.
+        block_size: a token sees its own block and earlier ones, blocks counted from the row's start: `CAUSAL`, a
+            number of tokens, or `FULL`, everything.
+        visible: at least this many places of the row are seen, as they were computed last.
+        keeps: whether a later pass reads the keys and values of these tokens.
+        blind: the tokens of a second pass for classifier-free guidance, empty without.
+    """
+
+    start: int
+    tokens: Sequence[int]
+    wanted: Sequence[int]
+    block_size: int
+    visible: int = 0
+    keeps: bool = True
+    blind: Sequence[int] = ()
+
+    @property
+    def end(self) -> int:
+        """Places that are seen or computed."""
+        return max(self.start + len(self.tokens), self.visible)
+
+
+class Row:
+    """What all kinds of row share. `update` is called with a proposal for every wanted token of the last window.
+
+    Attributes:
+        tokens: prompt, text so far with masks, and suffix.
+        first: place of the first token after the prompt.
+        held: tokens, from the row's start, whose keys and values are final and computed.
+        grain: keys and values of a prefix of this many tokens, or a multiple, depend on nothing behind it; None: such a
+            prefix does not exist. Then nothing can be computed in advance or reused.
+        score: the confidence that `update` needs, None for none.
+        finished, ended: whether nothing is left to do, and whether that is because of an end token.
+    """
+
+    grain: int | None = None
+    score: str | None = None
+
+    def __init__(self, request: Request, count: int, vocab: Vocabulary, config: Decoding) -> None:
+        self.vocab, self.config, self.count = vocab, config, count
+        self.tokens, self.first = list(request.prompt), len(request.prompt)
+        self.rng = generator(config.seed, "decode", request.seed)
+        self.held = 0
+        self.finished = self.ended = False
+
+    @property
+    def size(self) -> int:
+        """The most places this row will need."""
+        return self.first + self.count
+
+    @property
+    def known(self) -> int:
+        """Tokens of the prompt that may be held before anything is written."""
+        return 0
+
+    @property
+    def written(self) -> list[int | None]:
+        """The text after the prompt so far."""
+        answer = self.tokens[self.first : self.first + self.count]
+        return [None if token == self.vocab.mask else token for token in answer]
+
+    def opening(self) -> list[Edit]:
+        """The edits that give the row its first masks."""
+        answer = tuple(self.written)
+        return [Edit(0, (), answer, final=None not in answer)] if answer else []
+
+    def window(self) -> Window:
+        """What to compute next."""
+        raise NotImplementedError
+
+    def update(self, tokens: Sequence[int], scores: Sequence[float]) -> list[Edit]:
+        """Take over what was proposed for the wanted tokens; gives what changed. `scores` is empty without `score`."""
+        raise NotImplementedError
+
+    def masked(self, place: int) -> bool:
+        """Whether a place of the row is masked."""
+        return self.tokens[place] == self.vocab.mask
+
+    def no_end(self, place: int) -> bool:
+        """Whether a place of the row must not be an end token."""
+        return place - self.first < self.config.min_new_tokens
+
+    def _write(self, place: int, token: int, *, final: bool) -> Edit:
+        before = None if self.masked(place) else self.tokens[place]
+        self.tokens[place] = token
+        return Edit(place - self.first, (before,), (token,), final)
+
+    def _ends(self) -> bool | None:
+        """Whether the text has an end with nothing masked before it; None while something masked comes first."""
+        for token in self.tokens[self.first : self.first + self.count]:
+            if token == self.vocab.mask:
+                return None
+            if token in self.vocab.ends:
+                return True
+        return False
+
+
+class AutoregressiveRow(Row):
+    """Left to right, a token per pass."""
+
+    grain = CAUSAL
+
+    @property
+    def known(self) -> int:
+        """All but the last token, whose logits are read."""
+        return self.first - 1
+
+    def window(self) -> Window:
+        """The prompt, later the last token."""
+        tokens = self.tokens[self.held :]
+        return Window(self.held, tokens, (len(tokens) - 1,), CAUSAL)
+
+    def update(self, tokens: Sequence[int], scores: Sequence[float]) -> list[Edit]:
+        """Append the token."""
+        (token,) = tokens
+        self.held = len(self.tokens)
+        self.tokens.append(token)
+        self.ended = token in self.vocab.ends
+        self.finished = self.ended or len(self.tokens) == self.size
+        return [Edit(self.held - self.first, (), (token,), final=True)]
+
+    def masked(self, place: int) -> bool:
+        """The token after `place` is not yet known, so it may be drawn."""
+        return True
+
+    def no_end(self, place: int) -> bool:
+        """As for the place that follows: the output at a place is a prediction of the next."""
+        return super().no_end(place + 1)
+
+
+class CanvasRow(Row):
+    """A canvas of masks under full attention, filled in block by block or all at once (LLaDA 1.0).
+
+    Approximate caches (Fast-dLLM): when a block begins the whole canvas is computed, later only the block (`dual`), or
+    everything from it on (`prefix`); what is outside is seen as it was when the block began.
+    """
+
+    config: Diffusion
+
+    def __init__(self, request: Request, count: int, vocab: Vocabulary, config: Diffusion) -> None:
+        super().__init__(request, count, vocab, config)
+        if any(not 0 <= place < count for place, _ in request.given):
+            raise UserError(f"given tokens must be in the {count} places between prompt and suffix")
+        self.tokens += [vocab.mask] * count + list(request.suffix)
+        for place, token in request.given:
+            self.tokens[self.first + place] = token
+        self._fill = request.fill
+        hidden = [place for place in range(self.first, self.first + count) if self.masked(place)]
+        size = config.block_length or max(len(hidden), 1)
+        self._blocks = [hidden[left : left + size] for left in range(0, len(hidden), size)]
+        self._quota = spread(config.steps or len(hidden), [len(block) for block in self._blocks])
+        self._block, self._step = 0, 0
+        self._rule = make_rule(config)
+        self.score = self._rule.score
+        self.finished = not self._blocks
+
+    @property
+    def size(self) -> int:
+        """The canvas."""
+        return len(self.tokens)
+
+    def window(self) -> Window:
+        """The canvas, or what is computed of it while a block is written."""
+        cache, block = self.config.cache, self._blocks[self._block]
+        start, end = 0, len(self.tokens)
+        if cache != "none" and self._step:
+            start, end = block[0], end if cache == "prefix" else block[-1] + 1
+        wanted = [place - start for place in self._hidden()]
+        blind = [self.vocab.mask] * self.first + self.tokens[self.first :] if self.config.guidance else []
+        return Window(start, self.tokens[start:end], wanted, FULL, len(self.tokens), cache != "none", blind)
+
+    def update(self, tokens: Sequence[int], scores: Sequence[float]) -> list[Edit]:
+        """Unmask what the rule picks."""
+        hidden, plan = self._hidden(), self._quota[self._block]
+        # a rule that ignores the plan may take more passes; the plan's last quota then repeats
+        quota = plan[min(self._step, len(plan) - 1)]
+        picked = pick(self._rule, scores, Progress(self._step, len(plan), quota, self.rng))
+        edits = [self._write(hidden[i], tokens[i], final=True) for i in picked]
+        self._step += 1
+        self.ended = not self._fill and bool(self._ends())
+        while self._block < len(self._blocks) and not self._hidden():
+            self._block, self._step = self._block + 1, 0
+        self.finished = self.ended or self._block == len(self._blocks)
+        return edits
+
+    def no_end(self, place: int) -> bool:
+        """An end inside a gap would cut the text in two."""
+        return self._fill or super().no_end(place)
+
+    def _hidden(self) -> list[int]:
+        return [place for place in self._blocks[self._block] if self.masked(place)]
+
+
+class BlockRow(Row):
+    """Block after block from masks, with exact keys and values of finished blocks (LLaDA 2.0).
+
+    The keys and values of a finished block are those of its final tokens. They are computed in the first pass over the
+    next block, whose window begins with the finished one.
+    """
+
+    config: Block
+
+    def __init__(self, request: Request, count: int, vocab: Vocabulary, config: Block) -> None:
+        super().__init__(request, count, vocab, config)
+        self.grain = config.block_size if config.cached else None
+        self._rule = make_rule(config)
+        self.score = self._rule.score
+        self._open(self.first // config.block_size * config.block_size)
+
+    @property
+    def known(self) -> int:
+        """The finished blocks of the prompt."""
+        return self.first // self.config.block_size * self.config.block_size
+
+    def _open(self, begin: int) -> list[Edit]:
+        """Start the block at `begin`; a prompt that ends inside it is its first part."""
+        self.begin = begin
+        end = min(begin + self.config.block_size, self.size)
+        count, place = end - len(self.tokens), len(self.tokens) - self.first
+        self.tokens += [self.vocab.mask] * count
+        self._step, self._passes = 0, count
+        return [Edit(place, (), (None,) * count, final=False)]
+
+    def window(self) -> Window:
+        """Everything that is not held: the block, and before it the last one if that has just been finished."""
+        start = self.held if self.config.cached else 0
+        wanted = [place - start for place in self._wanted()]
+        return Window(start, self.tokens[start:], wanted, self.config.block_size, keeps=self.config.cached)
+
+    def update(self, tokens: Sequence[int], scores: Sequence[float]) -> list[Edit]:
+        """Unmask what the rule picks; open the next block when this one is full."""
+        picked = self._pick(self._wanted(), scores)
+        proposed = dict(zip(self._wanted(), tokens, strict=True))
+        edits = [self._write(place, proposed[place], final=True) for place in picked]
+        self.held = self.begin
+        return edits + self._proceed()
+
+    def _wanted(self) -> list[int]:
+        """Places whose logits the next pass reads."""
+        return self._hidden()
+
+    def _hidden(self) -> list[int]:
+        """Places of the current block that are still masked."""
+        return [i for i in range(max(self.begin, self.first), len(self.tokens)) if self.masked(i)]
+
+    def _pick(self, hidden: Sequence[int], scores: Sequence[float]) -> list[int]:
+        if not hidden:
+            return []
+        picked = pick(self._rule, scores, Progress(self._step, self._passes, 1, self.rng))
+        self._step += 1
+        return [hidden[i] for i in picked]
+
+    def _proceed(self) -> list[Edit]:
+        """Continue with this block, or open the next one, or be finished."""
+        ended = self._ends()
+        if ended is None or not self._settled():
+            return []
+        self.ended = ended
+        self.finished = ended or len(self.tokens) == self.size
+        return [] if self.finished else self._open(len(self.tokens))
+
+    def _settled(self) -> bool:
+        """Whether a block without masks is finished."""
+        return True
+
+
+class EditingRow(BlockRow):
+    """Blocks whose written tokens may change (LLaDA 2.1, eq. 1-3).
+
+    A pass also changes every written place of the block where another token is likelier than the edit threshold. Once
+    nothing is masked, passes continue until one changes nothing, the text returns to an earlier state, or
+    `max_post_steps` are made; with a `reread_threshold`, until the last pass was sure of everything. The prompt never
+    changes. Tokens are final once no later pass can change them.
+    """
+
+    def __init__(self, request: Request, count: int, vocab: Vocabulary, config: Block) -> None:
+        super().__init__(request, count, vocab, config)
+        if self.score != "low_confidence":
+            raise UserError(
+                f"rule {config.rule} scores by {self.score}: editing compares probabilities, so it needs a rule that "
+                "scores by low_confidence"
+            )
+        self._final = self.first  # places before are final
+
+    def _open(self, begin: int) -> list[Edit]:
+        edits = super()._open(begin)
+        self._post_steps, self._states = 0, {tuple(self.tokens[begin:])}
+        self._certain: set[int] = set()  # places of whose token the last pass was surer than `reread_threshold`
+        self._changed, self._was_full = False, False
+        # the last finished blocks are read once more (multi-block editing), so they must be computed again
+        window = self.config.edit_blocks * self.config.block_size
+        self._again = max(begin - window, self.first) if window else begin
+        self.held = min(self.held, self._again)
+        return edits
+
+    def _wanted(self) -> list[int]:
+        return list(range(max(self._again, self.first), len(self.tokens)))
+
+    def update(self, tokens: Sequence[int], scores: Sequence[float]) -> list[Edit]:
+        """Unmask and edit in one step, both judged by the text before it."""
+        look = {place: (token, score) for place, token, score in zip(self._wanted(), tokens, scores, strict=True)}
+        hidden = self._hidden()
+        picked = self._pick(hidden, [look[place][1] for place in hidden])
+        changed = [place for place in look if self._disagrees(place, *look[place])]
+        edits = [self._write(place, look[place][0], final=False) for place in (*picked, *changed)]
+        limit = self.config.reread_threshold
+        self._certain = {i for i, (token, score) in look.items() if self.tokens[i] == token and score > limit}
+        # an earlier block that changed is computed again, and with it everything after it
+        size = self.config.block_size
+        self.held = min([self.begin, *(place // size * size for place in changed)])
+        self._again = self.begin
+        self._changed, self._was_full = bool(changed), not hidden
+        edits += self._proceed()
+        return edits + self._finalise()
+
+    def _finalise(self) -> list[Edit]:
+        """Say that what no later pass can change is final."""
+        start, end = self._final, len(self.tokens) if self.finished else self._again
+        if end <= start:
+            return []
+        self._final = end
+        tokens = tuple(self.written[start - self.first : end - self.first])
+        return [Edit(start - self.first, tokens, tokens, final=True)]
+
+    def _disagrees(self, place: int, token: int, score: float) -> bool:
+        limit = self.config.edit_threshold
+        return limit is not None and self.tokens[place] not in (self.vocab.mask, token) and score > limit
+
+    def _settled(self) -> bool:
+        """Whether further passes could change nothing, or are not to be made."""
+        state = tuple(self.tokens[self.begin :])
+        repeated = state in self._states
+        self._states.add(state)
+        self._post_steps += 1
+        # the pass that wrote the last token could not judge it, but may have been sure
+        judged = self._was_full or self._post_steps > 1 or self._confirmed()
+        return (judged and (not self._changed or repeated)) or self._post_steps > self.config.max_post_steps
+
+    def _confirmed(self) -> bool:
+        """Whether the last pass was sure of all tokens of the block, up to the end."""
+        for place in range(max(self.begin, self.first), len(self.tokens)):
+            if place not in self._certain:
+                return False
+            if self.tokens[place] in self.vocab.ends:
+                break
+        return True
+
+
+def make_row(request: Request, vocab: Vocabulary, config: Decoding, context: int) -> Row:
+    """The row of a request.
+
+    Raises:
+        UserError: for a request that cannot be written: see `check_room`, or one that its kind of decoding cannot do.
+    """
+    if (request.suffix or request.given or request.fill) and not isinstance(config, Diffusion):
+        raise UserError(NO_GAPS[type(config)])
+    count = check_room(request, context, config.max_new_tokens)
+    if isinstance(config, Autoregressive):
+        return AutoregressiveRow(request, count, vocab, config)
+    if isinstance(config, Diffusion):
+        return CanvasRow(request, count, vocab, config)
+    return (EditingRow if config.edits else BlockRow)(request, count, vocab, config)
+
+
+def check_room(request: Request, context: int, default: int) -> int:
+    """How many tokens to write for a request: as many as were asked for and the context has room for.
+
+    Raises:
+        UserError: if there is no room, or no prompt.
+    """
+    wanted = default if request.max_new_tokens is None else request.max_new_tokens
+    used = len(request.prompt) + len(request.suffix)
+    if wanted < 1:
+        raise UserError(f"max_new_tokens must be at least 1, got {wanted}: there is nothing to write")
+    if not request.prompt:
+        raise UserError("the prompt is empty: give at least one token")
+    if used >= context:
+        raise UserError(
+            f"the prompt has {used} tokens, the model's context is {context}: nothing can be written after it"
+        )
+    if (request.suffix or request.fill) and used + wanted > context:
+        raise UserError(f"prompt, gap and suffix need {used + wanted} tokens, the model's context is {context}")
+    return min(wanted, context - used)
+
+
+def spread(steps: int, sizes: Sequence[int]) -> list[list[int]]:
+    """How many tokens each pass of each block writes.
+
+    Passes are shared out over the blocks in proportion to their size, at least one each and no more than a block has
+    tokens; within a block every pass writes ``size // passes`` and the first ``size % passes`` one more. Nothing has to
+    divide anything.
+    """
+    total, done, used = sum(sizes), 0, 0
+    plan: list[list[int]] = []
+    for size in sizes:
+        done += size
+        later = len(sizes) - len(plan) - 1  # each of which needs a pass
+        passes = min(size, max(1, min(round(steps * done / total), steps - later) - used))
+        used += passes
+        plan.append([size // passes + (step < size % passes) for step in range(passes)])
+    return plan

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -302,7 +301,7 @@ def test_a_cache_that_cannot_be_written(tokenizer, monkeypatch):
         return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(tempfile, "mkdtemp", refuse(errno.EACCES))
+        patch.setattr(Path, "mkdir", refuse(errno.EACCES))
         said = complaint(make, tokenizer)
         assert said == "cannot write the data cache cache: Permission denied; choose another with --cache"
     for module, name in ((np, "save"), (os, "replace")):

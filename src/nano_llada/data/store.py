@@ -6,8 +6,10 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
-import tempfile
+import socket
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +27,7 @@ from nano_llada.data.tokenizer import MASK, Tokenizer
 
 VERSION = 3  # raised when the same input gives other files
 DAMAGE = (FileNotFoundError, ValueError, LookupError, TypeError, EOFError)
-BUILDING = ".building-"  # begins the names of folders that are being filled
+BUILDING = ".building-"  # begins the names of folders that are being filled; host, process and a number follow
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,13 @@ def open_store(
         "sources": [[_kind(source), source.fingerprint()] for source in sources],
         "tokenizer": tokenizer.hash,
         "encoding": vars(encoding),
-        "bad_rows": bad_rows.policy,
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     folder = cache / name
     if not (folder / "meta.json").is_file():
         _build(folder, key, sources, tokenizer, encoding, bad_rows, progress)
     try:
-        return TokenStore(folder)
+        return _refuse_skipped(TokenStore(folder), sources, tokenizer, encoding, bad_rows)
     except DAMAGE as error:  # by a full disk, or whoever else writes there
         try:
             shutil.rmtree(folder)
@@ -114,6 +115,16 @@ def open_store(
         raise UserError(f"cannot read the data cache {folder}: {error.strerror}") from error
     _build(folder, key, sources, tokenizer, encoding, bad_rows, progress)
     return TokenStore(folder)
+
+
+def _refuse_skipped(
+    store: TokenStore, sources: Iterable[Source], tokenizer: Tokenizer, encoding: Encoding, bad_rows: BadRows
+) -> TokenStore:
+    """A store built by somebody who skips bad rows, for somebody who stops at them. Raises UserError at the first."""
+    if store.meta["skipped"] and bad_rows.policy == "stop":
+        for _ in documents(sources, tokenizer, encoding, bad_rows):
+            pass  # the first bad row ends it
+    return store
 
 
 def _kind(source: Source) -> str:
@@ -181,12 +192,32 @@ def _refuse_mask(text: str) -> None:
 
 
 def _sweep(cache: Path) -> None:
-    """Delete what builds that were killed have left: nothing has been written there for a day."""
+    """Delete what builds that were killed have left: of dead processes, or if nothing was written for a day."""
     for leftover in cache.glob(f"{BUILDING}*"):
         with contextlib.suppress(OSError):  # another run may sweep, too
             newest = max(path.stat().st_mtime for path in (leftover, *leftover.iterdir()))
-            if time.time() - newest > 24 * 3600:
+            if _is_dead(leftover.name) or time.time() - newest > 24 * 3600:
                 shutil.rmtree(leftover)
+
+
+def _building_name() -> str:
+    return f"{BUILDING}{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _host() -> str:
+    return re.sub(r"[^\w.-]", "_", socket.gethostname())
+
+
+def _is_dead(name: str) -> bool:
+    """Whether a folder that is being filled belongs to a process of this host that is no more."""
+    match = re.fullmatch(rf"{re.escape(BUILDING + _host())}-(\d{{1,9}})-[0-9a-f]+", name)
+    if match is None or os.name != "posix":
+        return False
+    try:
+        os.kill(int(match[1]), 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 def _build(
@@ -202,7 +233,8 @@ def _build(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _sweep(folder.parent)
-        temporary = Path(tempfile.mkdtemp(prefix=BUILDING, dir=folder.parent))
+        temporary = folder.parent / _building_name()
+        temporary.mkdir()  # not tempfile's, whose folders are private: others may use this cache
     except OSError as error:
         raise UserError(
             f"cannot write the data cache {folder.parent}: {error.strerror}; choose another with --cache"
@@ -236,6 +268,9 @@ def _build(
             "sources": [source.name for source in sources],
         }
         (temporary / "meta.json").write_text(json.dumps(meta, indent=2, ensure_ascii=False), encoding="utf-8")
+        for source, (_, fingerprint) in zip(sources, key["sources"], strict=True):  # type: ignore[call-overload]
+            if source.fingerprint() != fingerprint:
+                raise UserError(f"{source.name} changed while it was read: wait until it is complete, and run it again")
         if (folder / "meta.json").is_file():  # another run built the same store meanwhile, and may be reading it
             return
         if folder.exists():  # an earlier build that did not finish

@@ -236,8 +236,8 @@ def check_shapes(config: ModelConfig, path: Path) -> None:
     try:
         with torch.device("meta"):
             wanted = {name: tuple(tensor.shape) for name, tensor in model_weights(Transformer(config)).items()}
-    except (RuntimeError, ValueError, ArithmeticError) as error:  # sizes beyond what a tensor can have
-        reason = str(error).split("\n")[0]
+    except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:  # sizes beyond what a tensor can have
+        reason = str(error).split("\n")[0][:200]
         raise UserError(f"{path.parent / SHAPE}: no model can have this shape: {reason}") from error
     if missing := sorted(set(wanted) - set(found)):
         raise UserError(f"{path} lacks {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""))

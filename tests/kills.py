@@ -94,7 +94,9 @@ class Killer:
             name, _, flags = args
             if isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR) and str(name).startswith(self.root):
                 self()
-        elif event in (CHANGING[: -len(DELETING)] if self.full else CHANGING) and (str(args[0]).startswith(self.root) or args[-1] not in (None, -1)):
+        elif event in (CHANGING[: -len(DELETING)] if self.full else CHANGING) and (
+            str(args[0]).startswith(self.root) or args[-1] not in (None, -1)
+        ):
             self()  # the second of these: by shutil.rmtree, which names what it deletes relative to an open folder
 
     def _torn_write(self, file: Any) -> Callable[[Any], int]:

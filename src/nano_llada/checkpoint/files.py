@@ -155,8 +155,14 @@ def read_description(folder: Path) -> Description:
 
 
 def step_folders(run: Path) -> list[Path]:
-    """The checkpoints of a run by step."""
-    return sorted((path for path in run.glob("step-*") if _is_step(path.name)), key=step_of)
+    """The checkpoints of a run by step; none if there is no such folder. Raises UserError if it may not be read."""
+    try:
+        found = [path for path in run.iterdir() if _is_step(path.name) and path.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:  # never take a run that cannot be listed for one that has nothing
+        raise UserError(f"{run} cannot be read: {reason_of(error).lower()}") from error
+    return sorted(found, key=step_of)
 
 
 def _is_step(name: str) -> bool:

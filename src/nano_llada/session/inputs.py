@@ -47,7 +47,7 @@ def check_inputs(config: RunConfig, tokenizer: Tokenizer, start: Checkpoint | No
     path, now = config.folder / FILE, fingerprints(config, tokenizer, start)
     learnt = resume and bool(step_folders(config.folder))
     if learnt and path.is_file():
-        if differing := list(_differences(_read(path), now)):
+        if differing := list(_differences(read_inputs(path), now)):
             raise UserError(
                 f"a resumed run must read what it has read so far; since {config.folder} was begun: "
                 f"{'; '.join(differing)}. Put the files back as they were, or start a new run with another --name"
@@ -84,7 +84,8 @@ def _own_files(plain: Any) -> Iterator[str]:
             yield file
 
 
-def _read(path: Path) -> Fingerprints:
+def read_inputs(path: Path) -> Fingerprints:
+    """The record of a run. Raises UserError if it is broken."""
     plain = read_json(path)
     if not all(isinstance(files, dict) for files in plain.values()):
         raise UserError(f"{path} is broken: it maps kinds of inputs to names and fingerprints")

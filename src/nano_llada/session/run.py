@@ -98,7 +98,9 @@ def explained_writing(config: RunConfig) -> Iterator[None]:
         raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        saved = step_folders(config.folder)
+        saved: list[Path] = []
+        with contextlib.suppress(UserError):
+            saved = step_folders(config.folder)
         after = f"{saved[-1].name} is saved: continue with --resume" if saved else "nothing was saved yet"
         raise UserError(f"{config.name} stopped: {where}{reason_of(error)}; {after}") from error
 

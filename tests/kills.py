@@ -1,6 +1,6 @@
 """Kill a small run at every file operation, resume it, and compare it with a run that was left alone.
 
-    python tests/kills.py [--every N] [--twice | --full]
+    python tests/kills.py [--first N] [--every N] [--twice | --full]
 
 Each run is a forked process that kills itself with SIGKILL before its n-th operation on a file: opening, writing (half
 of what is written then arrives), flushing, renaming, deleting, making folders. Afterwards nothing may be unreadable;
@@ -241,13 +241,14 @@ def figures(run: Path) -> list[tuple[Any, ...]]:
 def main() -> int:
     """Sweep over all points; gives 1 if anything was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--first", type=int, default=1, help="the first operation, to share the work between processes")
     parser.add_argument("--every", type=int, default=1, help="only every N-th operation")
     parser.add_argument("--twice", action="store_true", help="kill the resumed run as well")
     parser.add_argument("--full", action="store_true", help="fill the disk instead of killing")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         sweep = Sweep(Path(folder))
-        points = range(1, sweep.points + 1, options.every)
+        points = range(options.first, sweep.points + 1, options.every)
         for point in points:
             if options.full:
                 sweep.fill(point)

@@ -85,17 +85,25 @@ class RunCheckpoints:
         present = {path.name for path in folders}
         self.losses = {name: loss for name, loss in self.losses.items() if name in present}
         kept = self._ranked()[: self.keep_best]
-        with writing(f"{self.run / BEST}", "the checkpoints themselves are untouched"):
-            if kept:
-                write_json(self.run / BEST, {"checkpoint": kept[0], "validation_loss": self.losses[kept[0]]})
-            else:
-                (self.run / BEST).unlink(missing_ok=True)
+        self._write_best(kept[0] if kept else None)
         sweep(self.run)
         for path in folders[: -self.keep_last]:
             if path.name not in kept:
                 with contextlib.suppress(OSError):  # on Windows a program reads it: deleted after the next checkpoint
                     remove_folder(path)
                     self.losses.pop(path.name, None)
+
+    def _write_best(self, name: str | None) -> None:
+        path = self.run / BEST
+        wanted = None if name is None else {"checkpoint": name, "validation_loss": self.losses[name]}
+        with contextlib.suppress(UserError):  # missing or broken: it is written anew
+            if read_json(path) == wanted:
+                return
+        with writing(str(path), "the checkpoints themselves are untouched"):
+            if wanted is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_json(path, wanted)
 
     def _ranked(self) -> list[str]:
         """Names of the checkpoints with a validation loss, the best first."""

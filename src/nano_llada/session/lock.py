@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -47,6 +48,13 @@ class RunLock:
                 lock._close()
                 raise
             return lock
+
+    @classmethod
+    def clear(cls, folder: Path) -> None:
+        """Delete the lock file of a process that died; one that is held, or may not be deleted, stays."""
+        if (folder / FILE).exists():
+            with contextlib.suppress(UserError):
+                cls.acquire(folder).release()
 
     def check(self) -> None:
         """Raises UserError if the run folder was deleted or replaced while this process trains into it."""

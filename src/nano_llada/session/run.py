@@ -172,6 +172,7 @@ def complete(configs: Sequence[RunConfig]) -> bool:
     refuse_several_processes()
     for config in configs:
         if finished(config):
+            RunLock.clear(config.folder)
             print(f"{config.name}: already complete, in {config.folder}")
         elif execute(config, resume=(config.folder / "config.json").is_file()).state == "interrupted":
             return False

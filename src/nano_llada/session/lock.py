@@ -132,10 +132,11 @@ if sys.platform == "win32":
             return False
         return True
 else:
-    import fcntl
 
     def _try_lock(handle: int) -> bool:
         """Whether the lock is ours now. A file system without locks lets everybody in, and the name decides."""
+        import fcntl  # here, so that the module can be imported on every system
+
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

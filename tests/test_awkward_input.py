@@ -214,15 +214,17 @@ def test_a_tokenizer_is_not_written_over_another(tmp_path, capsys):
     assert "holds a tokenizer already" in refused(capsys, *words)
 
 
-def test_a_damaged_checkpoint_names_the_one_before(tmp_path, capsys):
+def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_is_named(tmp_path, capsys):
     place = make_place(tmp_path)
     words = tiny_arguments(place, name="x", steps=4, save_every=2, keep_last=2)
     assert run_cli(words) == 0
     run = place.runs / "x"
     (run / "step-000004" / "training.safetensors").write_bytes(b"1")
-    told = refused(capsys, *words, "--resume")
-    assert "training.safetensors is corrupt" in told
-    assert told.endswith(f"without {run / 'step-000004'} --resume goes on from step-000002")
+    capsys.readouterr()
+    assert run_cli([*words, "--resume"]) == 0
+    told = capsys.readouterr().out
+    assert f"{run / 'step-000004' / 'training.safetensors'} does not match its checksum" in told
+    assert "resuming from step-000002: the damaged one is now step-000004.damaged" in told
 
 
 def test_a_config_file_may_begin_with_a_mark(tmp_path):

@@ -139,7 +139,7 @@ CHECKPOINTS: dict[str, tuple[Case, str]] = {
     ),
     "a checkpoint without its tokenizer": (
         lambda s: s.generate(s.model(spoil=lambda f: (f / "tokenizer.json").unlink())),
-        "no tokenizer.json in",
+        "tokenizer.json is missing",
     ),
     "a broken tokenizer": (
         lambda s: s.generate(s.model(spoil=lambda f: (f / "tokenizer.json").write_text("{}"))),

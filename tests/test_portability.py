@@ -78,10 +78,10 @@ def test_a_checkpoint_that_somebody_reads_stays_until_the_next_time(tmp_path, mo
     checkpoints.losses = {"step-000001": 1.0, "step-000002": 2.0}
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(PermissionError(13, "in use")))
-        checkpoints._prune()
+        checkpoints.tidy()
     assert names(tmp_path / "run") == ["step-000001", "step-000002"]
     assert checkpoints.losses == {"step-000001": 1.0, "step-000002": 2.0}
-    checkpoints._prune()
+    checkpoints.tidy()
     assert names(tmp_path / "run") == ["step-000002"]
     assert checkpoints.losses == {"step-000002": 2.0}
 
@@ -89,8 +89,8 @@ def test_a_checkpoint_that_somebody_reads_stays_until_the_next_time(tmp_path, mo
 def test_half_a_removed_checkpoint_does_not_look_like_one(tmp_path, monkeypatch):
     checkpoints = saved(tmp_path / "run", 1, 2)
     monkeypatch.setattr(manager.shutil, "rmtree", lambda *_, **__: None)  # killed before anything was deleted
-    checkpoints._prune()
+    checkpoints.tidy()
     assert names(tmp_path / "run") == [".step-000001.removed", "step-000002"]
     monkeypatch.undo()
-    checkpoints._prune()
+    checkpoints.tidy()
     assert names(tmp_path / "run") == ["step-000002"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -332,6 +334,41 @@ def test_progress_is_told_every_thousand_documents(tokenizer):
     assert told == [1000, 2000]
     make(tokenizer, progress=told.append)
     assert told == [1000, 2000]
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_stored(tokenizer, monkeypatch):
+    write("a.jsonl", texts(*TEXTS))
+
+    def slowly(*arguments):
+        for number, document in enumerate(documents(*arguments)):
+            if number == 1:
+                with Path("a.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"text": "late"}) + "\n")
+            yield document
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "documents", slowly)
+        assert complaint(make, tokenizer).startswith("a.jsonl changed while it was read")
+    assert list(Path("cache").iterdir()) == []
+    assert len(make(tokenizer)) == len(TEXTS) + 1
+
+
+def test_who_skips_bad_rows_and_who_stops_share_a_store(tokenizer, monkeypatch):
+    write("a.jsonl", texts(*TEXTS))
+    store = make(tokenizer, policy="skip")  # data show
+    monkeypatch.setattr(store_module, "documents", None)  # nothing is tokenised again
+    assert make(tokenizer, policy="stop").folder == store.folder  # training
+
+
+def test_what_a_dead_builder_left_is_swept_at_once_and_a_living_ones_is_not(tokenizer):
+    write("a.jsonl", texts(*TEXTS))
+    child = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    host, dead = store_module._host(), int(child.stdout)
+    names = [f".building-{host}-{dead}-0a", f".building-{host}-{os.getpid()}-0a", f".building-elsewhere-{dead}-0a"]
+    for name in names:
+        (Path("cache") / name).mkdir(parents=True)
+    make(tokenizer)
+    assert sorted(path.name for path in Path("cache").glob(".building-*")) == sorted(names[1:])
 
 
 def test_a_slice_is_a_stretch_of_the_whole(tokenizer):

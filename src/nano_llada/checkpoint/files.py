@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from nano_llada.checkpoint.checksums import (
+    DamagedCheckpoint,
+    check_checksums,
+    check_readable,
+    read_json,
+    write_checksums,
+)
 from nano_llada.config.card import ModelCard
 from nano_llada.config.model import ModelConfig
 from nano_llada.config.record import from_plain, to_plain
 from nano_llada.core.errors import UserError
-from nano_llada.core.files import write_folder
+from nano_llada.core.files import reason_of, write_folder
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.model.transformer import Transformer
 
 FORMAT = 2
 WEIGHTS, SHAPE, TRAINING, PROGRESS = "model.safetensors", "model.json", "training.safetensors", "training.json"
+BEST = "best.json"  # in a run folder: names its best checkpoint
 
 
 @dataclass(frozen=True)
@@ -63,24 +72,37 @@ def model_weights(model: Transformer) -> dict[str, Tensor]:
 
 
 def write_checkpoint(folder: Path, fill: Callable[[Path], None]) -> None:
-    """`core.files.write_folder` for a checkpoint.
+    """`core.files.write_folder` for a checkpoint, with the checksums of its files.
 
     Raises:
         UserError: if the disk is full or the place cannot be written.
     """
+
+    def fill_and_sum(hidden: Path) -> None:
+        fill(hidden)
+        if (hidden / SHAPE).is_file():  # one of ours, not an export for another program
+            write_checksums(hidden)
+
     try:
-        write_folder(folder, fill)
+        write_folder(folder, fill_and_sum)
     except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UserError(f"cannot write the checkpoint {folder}: {reason}; earlier checkpoints are untouched") from error
+        why = reason_of(error)
+        raise UserError(f"cannot write the checkpoint {folder}: {why}; earlier checkpoints are untouched") from error
 
 
 def find_checkpoint(path: Path, prefer: Literal["best", "last"] = "best") -> Path:
     """The checkpoint folder that a path means: itself, or the best (or last) one of a run folder.
 
     Raises:
-        UserError: if there is none, or the path is a pickle file.
+        UserError: if there is none, it cannot be read, or the path is a pickle file.
     """
+    try:
+        return _find_checkpoint(path, prefer)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {reason_of(error).lower()}") from error
+
+
+def _find_checkpoint(path: Path, prefer: Literal["best", "last"]) -> Path:
     if path.is_file():
         if path.suffix in (".pt", ".pth", ".bin", ".ckpt", ".pkl"):
             raise UserError(
@@ -90,16 +112,18 @@ def find_checkpoint(path: Path, prefer: Literal["best", "last"] = "best") -> Pat
         path = path.parent
     if not path.exists():
         raise UserError(f"no checkpoint at {path}: there is no such file or folder")
+    next(path.iterdir(), None)  # a folder that may not be read is not an empty one
     if (path / SHAPE).is_file():
         return path
     steps = step_folders(path)
     if not steps:
         raise UserError(f"no checkpoint in {path}: neither {SHAPE} nor a step-N folder")
-    best = path / "best.json"
-    if prefer == "best" and best.is_file():
-        named = path / str(read_json(best, "checkpoint")["checkpoint"])
-        if named.is_dir():
-            return named
+    if prefer == "best" and (path / BEST).is_file():
+        name = read_json(path / BEST, "checkpoint")["checkpoint"]
+        if not isinstance(name, str) or not _is_step(name):
+            raise UserError(f"{path / BEST} is broken: {str(name)[:80]!r} is no checkpoint's name; delete it")
+        if (path / name).is_dir():
+            return path / name
     return steps[-1]
 
 
@@ -117,7 +141,7 @@ def read_description(folder: Path) -> Description:
     path = folder / SHAPE
     found = read_json(path, "format")
     if found["format"] not in (1, FORMAT):
-        raise UserError(f"{path} has format {found['format']!r}; this version reads 1 and {FORMAT}")
+        raise UserError(f"{path} has format {repr(found['format'])[:80]}; this version reads 1 and {FORMAT}")
     first = found["format"] == 1
     plain = read_json(path, "model", "tokenizer_hash", *(("track", "info") if first else ("card",)))
     try:
@@ -126,28 +150,25 @@ def read_description(folder: Path) -> Description:
             card = ModelCard.from_format_1(plain["track"], plain["info"])
         else:
             card = from_plain(ModelCard, plain["card"], where=f"{path}: card")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArithmeticError, AttributeError, LookupError, RecursionError) as error:
         raise UserError(f"{path}: {error}") from error
     return Description(card, config, plain["tokenizer_hash"])
 
 
-def read_json(path: Path, *fields: str) -> dict[str, Any]:
-    """An object with some fields. Raises UserError naming the file if it is broken, or lacks one."""
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    missing = [name for name in fields if not isinstance(plain, dict) or name not in plain]
-    if missing:
-        raise UserError(f"{path} is broken: it lacks {', '.join(missing)}")
-    found: dict[str, Any] = plain
-    return found
-
-
 def step_folders(run: Path) -> list[Path]:
-    """The checkpoints of a run by step."""
-    found = [path for path in run.glob("step-*") if path.name.removeprefix("step-").isdigit()]
+    """The checkpoints of a run by step; none if there is no such folder. Raises UserError if it may not be read."""
+    try:
+        found = [path for path in run.iterdir() if _is_step(path.name) and path.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:  # never take a run that cannot be listed for one that has nothing
+        raise UserError(f"{run} cannot be read: {reason_of(error).lower()}") from error
     return sorted(found, key=step_of)
+
+
+def _is_step(name: str) -> bool:
+    number = name.removeprefix("step-")
+    return name.startswith("step-") and number.isascii() and number.isdigit() and len(number) < 20
 
 
 def step_of(folder: Path) -> int:
@@ -161,39 +182,99 @@ def load_checkpoint(
     """A model ready for use, in evaluation mode.
 
     Raises:
-        UserError: for missing or corrupt files, shapes that do not fit, or a tokenizer that is not the model's.
+        UserError: for missing, unreadable or damaged files, shapes that do not fit, weights that are not finite, or a
+            tokenizer that is not the model's.
     """
     folder = find_checkpoint(path, prefer)
     described = read_description(folder)
+    check_readable(folder / "tokenizer.json")
     tokenizer = Tokenizer.load(folder)
     if tokenizer.hash != described.tokenizer_hash:
         raise UserError(
             f"the tokenizer in {folder} (hash {tokenizer.hash}) is not the one the model was trained with "
             f"({described.tokenizer_hash}); put the original tokenizer.json back"
         )
+    check_shapes(described.config, folder / WEIGHTS)
+    try:
+        check_checksums(folder)
+    except DamagedCheckpoint as error:
+        others = [other.name for other in step_folders(folder.parent) if other != folder]
+        if not others or folder == path:
+            raise
+        raise DamagedCheckpoint(f"{error}; other checkpoints in {path}: {', '.join(others)}") from error
     model = Transformer(described.config)
     load_weights(model, folder / WEIGHTS)
     return Checkpoint(model.to(device).eval(), tokenizer, described.card, folder)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file. Raises UserError if it is missing, truncated or something else."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing")
+    """All tensors of a safetensors file.
+
+    Raises:
+        DamagedCheckpoint: if it is missing, truncated or something else.
+        UserError: if the system does not let it be read.
+    """
+    check_readable(path)
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is corrupt or not a safetensors file: {error}") from error
+        raise DamagedCheckpoint(f"{path} is corrupt or not a safetensors file: {error}") from error
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a safetensors file, from its header: no tensor is read. Raises as `read_tensors` does."""
+    check_readable(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DamagedCheckpoint(f"{path} is corrupt or not a safetensors file: {error}") from error
+
+
+def check_shapes(config: ModelConfig, path: Path) -> None:
+    """Compare a weights file's header with the shape of a model, before memory is allocated for either.
+
+    Raises:
+        UserError: naming the first weight that differs, is missing or is too many.
+    """
+    found = read_shapes(path)
+    if config.num_layers > len(found):  # every layer has several weights
+        raise UserError(f"{path} holds {len(found)} weights, too few for the {config.num_layers} layers of {SHAPE}")
+    try:
+        with torch.device("meta"):
+            wanted = {name: tuple(tensor.shape) for name, tensor in model_weights(Transformer(config)).items()}
+    except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:  # sizes beyond what a tensor can have
+        reason = str(error).split("\n")[0][:200]
+        raise UserError(f"{path.parent / SHAPE}: no model can have this shape: {reason}") from error
+    if missing := sorted(set(wanted) - set(found)):
+        raise UserError(f"{path} lacks {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""))
+    if extra := sorted(set(found) - set(wanted)):
+        raise UserError(f"{path} has {extra[0]}, which the model does not")
+    for name, shape in found.items():
+        if shape != wanted[name]:
+            raise UserError(f"{path}: {name} is {shape}, the model's is {wanted[name]}")
 
 
 def load_weights(model: Transformer, path: Path) -> None:
-    """Strict: every weight, no other, in the model's shapes. Raises UserError naming the first that differs."""
-    weights, wanted = read_tensors(path), model_weights(model)
-    if missing := sorted(set(wanted) - set(weights)):
-        raise UserError(f"{path} lacks {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""))
-    if extra := sorted(set(weights) - set(wanted)):
-        raise UserError(f"{path} has {extra[0]}, which the model does not")
-    for name, tensor in weights.items():
-        if tensor.shape != wanted[name].shape:
-            raise UserError(f"{path}: {name} is {tuple(tensor.shape)}, the model's is {tuple(wanted[name].shape)}")
+    """Strict: every weight, no other, in the model's shapes, all finite.
+
+    Raises:
+        UserError: naming the first weight that differs; the model is then unchanged.
+    """
+    check_shapes(model.config, path)
+    weights = read_tensors(path)
+    for problem in unusable(weights):
+        raise UserError(f"{path}: {problem}; a model with such weights can only produce nonsense")
     model.load_state_dict(weights, strict=not model.config.tie_embeddings)
+
+
+def unusable(weights: Mapping[str, Tensor]) -> Iterator[str]:
+    """For each tensor that holds nan or infinity, or no real numbers: which, and how many."""
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point():
+            yield f"{name} holds {str(tensor.dtype).removeprefix('torch.')}, not floating-point numbers"
+            continue
+        finite = torch.isfinite(tensor if tensor.element_size() > 1 else tensor.float())
+        if not bool(finite.all()):
+            bad = int((~finite).sum())
+            yield f"{bad:,} of {prod(tensor.shape):,} numbers of {name} are not finite (nan or infinity)"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,20 +13,21 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nano_llada.checkpoint.checksums import DamagedCheckpoint, check_checksums, read_json
 from nano_llada.checkpoint.files import (
+    BEST,
     PROGRESS,
     TRAINING,
-    find_checkpoint,
+    WEIGHTS,
     load_weights,
     read_description,
-    read_json,
     read_tensors,
     step_folders,
     step_of,
     write_checkpoint,
 )
 from nano_llada.core.errors import UserError
-from nano_llada.core.files import write_json
+from nano_llada.core.files import remove_folder, sweep, write_json, writing
 from nano_llada.model.transformer import Transformer
 
 State = tuple[Mapping[str, Tensor], Mapping[str, Any]]
@@ -46,6 +49,7 @@ class RunCheckpoints:
     keep_last: int
     keep_best: int
     losses: dict[str, float] = field(default_factory=dict)  # checkpoint -> validation loss, where measured
+    notes: list[str] = field(default_factory=list)  # what has to be said about damaged checkpoints
 
     def save(self, step: int, write_model: Callable[[Path], None], state: State, loss: float | None) -> Path:
         """Write a checkpoint and drop those that need not be kept.
@@ -55,6 +59,8 @@ class RunCheckpoints:
         """
         folder = self.run / f"step-{step:06d}"
         tensors, plain = state
+        if loss is not None and not math.isfinite(loss):
+            loss = None  # it cannot be ranked
 
         def fill(hidden: Path) -> None:
             write_model(hidden)
@@ -66,21 +72,38 @@ class RunCheckpoints:
         write_checkpoint(folder, fill)
         if loss is not None:
             self.losses[folder.name] = loss
-        self._prune()
+        self.tidy()
         return folder
 
-    def _prune(self) -> None:
+    def tidy(self) -> None:
+        """Bring everything up to date that follows from the checkpoints: best.json, and which of them are kept.
+
+        Raises:
+            UserError: if best.json cannot be written.
+        """
         folders = step_folders(self.run)
         present = {path.name for path in folders}
         self.losses = {name: loss for name, loss in self.losses.items() if name in present}
         kept = self._ranked()[: self.keep_best]
-        if kept:
-            plain = {"checkpoint": kept[0], "validation_loss": self.losses[kept[0]]}
-            write_json(self.run / "best.json", plain)
-        self._sweep("removed")
+        self._write_best(kept[0] if kept else None)
+        sweep(self.run)
         for path in folders[: -self.keep_last]:
-            if path.name not in kept and _remove(path):
-                self.losses.pop(path.name, None)
+            if path.name not in kept:
+                with contextlib.suppress(OSError):  # on Windows a program reads it: deleted after the next checkpoint
+                    remove_folder(path)
+                    self.losses.pop(path.name, None)
+
+    def _write_best(self, name: str | None) -> None:
+        path = self.run / BEST
+        wanted = None if name is None else {"checkpoint": name, "validation_loss": self.losses[name]}
+        with contextlib.suppress(UserError):  # missing or broken: it is written anew
+            if read_json(path) == wanted:
+                return
+        with writing(str(path), "the checkpoints themselves are untouched"):
+            if wanted is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_json(path, wanted)
 
     def _ranked(self) -> list[str]:
         """Names of the checkpoints with a validation loss, the best first."""
@@ -98,46 +121,76 @@ class RunCheckpoints:
         folders = step_folders(self.run)
         return step_of(folders[-1]) if folders else 0
 
-    def _sweep(self, kind: str) -> None:
-        """Delete what was left of checkpoints that were being written or removed."""
-        for leftover in self.run.glob(f".step-*.{kind}"):
-            shutil.rmtree(leftover, ignore_errors=True)
-
     def resume(self, model: Transformer) -> State:
         """Load the newest checkpoint's weights into the model; gives the rest of the training state.
 
+        A damaged one is put aside as `step-N.damaged`, with a note in `notes`, where there is an earlier one.
+
         Raises:
-            UserError: if there is none, it has no training state, or it is damaged.
+            UserError: if there is none, none is intact, or it has no training state.
         """
-        self._sweep("writing")  # by a run that was killed
-        folder = find_checkpoint(self.run, "last")
-        read_description(folder)
-        if not (folder / PROGRESS).is_file():
-            raise UserError(f"{folder} holds a model but no training state; start a new run with --init-from")
-        try:
-            load_weights(model, folder / "model.safetensors")
-            plain = read_json(folder / PROGRESS, "validation_losses", "step")
-            tensors = read_tensors(folder / TRAINING)
-        except UserError as error:
-            earlier = [path.name for path in step_folders(self.run) if path != folder]
-            if not earlier:
-                raise
-            raise UserError(f"{error}; without {folder} --resume goes on from {earlier[-1]}") from error
-        self.losses = dict(plain.pop("validation_losses"))
+        folders = step_folders(self.run)
+        while True:
+            if not folders:
+                raise UserError(f"no checkpoint in {self.run}: there is no step-N folder")
+            folder = folders.pop()
+            try:
+                tensors, plain = _read_state(folder, model)
+                break
+            except DamagedCheckpoint as error:
+                if not folders:
+                    raise
+                self.notes.append(f"{error}; resuming from {folders[-1].name}: {_put_aside(folder)}")
+        losses = plain.pop("validation_losses")
+        self.losses = {name: loss for name, loss in losses.items() if math.isfinite(loss)}
+        self.tidy()
         return tensors, plain
 
 
-def _remove(folder: Path) -> bool:
-    """Remove a checkpoint; whoever is killed meanwhile leaves none that looks whole and is not.
+def _put_aside(folder: Path) -> str:
+    """Rename a damaged checkpoint, so that nothing takes it for a good one; gives what was done, in words."""
+    aside = folder.with_name(f"{folder.name}.damaged")
+    with writing(f"{aside}", f"delete or move {folder}, which is damaged"):
+        if aside.exists():
+            shutil.rmtree(aside)
+        folder.replace(aside)
+    return f"the damaged one is now {aside.name}"
 
-    False, and nothing is done, where a program reads it and the system, as Windows does, lets nobody rename what is
-    open. What could not be removed then is when the next checkpoint is saved.
+
+def _read_state(folder: Path, model: Transformer) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
+    """Weights into the model, tensors and plain values of the training state.
+
+    Raises:
+        DamagedCheckpoint: if a file is missing, cut off, changed, or holds values that cannot be.
+        UserError: for a checkpoint without training state, and files that may not be read.
     """
-    hidden = folder.with_name(f".{folder.name}.removed")
-    try:
-        shutil.rmtree(hidden, ignore_errors=True)
-        folder.replace(hidden)
-    except OSError:
-        return False
-    shutil.rmtree(hidden, ignore_errors=True)
-    return True
+    check_checksums(folder)
+    read_description(folder)
+    if not (folder / PROGRESS).is_file():
+        raise UserError(f"{folder} holds a model but no training state; start a new run with --init-from")
+    plain = read_json(folder / PROGRESS, "validation_losses", "step")
+    _check_progress(plain, folder)
+    tensors = read_tensors(folder / TRAINING)
+    load_weights(model, folder / WEIGHTS)
+    return tensors, plain
+
+
+def _check_progress(plain: Mapping[str, Any], folder: Path) -> None:
+    """Refuse a training.json whose values have other types, or contradict its folder."""
+    losses = plain["validation_losses"]
+    counts = [plain[name] for name in ("step", "tokens", "without_improvement", "total_steps") if name in plain]
+    if any(isinstance(value, bool) or not isinstance(value, int) or value < 0 for value in counts):
+        problem = "step, tokens, without_improvement and total_steps are whole numbers from 0"
+    elif plain["step"] != step_of(folder):
+        problem = f"step {plain['step']} is not that of its folder"
+    elif not isinstance(losses, dict) or not all(map(_is_number, losses.values())):
+        problem = "validation_losses maps names of checkpoints to numbers"
+    elif not (plain.get("best_loss") is None or _is_number(plain["best_loss"])):
+        problem = "best_loss is a number or null"
+    else:
+        return
+    raise DamagedCheckpoint(f"{folder / PROGRESS} is broken: {problem}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nano_llada.checkpoint.checksums import read_json
 from nano_llada.checkpoint.files import (
     PROGRESS,
     WEIGHTS,
     find_checkpoint,
     load_checkpoint,
-    read_json,
     read_tensors,
     save_model,
     step_folders,
@@ -94,8 +94,11 @@ def validation_loss(folder: Path) -> float | None:
     """
     if not (folder / PROGRESS).is_file():
         return None
-    losses: dict[str, float] = read_json(folder / PROGRESS, "validation_losses")["validation_losses"]
-    return losses.get(folder.name)
+    losses = read_json(folder / PROGRESS, "validation_losses")["validation_losses"]
+    loss = losses.get(folder.name) if isinstance(losses, dict) else ""
+    if isinstance(loss, bool) or not isinstance(loss, (int, float, type(None))):
+        raise UserError(f"{folder / PROGRESS} is broken: validation_losses maps names of checkpoints to numbers")
+    return loss
 
 
 def _read_source(folder: Path) -> _Source:

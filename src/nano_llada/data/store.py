@@ -6,8 +6,10 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
+import socket
 import time
 from array import array
 from collections.abc import Callable, Sequence
@@ -27,7 +29,7 @@ __all__ = ["Document", "Encoding", "TokenStore", "documents", "open_store"]
 
 VERSION = 4  # raised when the same input gives other files
 DAMAGE = (FileNotFoundError, ValueError, LookupError, TypeError, EOFError)
-BUILDING = ".building-"  # begins the names of folders that are being filled
+BUILDING = ".building-"  # begins the names of folders that are being filled; host, process and a number follow
 
 
 class TokenStore:
@@ -98,11 +100,7 @@ def open_store(
     if not (folder / "meta.json").is_file():
         return build()
     try:
-        store = TokenStore(folder)
-        if bad_rows.policy == "stop" and store.meta["skipped"]:  # it was built by somebody who skips them
-            for _ in documents(sources, tokenizer, encoding, bad_rows):
-                pass
-        return store
+        return _refuse_skipped(TokenStore(folder), sources, tokenizer, encoding, bad_rows)
     except DAMAGE as error:  # by a full disk, or whoever else writes there
         try:
             shutil.rmtree(folder)
@@ -113,16 +111,26 @@ def open_store(
     return build()
 
 
+def _refuse_skipped(
+    store: TokenStore, sources: Sequence[Source], tokenizer: Tokenizer, encoding: Encoding, bad_rows: BadRows
+) -> TokenStore:
+    """A store built by somebody who skips bad rows, for somebody who stops at them. Raises UserError at the first."""
+    if store.meta["skipped"] and bad_rows.policy == "stop":
+        for _ in documents(sources, tokenizer, encoding, bad_rows):
+            pass  # the first bad row ends it
+    return store
+
+
 def _kind(source: Source) -> str:
     return "hf" if source.name.startswith("hf:") else ending_of(source.name)[0]
 
 
 def _sweep(cache: Path) -> None:
-    """Delete what builds that were killed have left: nothing has been written there for a day."""
+    """Delete what builds that were killed have left: of dead processes, or if nothing was written for a day."""
     for leftover in cache.glob(f"{BUILDING}*"):
         with contextlib.suppress(OSError):  # another run may sweep, too
             newest = max(path.stat().st_mtime for path in (leftover, *leftover.iterdir()))
-            if time.time() - newest > 24 * 3600:
+            if _is_dead(leftover.name) or time.time() - newest > 24 * 3600:
                 shutil.rmtree(leftover)
 
 
@@ -130,6 +138,26 @@ def _refuse_changed(sources: Sequence[Source], fingerprints: Sequence[str]) -> N
     for source, before in zip(sources, fingerprints, strict=True):
         if source.fingerprint() != before:
             raise UserError(f"{printable(source.name)} changed while it was being read; run again when it is complete")
+
+
+def _building_name() -> str:
+    return f"{BUILDING}{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _host() -> str:
+    return re.sub(r"[^\w.-]", "_", socket.gethostname())
+
+
+def _is_dead(name: str) -> bool:
+    """Whether a folder that is being filled belongs to a process of this host that is no more."""
+    match = re.fullmatch(rf"{re.escape(BUILDING + _host())}-(\d{{1,9}})-[0-9a-f]+", name)
+    if match is None or os.name != "posix":
+        return False
+    try:
+        os.kill(int(match[1]), 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 def _build(
@@ -147,8 +175,8 @@ def _build(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _sweep(folder.parent)
-        temporary = folder.parent / f"{BUILDING}{secrets.token_hex(8)}"  # with the permissions that the umask leaves
-        temporary.mkdir()
+        temporary = folder.parent / _building_name()
+        temporary.mkdir()  # not tempfile's, whose folders are private: others may use this cache
     except OSError as error:
         raise UserError(
             f"cannot write the data cache {folder.parent}: {error.strerror}; choose another with --cache"
@@ -188,6 +216,9 @@ def _build(
             "sources": [source.name for source in sources],
         }
         (temporary / "meta.json").write_text(json.dumps(meta, indent=2, ensure_ascii=False), encoding="utf-8")
+        for source, (_, fingerprint) in zip(sources, key["sources"], strict=True):  # type: ignore[call-overload]
+            if source.fingerprint() != fingerprint:
+                raise UserError(f"{source.name} changed while it was read: wait until it is complete, and run it again")
         if (folder / "meta.json").is_file():  # another run built the same store meanwhile, and may be reading it
             return
         if folder.exists():  # an earlier build that did not finish

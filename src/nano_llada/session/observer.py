@@ -10,14 +10,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from nano_llada.checkpoint.files import model_weights, read_description, save_model
+from nano_llada.checkpoint.files import model_weights, read_description, save_model, unusable
 from nano_llada.checkpoint.manager import RunCheckpoints
 from nano_llada.checkpoint.merge import best_checkpoints, merge_checkpoints
 from nano_llada.config.outcome import Ending, Outcome, State
 from nano_llada.config.run import RunConfig
 from nano_llada.core import device as hardware
+from nano_llada.core.errors import UserError
+from nano_llada.core.files import reason_of
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.model.transformer import Transformer
+from nano_llada.session.lock import RunLock
 from nano_llada.session.outcome import write_outcome
 from nano_llada.session.samples import encode_sample_prompts, sample_texts
 from nano_llada.training.log import RunLog, open_tracker, read_metrics
@@ -42,9 +45,15 @@ class RunObserver:
     turns: bool = True
 
     def __init__(
-        self, config: RunConfig, tokenizer: Tokenizer, model: Transformer, steps: int, machine: hardware.Machine
+        self,
+        config: RunConfig,
+        tokenizer: Tokenizer,
+        model: Transformer,
+        steps: int,
+        machine: hardware.Machine,
+        lock: RunLock | None = None,
     ) -> None:
-        self.config, self.tokenizer, self.model, self.machine = config, tokenizer, model, machine
+        self.config, self.tokenizer, self.model, self.machine, self._lock = config, tokenizer, model, machine, lock
         encode_sample_prompts(tokenizer, config, model.config.max_length)  # refused now, not after hours
         self.checkpoints = RunCheckpoints(config.folder, config.train.keep_last, config.train.keep_best)
         self.log = RunLog(config.folder, steps, open_tracker(config.train.tracker, config.folder))
@@ -63,20 +72,30 @@ class RunObserver:
             self._stop_signal = number
 
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        self.log.start(self.trainer.step)
-        self.record("running")
         try:
+            self.log.start(self.trainer.step)
+            self.record("running")
             yield
         except KeyboardInterrupt:
-            self.record("interrupted")
+            self._record_if_possible("interrupted")
             raise
         except Exception as error:
-            self.record("failed", str(error))
+            self._record_if_possible("failed", str(error))
             raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
             self.log.close()
+
+    def _record_if_possible(self, state: State, reason: str | None = None) -> None:
+        """`record` while another error is on its way, which it must not hide: the disk may be full, the folder gone."""
+        with contextlib.suppress(UserError):
+            self._check_lock()
+            self.record(state, reason)
+
+    def _check_lock(self) -> None:
+        if self._lock is not None:
+            self._lock.check()
 
     def record(self, state: State, reason: str | None = None) -> None:
         """Write outcome.json: how the run stands now. What is saved counts, not what was computed."""
@@ -95,7 +114,12 @@ class RunObserver:
         )
 
     def on_step(self, report: StepReport) -> None:
-        """Keep the report; every `log_every` steps write the window's means."""
+        """Keep the report; every `log_every` steps write the window's means.
+
+        Raises:
+            UserError: if the run folder was deleted, or cannot be written.
+        """
+        self._check_lock()
         self._window.append(report)
         config = self.config
         if report.step % config.train.log_every == 0 or report.step == self.log.total_steps:
@@ -128,7 +152,12 @@ class RunObserver:
         self.log.say(f"step {step}: validation loss {metrics['validation_loss']:.4f}{' (best)' if improved else ''}")
 
     def save(self, step: int) -> None:
-        """A checkpoint of the trainer as it stands."""
+        """A checkpoint of the trainer as it stands.
+
+        Raises:
+            UserError: if it cannot be written, or the weights are not finite; earlier checkpoints stay.
+        """
+        self._check_lock()
         loss = self._validation[1] if self._validation[0] == step else None
         card = replace(self.config.card(step, self.trainer.tokens), turns=self.turns)
 
@@ -136,6 +165,10 @@ class RunObserver:
             save_model(folder, model_weights(self.model), self.model.config, self.tokenizer, card)
 
         with self.trainer.averaged():
+            for problem in unusable(model_weights(self.model)):
+                raise UserError(
+                    f"step {step} is not saved: {problem}; start again with a lower --learning-rate, as another --name"
+                )
             tensors, plain = self.trainer.state()
             window = [asdict(report) for report in self._window]
             self.checkpoints.save(step, write_model, (tensors, plain | {"window": window}), loss)
@@ -161,7 +194,7 @@ class RunObserver:
     def finish(self, ending: Ending) -> None:
         """The plot, the last samples, the merged model, and how the run ended."""
         step, total = self.trainer.step, self.log.total_steps
-        plot_losses(read_metrics(self.config.folder), self.config.folder / "loss.png", self.config.name)
+        self._plot()
         if ending == "interrupted":
             self.record(ending)
             self.log.say(f"interrupted at step {step} of {total}, saved; continue with --resume")
@@ -171,6 +204,14 @@ class RunObserver:
             self._merge()
         self.record(ending)
         self.log.say(f"{self.config.name}: {ending} at step {step} of {total}, saved in {self.config.folder}")
+
+    def _plot(self) -> None:
+        """loss.png. It can be drawn again from metrics.jsonl, so that it fails no run."""
+        path = self.config.folder / "loss.png"
+        try:
+            plot_losses(read_metrics(self.config.folder), path, self.config.name)
+        except OSError as error:
+            self.log.say(f"cannot write {path}: {reason_of(error)}; the run itself is complete without it")
 
     def _merge(self) -> None:
         """RUN/merged: the mean of the best checkpoints (LLaDA 2.0)."""

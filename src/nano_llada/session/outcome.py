@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nano_llada.checkpoint.checksums import read_json
 from nano_llada.config.outcome import Outcome
-from nano_llada.config.record import from_plain, read_config, to_plain
+from nano_llada.config.record import from_plain, to_plain
 from nano_llada.core.errors import UserError
-from nano_llada.core.files import write_json
+from nano_llada.core.files import write_json, writing
 
 FILE = "outcome.json"
 
 
 def write_outcome(run: Path, outcome: Outcome) -> None:
     """Record how a run stands. Raises UserError if its folder cannot be written."""
-    try:
+    with writing(f"{run / FILE}", "its checkpoints are untouched: continue with --resume"):
         write_json(run / FILE, to_plain(outcome))
-    except OSError as error:
-        raise UserError(f"cannot write {run / FILE}: {error.strerror}") from error
 
 
 def read_outcome(run: Path) -> Outcome | None:
@@ -27,4 +26,15 @@ def read_outcome(run: Path) -> Outcome | None:
         UserError: if the file is broken.
     """
     path = run / FILE
-    return from_plain(Outcome, read_config(path), where=str(path)) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        outcome = from_plain(Outcome, read_json(path), where=str(path))
+    except (UserError, ValueError, ArithmeticError, RecursionError) as error:
+        raise UserError(f"{error}; delete {path}: --resume writes it again") from error
+    if not 0 <= outcome.step <= outcome.total_steps:
+        raise UserError(
+            f"{path}: step {outcome.step} is not between 0 and total_steps {outcome.total_steps}; "
+            f"delete {path}: --resume writes it again"
+        )
+    return outcome

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,20 +13,23 @@ from typing import Any
 
 import torch
 
-from nano_llada.checkpoint.files import PROGRESS, Checkpoint, load_checkpoint, read_json, step_folders
+from nano_llada.checkpoint.checksums import read_json
+from nano_llada.checkpoint.files import PROGRESS, Checkpoint, load_checkpoint, step_folders
 from nano_llada.config.model import FREE_FIELDS, ModelConfig
 from nano_llada.config.outcome import Outcome
 from nano_llada.config.record import read_record, to_plain
 from nano_llada.config.run import RunConfig
 from nano_llada.core import device as hardware
 from nano_llada.core.errors import UserError
-from nano_llada.core.files import write_json
+from nano_llada.core.files import reason_of, sweep, write_json
 from nano_llada.core.random import generator
 from nano_llada.data.tokenizer import BUNDLED_TOKENIZER, Tokenizer
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives import make_objective
 from nano_llada.session.data import as_it_began, load_batches, with_first_rules
 from nano_llada.session.failure import explained
+from nano_llada.session.inputs import check_inputs
+from nano_llada.session.lock import RunLock
 from nano_llada.session.observer import RunObserver
 from nano_llada.session.outcome import read_outcome
 from nano_llada.training.trainer import StepBatches, Trainer
@@ -42,8 +47,10 @@ def execute(config: RunConfig, *, resume: bool = False) -> Outcome:
     """Train as the config says, into its run folder; gives how the run ended.
 
     Raises:
-        UserError: for anything a user can correct: data, folders, shapes, a run that exists already.
+        UserError: for anything a user can correct: data, folders, shapes, a run that exists already or is being
+            trained by another process, a full disk. What was saved before stays as it is.
     """
+    refuse_several_processes()
     started = time.monotonic()
     config = as_it_began(config) if resume else config
     if config.train.threads:
@@ -52,8 +59,62 @@ def execute(config: RunConfig, *, resume: bool = False) -> Outcome:
     machine = hardware.choose_machine(config.train.device, config.train.precision)
     start = load_checkpoint(config.init_from) if config.init_from else None
     tokenizer = choose_tokenizer(config, start)
-    changes = prepare_folder(config, resume=resume)
-    trainer, observer = assemble(config, machine, tokenizer, start, resume=resume)
+    make_folder(config, resume=resume)
+    with locked(config.folder) as lock, explained_writing(config):
+        notes = prepare_folder(config, resume=resume)
+        notes += check_inputs(config, tokenizer, start, resume=resume)
+        trainer, observer = assemble(config, machine, tokenizer, start, resume=resume, lock=lock)
+        _train(config, trainer, observer, tokenizer, [*notes, *observer.checkpoints.notes], started)
+    outcome = read_outcome(config.folder)
+    assert outcome is not None  # the observer wrote it
+    return outcome
+
+
+def refuse_several_processes() -> None:
+    """Raises UserError under `torchrun` with more than one process: each would train the same model."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size.isdigit() and int(size) > 1:
+        raise UserError(
+            f"WORLD_SIZE is {size}: this was started as {size} processes, and each of them would train the same model "
+            "into the same folder; training uses one process: start it without torchrun, or unset WORLD_SIZE"
+        )
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[RunLock]:
+    """No other process trains into the folder while the block runs. Raises UserError if one does."""
+    lock = RunLock.acquire(folder)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def explained_writing(config: RunConfig) -> Iterator[None]:
+    """Whatever file the system refuses inside: a UserError with its name, and what the run can be resumed from."""
+    try:
+        yield
+    except BrokenPipeError:  # of the terminal's pipe, not of a file
+        raise
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        saved: list[Path] = []
+        with contextlib.suppress(UserError):
+            saved = step_folders(config.folder)
+        after = f"{saved[-1].name} is saved: continue with --resume" if saved else "nothing was saved yet"
+        raise UserError(f"{config.name} stopped: {where}{reason_of(error)}; {after}") from error
+
+
+def _train(
+    config: RunConfig,
+    trainer: Trainer,
+    observer: RunObserver,
+    tokenizer: Tokenizer,
+    notes: Sequence[str],
+    started: float,
+) -> None:
+    machine = observer.machine
     with observer.watching():
         observer.log.say(
             f"{config.name}: {config.stage} {config.track}, {count_parameters(trainer.model):,} parameters, "
@@ -61,21 +122,18 @@ def execute(config: RunConfig, *, resume: bool = False) -> Outcome:
             f"{machine.name} ({str(machine.dtype).removeprefix('torch.')}), ready after "
             f"{time.monotonic() - started:.1f} s"
         )
-        if changes:
-            observer.log.say(f"resumed with other settings: {'; '.join(changes)}")
+        for note in notes:
+            observer.log.say(note)
         with explained(config, trainer, tokenizer):
             ending = trainer.run()
         observer.finish(ending)
-    outcome = read_outcome(config.folder)
-    assert outcome is not None  # the observer wrote it
-    return outcome
 
 
 def finished(config: RunConfig) -> bool:
     """Whether a run is complete: finished or stopped early, not only interrupted.
 
     Raises:
-        UserError: if the folder holds a run with another config.
+        UserError: if the folder holds a run with another config, or one whose checkpoints were deleted.
     """
     outcome = read_outcome(config.folder) or outcome_of_0_1(config)
     if outcome is None or not outcome.complete:
@@ -88,7 +146,13 @@ def finished(config: RunConfig) -> bool:
             f"{config.folder} is complete, and the same run must learn the same: {'; '.join(longer)}; train it "
             f"further with `nano-llada resume {config.folder}`"
         )
-    return True
+    saved = [int(folder.name.removeprefix("step-")) for folder in step_folders(config.folder)]
+    if not saved and not (config.folder / "merged").is_dir():
+        raise UserError(
+            f"{config.folder} says it is {outcome.state} at step {outcome.step}, but its checkpoints are gone; "
+            "delete the folder to train it again"
+        )
+    return not saved or saved[-1] >= outcome.step  # else the last one was deleted: resuming makes it again
 
 
 def outcome_of_0_1(config: RunConfig) -> Outcome | None:
@@ -96,8 +160,14 @@ def outcome_of_0_1(config: RunConfig) -> Outcome | None:
     folders = step_folders(config.folder)
     if not folders or not (folders[-1] / PROGRESS).is_file():
         return None
-    plain = read_json(folders[-1] / PROGRESS, "step", "total_steps")
-    step, total = int(plain["step"]), int(plain["total_steps"])
+    place = folders[-1] / PROGRESS
+    plain = read_json(place, "step", "total_steps", "without_improvement")
+    try:
+        step, total, waited = (int(plain[name]) for name in ("step", "total_steps", "without_improvement"))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"{place} is broken: {error}") from error
+    if 0 < config.train.patience <= waited and step < total:
+        return Outcome("stopped early", step, total)
     return Outcome("finished" if step >= total else "interrupted", step, total)
 
 
@@ -107,10 +177,12 @@ def complete(configs: Sequence[RunConfig]) -> bool:
     Raises:
         UserError: as `execute` does, or for a complete run of another config.
     """
+    refuse_several_processes()
     for number, config in enumerate(configs, 1):
         if len(configs) > 1:
             print(f"run {number} of {len(configs)}: {config.name}", flush=True)
         if finished(config):
+            RunLock.clear(config.folder)
             print(f"{config.name}: already complete, in {config.folder}")
         elif execute(config, resume=(config.folder / "config.json").is_file()).state == "interrupted":
             return False
@@ -118,7 +190,13 @@ def complete(configs: Sequence[RunConfig]) -> bool:
 
 
 def assemble(
-    config: RunConfig, machine: hardware.Machine, tokenizer: Tokenizer, start: Checkpoint | None, *, resume: bool
+    config: RunConfig,
+    machine: hardware.Machine,
+    tokenizer: Tokenizer,
+    start: Checkpoint | None,
+    *,
+    resume: bool,
+    lock: RunLock | None = None,
 ) -> tuple[Trainer, RunObserver]:
     """Model, data, objective and trainer put together, and, of a resumed run, set to where it stopped."""
     model = build_model(config, tokenizer, start).to(machine.device)
@@ -127,7 +205,7 @@ def assemble(
     if config.train.merge_best and validation is None:
         raise UserError("merge_best goes by the validation loss, and there is no validation data: give --validation")
     steps = config.train.steps or math.ceil(config.train.epochs * batches.rows_per_epoch / config.train.batch_size)
-    observer = RunObserver(config, tokenizer, model, steps, machine)
+    observer = RunObserver(config, tokenizer, model, steps, machine, lock)
     trainer = Trainer(
         config.train,
         model,
@@ -142,10 +220,13 @@ def assemble(
     )
     observer.trainer = trainer
     observer.turns = _learns_turns(config, batches, tokenizer, start)
-    if resume and any(config.folder.glob("step-*")):  # a run killed before its first checkpoint starts over
+    if resume and step_folders(config.folder):  # a run killed before its first checkpoint starts over
         tensors, plain = observer.checkpoints.resume(model)
-        observer.continue_window(plain)
-        trainer.load(tensors, plain)
+        try:
+            observer.continue_window(plain)
+            trainer.load(tensors, plain)
+        except (LookupError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+            raise UserError(f"{config.folder}: the training state cannot be used: {error}") from error
     if config.train.compile:
         model.compile_blocks()
     model.gradient_checkpointing = config.train.gradient_checkpointing
@@ -202,22 +283,35 @@ def choose_tokenizer(config: RunConfig, start: Checkpoint | None) -> Tokenizer:
     return start.tokenizer
 
 
+def make_folder(config: RunConfig, *, resume: bool) -> None:
+    """Make the run folder, before it is locked. Raises UserError if that cannot be done, or nothing is resumed."""
+    saved = config.folder / "config.json"
+    try:
+        if resume and not saved.is_file():
+            raise UserError(f"nothing to resume: {saved.parent} has no config.json")
+        config.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write the run folder {config.folder}: {reason_of(error)}") from error
+
+
 def prepare_folder(config: RunConfig, *, resume: bool) -> list[str]:
-    """Make the run folder and write the config; of a resumed run give what changed in it."""
-    folder, plain, changes = config.folder, to_plain(config), []
+    """Write the config, and delete what a killed process left; of a resumed run give what changed in the config."""
+    make_folder(config, resume=resume)
+    folder, plain, notes = config.folder, to_plain(config), []
     saved = folder / "config.json"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         if resume:
-            changes = check_same_config(saved, plain)
-        elif any(folder.glob("step-*")):
+            if changes := check_same_config(saved, plain):
+                notes = [f"resumed with other settings: {'; '.join(changes)}"]
+        elif step_folders(folder):
             raise UserError(f"the run {folder} exists; continue it with --resume, or give another --name")
         else:
             write_json(folder / "environment.json", hardware.environment())
         write_json(saved, plain)
+        sweep(folder)
     except OSError as error:
-        raise UserError(f"cannot write the run folder {folder}: {error.strerror}") from error
-    return changes
+        raise UserError(f"cannot write the run folder {folder}: {reason_of(error)}") from error
+    return notes
 
 
 def check_same_config(saved: Path, plain: Mapping[str, Any]) -> list[str]:

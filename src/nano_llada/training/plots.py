@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nano_llada.core.files import write_bytes
+
 
 def plot_losses(metrics: Sequence[Mapping[str, float]], path: Path, title: str) -> None:
-    """Training and validation loss (nats) over steps, the learning rate behind them, and block sizes."""
+    """Training and validation loss (nats) over steps, the learning rate behind them, and block sizes, as PNG.
+
+    Raises:
+        OSError: if the file cannot be written; one that was there before is unchanged.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -37,7 +44,9 @@ def plot_losses(metrics: Sequence[Mapping[str, float]], path: Path, title: str) 
         _mark_blocks(axes, sizes)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a run may have a Chinese name
-        figure.savefig(path, dpi=110)
+        picture = io.BytesIO()
+        figure.savefig(picture, dpi=110, format="png")
+    write_bytes(path, picture.getvalue())
 
 
 def _mark_blocks(axes: Any, sizes: Sequence[tuple[float, float]]) -> None:

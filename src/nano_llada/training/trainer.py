@@ -100,20 +100,22 @@ class Trainer:
         """
         config = self.config
         while self.step < self.total_steps:
+            if self._out_of_patience():  # also of a run that is resumed after it stopped
+                return "stopped early"
             self.observer.on_step(self._train_step())
             last = self.step == self.total_steps
             evaluated = bool(config.eval_every) and self.step % config.eval_every == 0
             improved = self._validate() if (evaluated or last) and self.validation else False
-            stop_early = bool(config.patience) and self.without_improvement >= config.patience
             interrupted = self.observer.wants_stop()
             due = bool(config.save_every) and self.step % config.save_every == 0
-            if due or last or improved or stop_early or interrupted:
+            if due or last or improved or self._out_of_patience() or interrupted:
                 self.observer.save(self.step)
-            if stop_early and not last:
-                return "stopped early"
-            if interrupted and not last:
+            if interrupted and not last and not self._out_of_patience():
                 return "interrupted"
         return "finished"
+
+    def _out_of_patience(self) -> bool:
+        return 0 < self.config.patience <= self.without_improvement
 
     def learning_rate(self) -> float:
         """The learning rate of the next step."""

@@ -76,7 +76,7 @@ REFUSED: dict[str, tuple[Case, str]] = {
     ),
     "a reward that is not there": (
         lambda s: s.words("rl-ar", reward="nowhere.py:f"),
-        "reward 'nowhere.py:f': expected verifier, or FILE.py:NAME with a file that exists",
+        "nowhere.py cannot be read: no such file or directory",
     ),
     "a reward that fails": (
         lambda s: s.words("rl-ar", reward=f"{s.code('failing.py', 'def f(q, a, r): return r[0]')}:f"),

@@ -159,7 +159,7 @@ def test_resume_is_an_option(tmp_path, capsys):
     words = tiny_arguments(place, name="x")
     assert run_cli(words) == 0
     assert run_cli(words) == 2
-    assert "continue it with --resume" in capsys.readouterr().err
+    assert "continue it with `nano-llada resume" in capsys.readouterr().err
     assert run_cli([*words, "--resume"]) == 0
 
 
@@ -256,6 +256,7 @@ def test_a_checkpoint_says_how_long_its_answers_are(done, tmp_path, monkeypatch,
     shape = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     shape["card"]["answer_length"] = known
     (folder / "model.json").write_text(json.dumps(shape), encoding="utf-8")
+    (folder / "checksums.json").unlink()
     lengths, start = [], BatchSampler.__init__
     spy = lambda *args, **rows: lengths.append(args[3].max_new_tokens) or start(*args, **rows)  # noqa: E731
     monkeypatch.setattr(BatchSampler, "__init__", spy)

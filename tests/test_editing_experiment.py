@@ -124,7 +124,7 @@ def test_the_model_that_edits_differs_in_nothing_but_what_it_learns(root, models
 
 
 def test_editing_that_cannot_be_is_refused_before_anything_is_made(tmp_path):
-    with pytest.raises(UserError, match="draft_rate is a share"):
+    with pytest.raises(UserError, match="draft_rate must be in"):
         editing.run(Editing(models=tmp_path / "none", docs=tmp_path, draft_rate=1.5))
     assert list(tmp_path.iterdir()) == []
 

@@ -269,7 +269,7 @@ def test_mistakes_in_model_args_are_told(load, kind, arguments, says):
 
 @pytest.mark.parametrize(
     ("wishes", "says"),
-    [({"num_beams": 2}, "num_beams"), ({"max_gen_toks": 64}, "1 to 63"), ({"temperature": -1}, "negative")],
+    [({"num_beams": 2}, "num_beams"), ({"max_gen_toks": 64}, "1 to 63"), ({"temperature": -1}, "at least 0")],
 )
 def test_mistakes_in_generation_kwargs_are_told(load, wishes, says):
     with pytest.raises(UserError, match=says):

@@ -217,7 +217,7 @@ MISTAKES = [
     (GOOD | {"verifier": "fuzzy"}, "unknown verifier 'fuzzy': use exact, contains, regex, numeric"),
     (GOOD | {"verifier": 3}, "unknown verifier 3"),
     (GOOD | {"verifier": {"kind": "exact"}}, "verifier cannot be read"),
-    (GOOD | {"verifier": {"kind": "exact", "expected": ["x"], "count": None}}, "verifier` cannot be read"),
+    (GOOD | {"verifier": {"kind": "exact", "expected": ["x"], "count": None}}, "`count` must be a whole number"),
     (GOOD | {"verifier": "regex", "answer": "("}, "'\\(' is not a regular expression"),
     (GOOD | {"verifier": "numeric"}, "'!' holds no number"),
     (GOOD | {"verifier": "nowhere.py:f"}, "nowhere.py:f' names a file with code"),

@@ -233,7 +233,7 @@ def test_the_command_merges_checkpoints_that_then_write_text(done, tmp_path, cap
 def test_mistakes_at_the_command_are_told(done, tmp_path, capsys):
     ar, diffusion = done.runs / "ar", done.runs / "diffusion"
     for words, message in (
-        ([ar], "is only one checkpoint: give several checkpoints, or --top-k K for a run"),
+        ([ar], "is only one checkpoint: give several, or --top-k K for a run"),
         ([ar, diffusion, "--top-k", 2], "--top-k chooses among the checkpoints of one run, but 2 folders are given"),
         ([ar, diffusion], "cannot be merged: track is ar and diffusion"),
         (["--checkpoints"], "nothing to merge"),

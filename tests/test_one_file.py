@@ -264,7 +264,7 @@ def test_a_concepts_page_names_only_files_that_exist(name):
     targets = [target for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]
     modules = re.findall(r"`((?:config|core|diffusion|objectives|decode)/\w+\.py)`", text)
     assert len(targets) > 10
-    assert len(modules) > 20
+    assert len(modules) >= 20
     missing = [target for target in targets if not (DOCS / target).exists()]
     missing += [module for module in modules if not (DOCS.parent / "src" / "nano_llada" / module).exists()]
     assert missing == []

@@ -99,12 +99,16 @@ def test_a_pipeline_with_one_command_that_goes_on_where_it_was_stopped(recipe, m
     assert json.loads((runs / "sft" / "step-000003" / "model.json").read_text())["card"]["block_size"] == 8
     recipe.write_text(recipe.read_text().replace("steps = 3", "steps = 4"))
     longer = read_recipe(recipe, {"where": recipe.parent.as_posix()})
-    with pytest.raises(UserError, match="must learn the same"):  # a finished run of another config is not taken
+    with pytest.raises(
+        UserError, match="must learn the same":  # a finished run of another config is not taken
         complete(longer.runs)
 
 
 def test_check_lists_the_runs_and_makes_nothing(recipe, capsys):
-    assert run_cli(["recipe", recipe, "--check", "--runs", recipe.parent / "other"]) == 0
+    words = ["recipe", recipe, "--check", "--runs", recipe.parent / "other"]
+    assert run_cli(words) == 2  # the recipe's own variable names a folder that does not exist
+    assert "run ar: nowhere/text.jsonl: no data found" in capsys.readouterr().err
+    assert run_cli([*words, "--set", f"where={recipe.parent.as_posix()}"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == f"blocks: pretrain diffusion, in {(recipe.parent / 'other' / 'blocks')}"
     assert len(lines) == 4

@@ -147,7 +147,7 @@ def test_an_ar_run_killed_three_times_and_interrupted_once(place):
     at = load_checkpoint(run, prefer="last").card.step
     status, output = signalled_at(place, [*words, "--resume"], run, at + 2, signal.SIGINT)
     assert status == 130, output
-    assert "saved; continue with --resume" in " ".join(output.split())
+    assert "saved; continue with `nano-llada resume" in " ".join(output.split())
     assert load_checkpoint(run, prefer="last").card.step >= at + 2
     assert run_cli([*words, "--resume"]) == 0
     check_equal(run, place.runs / "whole")

@@ -7,10 +7,9 @@ import re
 
 import pytest
 
-from nano_llada.config.objectives import Preference
 from nano_llada.core.errors import UserError
 from nano_llada.data.messages import ROLES
-from nano_llada.data.rows import BadRows, Message, Where, find_special, to_messages, to_preference, to_text
+from nano_llada.data.rows import BadRows, Message, Preference, Where, find_special, to_messages, to_preference, to_text
 
 SHORT = {
     "$S": '{"role": "system", "content": "Be"}',
@@ -46,7 +45,7 @@ def test_bad_rows_stop_or_are_counted():
     bad.report(Where("b", 1), "text is empty")
     for line in range(1, 8):
         bad.report(Where("a", line), f"messages[{line}].content is null, byte 0x{line}f, \\ud83{line}")
-    kind = "messages[#].content is null, byte #, # (a:1, a:2, a:3, a:4, a:5, ...)"
+    kind = "messages[1].content is null, byte 0x1f, \\ud831 (a:1, a:2, a:3, a:4, a:5, ...)"
     assert bad.summary() == f"bad rows skipped: 8\n  7 x {kind}\n  1 x text is empty (b:1)"
     assert bad.count == 8
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from nano_llada.data.bad_rows import BadRows, Row, Unread, Where
 from nano_llada.data.documents import Encoding, Notes, _encode, _prepare, documents
+from nano_llada.data.messages import REASONING, without_reasoning
 from nano_llada.data.messages import ROLES as ROLE_OF
 from nano_llada.data.read import resolve
 from nano_llada.data.rows import ANSWERS, LABELS, QUESTIONS, to_messages, to_preference, to_question
@@ -86,7 +87,7 @@ def test_a_row_is_shown_and_learnt_as_the_page_says(row, cells, tokenizer, tmp_p
 def test_what_is_asked_is_what_training_shows(row, cells):
     asked, taught = to_question(row), to_messages(row)
     assert [message.content for message in asked.messages] == [message.content for message in taught[:-1]]
-    assert asked.references == (taught[-1].content,)
+    assert asked.references == (without_reasoning(taught[-1].content),)
 
 
 @pytest.mark.parametrize(("row", "cells"), RIGHT, ids=lambda value: str(value)[:60])
@@ -229,9 +230,21 @@ def test_every_text_is_learnt_shown_or_reported(row):
             used = [message.content for message in found]
         elif read is to_question:
             used = [*(message.content for message in found.messages), *found.references]
+            if "the reasoning of the right answer" in unread.counts:
+                used += reasoning(row)
         else:
             used = [*(message.content for message in found.prompt), found.chosen, found.rejected]
         assert lost(row, used, unread) == set(), read.__name__
+
+
+def reasoning(value: object) -> list[str]:
+    """Every text under a name of reasoning, however deep."""
+    if isinstance(value, list):
+        return [text for item in value for text in reasoning(item)]
+    if not isinstance(value, dict):
+        return []
+    own = [str(text) for name, text in value.items() if name in REASONING]
+    return own + [text for item in value.values() for text in reasoning(item)]
 
 
 @given(row=rows())

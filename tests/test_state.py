@@ -567,7 +567,7 @@ def test_shapes_are_compared_before_memory_is_allocated(trained, tmp_path, chang
     plain["model"] |= change
     (folder / "model.json").write_text(json.dumps(plain), encoding="utf-8")
     begin = time.monotonic()
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=f"{message}|must be at most|must be from"):
         load_checkpoint(folder)
     assert time.monotonic() - begin < 20
 

@@ -348,7 +348,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_stored(tokenizer, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(store_module, "documents", slowly)
-        assert complaint(make, tokenizer).startswith("a.jsonl changed while it was read")
+        assert complaint(make, tokenizer).startswith("a.jsonl changed while it was being read")
     assert list(Path("cache").iterdir()) == []
     assert len(make(tokenizer)) == len(TEXTS) + 1
 

@@ -223,7 +223,7 @@ def test_json_lines_are_answered_as_they_arrive(done):
     assert process.returncode == 0
     assert (
         piped(*command[3:], data=b"\n \n").stderr
-        == b"error: no prompt: give one with --prompt, or lines on standard input\n"
+        == b"error: no prompt: give one after the run, or lines on standard input\n"
     )
     late = piped(*command[3:], data=b"Tom\n\xff\n")
     assert (late.returncode, late.stderr) == (2, b"error: line 2 of standard input is not valid utf-8\n")

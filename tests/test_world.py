@@ -115,9 +115,9 @@ def test_rows_are_json_and_round_trip(split: str) -> None:
 
 def test_broken_rows_and_requests_are_refused() -> None:
     row = next(chats(SKILLS, "train", 1, 0)).to_row()
-    with pytest.raises(UserError, match="no example"):
+    with pytest.raises(UserError, match="not an example"):
         Example.from_row({name: value for name, value in row.items() if name != "pair"})
-    with pytest.raises(UserError, match="no example"):
+    with pytest.raises(UserError, match="not an example"):
         Example.from_row({**row, "messages": row["messages"][:1]})
     with pytest.raises(UserError, match="cannot be read"):
         Example.from_row({**row, "verifier": {"kind": "exact"}})

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nano_llada.config.decoding import shared_length
 from nano_llada.config.outcome import Outcome
 from nano_llada.config.run import RunConfig
 from nano_llada.core.device import choose_machine
@@ -105,10 +106,13 @@ def evaluate(
         raise UserError("nothing to evaluate: give at least one model")
     machine = choose_machine(device).device
     found = []
-    for name, given in models.items():
-        model = given if isinstance(given, LanguageModel) else load(given, device)
+    loaded = {
+        name: given if isinstance(given, LanguageModel) else load(given, device) for name, given in models.items()
+    }
+    length = shared_length(model.card for model in loaded.values()) or 24
+    for name, model in loaded.items():
         for decoder, settings in (decoders or {"default": {}}).items():
-            found.append(Subject(name, model.checkpoint, model.decoding(24, **settings), decoder))
+            found.append(Subject(name, model.checkpoint, model.decoding(length, **settings), decoder))
     texts = {key: (value,) if isinstance(value, str) and key in FILES else value for key, value in options.items()}
     tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in texts.items()}
     return run_evaluation(found, suite_options(suites, **tuples), None if out is None else Path(out), machine)

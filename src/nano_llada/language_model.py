@@ -257,7 +257,10 @@ class LanguageModel:
             UserError: for unknown options, and those that this model does not have.
         """
         named = {name: name_of(value) if isinstance(value, type) else value for name, value in options.items()}
-        return decoding_for(self.card, from_plain(DecodingOptions, named), default_length)
+        try:
+            return decoding_for(self.card, from_plain(DecodingOptions, named), default_length)
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
     def encode(self, prompt: Prompt, *, chat: bool) -> tuple[int, ...]:
         """Tokens before the text to be written: a conversation up to the assistant's turn, or a document's start."""

@@ -73,6 +73,10 @@ def main(arguments: Sequence[str]) -> int:
     if console.is_terminal:
         seen = "" if history else " The model sees only your last message (--history shows it all)."
         console.print(f"Type a message. {LEAVE[0]} or Ctrl-D ends the chat.{seen}", style="dim", highlight=False)
+    if not writer.card.answers:
+        print(
+            f"note: {options.checkpoint} was not fine-tuned on conversations: its answers mean little", file=sys.stderr
+        )
     typed = StandardInput(lambda: console.input("[bold]> [/]") if console.is_terminal else input())
     while True:
         try:

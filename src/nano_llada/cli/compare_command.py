@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nano_llada.cli.options import WRITING, parse, short_names
 from nano_llada.config.checks import Threads
-from nano_llada.config.decoding import DecodingOptions, decoding_for
+from nano_llada.config.decoding import DecodingOptions, decoding_for, shared_length
 from nano_llada.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ def main(arguments: Sequence[str]) -> int:
     device = choose_machine(options.device).device
     loaded = [load_checkpoint(path, device) for path in options.checkpoints]
     names = _names(options.checkpoints, loaded)
-    subjects = [one for name, model in zip(names, loaded, strict=True) for one in _subjects(options, name, model)]
+    length = shared_length(model.card for model in loaded) or 64
+    pairs = zip(names, loaded, strict=True)
+    subjects = [one for name, model in pairs for one in _subjects(options, name, model, length)]
     runs = [read_run(path, name) for path, name in zip(options.checkpoints, names, strict=True)]
     skills = SKILLS if options.skills == ("all",) else options.skills
     questions = [*(world_questions(skills, options.items) if skills else ()), *free_questions(options.prompts)]
@@ -102,7 +104,7 @@ def _names(paths: Sequence[Path], loaded: Sequence[Checkpoint]) -> list[str]:
     return [f"{name} ({checkpoint.card.track})" for name, checkpoint in zip(names, loaded, strict=True)]
 
 
-def _subjects(options: Options, name: str, checkpoint: Checkpoint) -> list[Subject]:
+def _subjects(options: Options, name: str, checkpoint: Checkpoint, length: int) -> list[Subject]:
     """A model with each of its decodings."""
     from nano_llada.config.decoding import Autoregressive
     from nano_llada.evaluation.suite import Subject
@@ -114,6 +116,6 @@ def _subjects(options: Options, name: str, checkpoint: Checkpoint) -> list[Subje
     if checkpoint.card.denoising and given.threshold is None and given.strategy is None:
         ways |= {f"threshold={least:g}": replace(given, threshold=least, steps=None) for least in options.thresholds}
     return [
-        Subject(name, checkpoint, decoding_for(checkpoint.card, settings, default_length=64), decoder)
+        Subject(name, checkpoint, decoding_for(checkpoint.card, settings, default_length=length), decoder)
         for decoder, settings in ways.items()
     ]

@@ -12,6 +12,7 @@ from nano_llada.config.data import default_cache
 from nano_llada.core.errors import UserError
 
 if TYPE_CHECKING:
+    from nano_llada.data.read import Source
     from nano_llada.data.tokenizer import Tokenizer
 
 WORDS = {
@@ -65,8 +66,8 @@ class Show:
 
     data: tuple[str, ...]
     """Files, folders, globs, or hf:NAME."""
-    format: Literal["text", "chat", "preference"] = "text"
-    """What rows hold."""
+    format: Literal["auto", "text", "chat", "preference"] = "auto"
+    """What rows contain; auto: as the first row that can be read looks."""
     text_field: str = "text"
     """The field of a text row."""
     txt_split: Literal["file", "paragraph", "line"] = "file"
@@ -155,20 +156,22 @@ def show(options: Show) -> None:
     from nano_llada.data.tokenizer import BUNDLED_TOKENIZER, Tokenizer
     from nano_llada.session.data import tokenizer_warning, warnings
 
-    if options.format != "text" and options.marks != "text":
+    sources = resolve(options.data)
+    form = _format_of(sources, options.text_field) if options.format == "auto" else options.format
+    if form != "text" and options.marks != "text":
         raise UserError("marks are for format 'text': in conversations they are always text")
     tokenizer = Tokenizer.load(options.tokenizer or BUNDLED_TOKENIZER)
-    encoding = Encoding(options.format, options.text_field, options.turns, options.txt_split, options.marks)
-    sources = resolve(options.data)
+    encoding = Encoding(form, options.text_field, options.turns, options.txt_split, options.marks)
     store = open_store(sources, tokenizer, encoding, cache=options.cache, bad_rows=BadRows(options.on_bad_row))
     lengths = np.asarray(store.lengths)
     tokens, scored = int(lengths.sum()), int(np.asarray(store.scored_counts).sum())
     order = np.arange(len(store))
     plan: ContinuousPlan | WholePlan
-    if options.format == "text":
+    if form == "text":
         plan = ContinuousPlan(lengths, order, options.sequence_length)
     else:
         plan = WholePlan(lengths, order, options.sequence_length, packing=True)
+    print(f"format           {form}")
     print(f"documents        {len(store):,}")
     print(f"tokens           {tokens:,} ({scored:,} learnt), {int(np.asarray(store.text_bytes).sum()):,} bytes of text")
     print("document length  " + ", ".join(f"{p}%: {int(np.percentile(lengths, p))}" for p in (5, 50, 95, 100)))
@@ -180,6 +183,17 @@ def show(options: Show) -> None:
     for number in range(min(options.first, len(store))):
         ids, _ = store.slice(int(store.starts[number]), int(store.starts[number + 1]))
         print(f"--- document {number}\n{readable(tokenizer, ids.tolist())}")
+
+
+def _format_of(sources: Sequence[Source], text_field: str) -> str:
+    """What the first row that can be read looks like."""
+    from nano_llada.data.bad_rows import Row
+    from nano_llada.data.read import read_rows
+    from nano_llada.data.rows import looks_like
+
+    rows = (row for source in sources for row in read_rows(source) if isinstance(row, Row))
+    first = next(rows, None)
+    return "text" if first is None or text_field in first.value else looks_like(first.value)
 
 
 def readable(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

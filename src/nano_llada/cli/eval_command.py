@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nano_llada.cli.fields import flatten
 from nano_llada.cli.options import parse, short_names
 from nano_llada.config.checks import Threads
-from nano_llada.config.decoding import DecodingOptions, decoding_for
+from nano_llada.config.decoding import DecodingOptions, decoding_for, shared_length
 from nano_llada.config.record import from_plain
 from nano_llada.core.errors import UserError
 from nano_llada.core.words import did_you_mean
@@ -114,12 +114,13 @@ def subjects(options: Options, device: torch.device | str) -> list[Subject]:
     models: dict[str, list[Checkpoint]] = {}
     for name, path in named(options.checkpoints):
         models.setdefault(name, []).append(load_checkpoint(path, device))
+    longest = shared_length(one.card for seeds in models.values() for one in seeds)
     found: list[Subject] = []
     for name, seeds in models.items():
         _check_seeds(name, seeds)
         for run, checkpoint in enumerate(seeds):
             for decoder, settings in decoders_for(checkpoint, options).items():
-                decoding = decoding_for(checkpoint.card, settings, default_length=24)
+                decoding = decoding_for(checkpoint.card, settings, default_length=longest or 24)
                 found.append(Subject(name, checkpoint, decoding, decoder, run))
     return found
 

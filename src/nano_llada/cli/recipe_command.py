@@ -21,7 +21,7 @@ class Options:
     runs: Path | None = None
     """Folder for the runs; default: the recipe's."""
     check: bool = False
-    """Read the recipe and list its runs, without running them."""
+    """List the runs and look for the files that they read, without running anything."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,13 +34,15 @@ def main(arguments: Sequence[str]) -> int:
         if not sign or not name:
             raise UserError(f"--set {item}: expected NAME=VALUE")
         variables[name] = value
-    from nano_llada.session.recipe import read_recipe
+    from nano_llada.session.recipe import check_inputs, read_recipe
 
     recipe = read_recipe(options.file, variables, options.runs)
     if options.check:
         for config in recipe.runs:
             print(f"{config.name}: {config.stage} {config.track}, in {config.folder}")
+        check_inputs(recipe)
         return 0
+    check_inputs(recipe)  # before the first run trains for hours
     from nano_llada.session.run import complete
 
     return 0 if complete(recipe.runs) else 130

@@ -30,8 +30,11 @@ class StandardInput:
         """
         if self._number == 0:
             _prepare(sys.stdin)
-        text = unify_line_ends(self._read())
         self._number += 1
+        try:
+            text = unify_line_ends(self._read())
+        except UnicodeDecodeError as error:
+            raise UserError(f"line {self._number} of standard input is not valid {error.encoding}") from error
         if self._number == 1:
             text = text.removeprefix("\ufeff")
         try:

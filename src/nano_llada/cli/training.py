@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 
 from nano_llada.cli.fields import flatten
@@ -106,6 +106,8 @@ def own_objective(name: str) -> ObjectiveConfig:
         UserError: if there is no such class, or a field has no default.
     """
     cls = load_own(name, ObjectiveConfig, what="--objective")
+    if not is_dataclass(cls):
+        raise UserError(f"--objective {name}: the class must be decorated with @dataclass(frozen=True)")
     try:
         return cls()
     except (TypeError, ValueError) as error:

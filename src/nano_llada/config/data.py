@@ -72,6 +72,9 @@ class DataConfig:
     """Folder for tokenised data, keyed by content and tokenizer."""
 
     def __post_init__(self) -> None:
+        for name in ("data", "validation"):  # in Python, one file may be given as it is
+            if isinstance(given := getattr(self, name), (str, Path)):
+                object.__setattr__(self, name, (str(given),))
         check_numbers(self)
         if self.eos_fill is not None and self.eos_fill >= self.sequence_length:
             raise ValueError(

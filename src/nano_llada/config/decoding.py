@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
@@ -333,6 +333,11 @@ def decoding_class(card: ModelCard, *, in_blocks: bool) -> type[Autoregressive] 
     if card.autoregressive:
         return Autoregressive
     return Block if in_blocks else Diffusion
+
+
+def shared_length(cards: Iterable[ModelCard]) -> int | None:
+    """The longest answer that any of several models was trained on, so that all may write as much; None: unknown."""
+    return max((card.answer_length for card in cards if card.answer_length), default=None)
 
 
 def default_decoding(card: ModelCard, max_new_tokens: int = 64) -> Decoding:

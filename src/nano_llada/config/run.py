@@ -107,7 +107,14 @@ class RunConfig:
 
 
 def default_run(stage: str, track: str) -> RunConfig:
-    """Defaults of `nano-llada STAGE TRACK`: stage pretrain, sft, dpo or rl; track ar or diffusion."""
+    """Defaults of `nano-llada STAGE TRACK`: stage pretrain, sft, dpo or rl; track ar or diffusion.
+
+    Raises:
+        ValueError: for another stage or track.
+    """
+    if (stage, track) not in _DEFAULTS:
+        known = ", ".join(f"{one} {other}" for one, other in _DEFAULTS)
+        raise ValueError(f"there is no kind of run {stage} {track}; there are {known}")
     return replace(_DEFAULTS[stage, track](), name=f"{stage}-{track}")
 
 

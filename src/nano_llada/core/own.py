@@ -120,7 +120,7 @@ def _run(path: Path, where: str) -> ModuleType:
     try:
         with Neighbours(place.parent).importable():
             spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a file that calls sys.exit must not end the command without a word
         del sys.modules[key]
         raise UserError(f"{where}: running {path} failed: {type(error).__name__}: {error}") from error
     return module

@@ -45,7 +45,7 @@ class BadRows:
     def __init__(self, policy: Literal["stop", "skip"]) -> None:
         self.policy = policy
         self.count = 0
-        self._kinds: dict[str, tuple[int, list[Where]]] = {}
+        self._kinds: dict[str, tuple[int, list[Where], str]] = {}  # kind -> rows, first places, first reason
 
     def report(self, where: Where, reason: str) -> None:
         """Count a bad row. Raises UserError under "stop"."""
@@ -55,15 +55,15 @@ class BadRows:
         self.count += 1
         # Reasons that differ in a number only are one kind, or a million rows would keep a million reasons.
         kind = re.sub(r"0x[0-9a-f]+|\\u[0-9a-f]{4}|\d+", "#", reason)
-        seen, places = self._kinds.get(kind, (0, []))
-        self._kinds[kind] = (seen + 1, [*places, where][:5])
+        seen, places, first = self._kinds.get(kind, (0, [], reason))
+        self._kinds[kind] = (seen + 1, [*places, where][:5], first)
 
     def summary(self) -> str:
-        """The total, then a line per kind of reason (`#` stands for any number); '' without bad rows."""
+        """The total, then a line per kind of reason, as the first of its rows gives it; '' without bad rows."""
         lines = [f"bad rows skipped: {self.count}"] if self.count else []
-        for kind, (seen, places) in sorted(self._kinds.items(), key=lambda item: -item[1][0]):
+        for seen, places, first in sorted(self._kinds.values(), key=lambda item: -item[0]):
             more = ", ..." if seen > len(places) else ""
-            lines.append(f"  {seen} x {kind} ({', '.join(map(str, places))}{more})")
+            lines.append(f"  {seen} x {first} ({', '.join(map(str, places))}{more})")
         return "\n".join(lines)
 
 

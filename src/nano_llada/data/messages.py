@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -152,6 +153,11 @@ def reasoned(fields: Fields, content: str) -> str:
     if not name or _blank(fields.row[name]):
         return content
     return f"<think>\n{fields.text(name).strip()}\n</think>\n\n{content}"
+
+
+def without_reasoning(content: str) -> str:
+    """An answer without the reasoning that stands before it: what a right answer is compared with."""
+    return re.sub(r"\A<think>\n.*?\n</think>\n\n", "", content, count=1, flags=re.DOTALL)
 
 
 def _blank(value: object) -> bool:

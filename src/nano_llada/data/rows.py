@@ -9,10 +9,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from nano_llada.core.text import unify_line_ends
 from nano_llada.data.bad_rows import BadRow, BadRows, Row, Unread, Where, kind_of, parse_row
-from nano_llada.data.messages import Fields, Message, Role, read_list, read_message, reasoned
+from nano_llada.data.messages import Fields, Message, Role, read_list, read_message, reasoned, without_reasoning
 
 __all__ = ["BadRow", "BadRows", "Message", "Question", "Role", "Row", "Unread", "Where", "kind_of", "parse_row"]
 
@@ -42,10 +43,19 @@ class Question:
     references: tuple[str, ...]
 
 
+def looks_like(row: Mapping[str, object]) -> Literal["text", "chat", "preference"]:
+    """What a row seems to be made for, by the names of its fields."""
+    if {"chosen", "rejected"} <= row.keys():
+        return "preference"
+    asks = any(row.get(name) is not None for name in (*CONVERSATIONS, *QUESTIONS))
+    return "chat" if asks and row.get("text") is None else "text"
+
+
 def to_text(row: Mapping[str, object], field: str = "text", unread: Unread | None = None) -> str:
     """The document in a row. Raises ValueError with the reason when there is none."""
     if field not in row:
-        raise ValueError(f"no field {field}; {_names(row)}")
+        hint = "; this is a conversation: use it for sft, or --format chat" if looks_like(row) == "chat" else ""
+        raise ValueError(f"no field {field}; {_names(row)}{hint}")
     fields = Fields(row)
     text = fields.filled(field)
     _count(fields, unread)
@@ -88,18 +98,26 @@ def to_question(row: Mapping[str, object], unread: Unread | None = None) -> Ques
         raise ValueError(f"no question (messages, or one of {', '.join(QUESTIONS)}); {_names(row)}")
     turns, references = list(asked.turns), _references(fields)
     if asked.answered:
-        said = turns.pop().content
+        said = _judged(turns.pop().content, fields)
         if references and references != (said,):
             fields.skipped.add(f"{asked.name}[] the last answer")
     else:
         answer = [] if references else _answer(fields)
-        said = answer[-1].content if answer else ""
+        said = _judged(answer[-1].content, fields) if answer else ""
         turns += answer[:-1]
     _check_start(turns, asked)
     if turns[-1].role not in ("user", "tool"):
         raise ValueError(f"{asked.name} has no user turn at its end, or before the answer it ends with")
     _count(fields, unread)
     return Question(turns, references or ((said,) if said else ()))
+
+
+def _judged(content: str, fields: Fields) -> str:
+    """The part of an answer that others are compared with; its reasoning is reported as not read."""
+    answer = without_reasoning(content)
+    if answer != content:
+        fields.skipped.add("the reasoning of the right answer")
+    return answer
 
 
 def to_preference(row: Mapping[str, object], unread: Unread | None = None) -> Preference:

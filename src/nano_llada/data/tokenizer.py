@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from nano_llada.core.batch import Vocabulary
 from nano_llada.core.errors import UserError
+from nano_llada.core.files import write_json, write_text
 from nano_llada.core.text import printable, read_text
 from nano_llada.data.hostile import checked
 from nano_llada.data.pieces import LONGEST_TOKEN, PIECE, batches, broken, is_text, may_be_cut
@@ -87,7 +88,7 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and a `tokenizer_config.json` that transformers understands."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tokenizer.json").write_text(self._backend.to_str(pretty=True), encoding="utf-8")
+        write_text(folder / "tokenizer.json", self._backend.to_str(pretty=True))
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": TURN_START,
@@ -97,8 +98,7 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             "chat_template": CHAT_TEMPLATE,
         }
-        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-        (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+        write_json(folder / "tokenizer_config.json", config)
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text. Raises UserError for what came from bytes that are not UTF-8."""

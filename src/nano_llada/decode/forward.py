@@ -93,7 +93,7 @@ class Rectangles:
 
     @torch.inference_mode()
     def compute(self, placed: Sequence[Placed]) -> Tensor:
-        """See `Backend`."""
+        """Logits (N, V); see `Backend`."""
         parts = [
             _rectangle(self.model, run[0][0], [window for _, window in run], self._cache, self.pad)
             for run in _runs(placed)

@@ -56,7 +56,7 @@ class Lean:
             store[:, [one, other]] = store[:, [other, one]]
 
     def compute(self, placed: Sequence[Placed]) -> Tensor:
-        """See `Backend`."""
+        """Logits (N, V); see `Backend`."""
         return self.model.forward([_window(row, window) for row, window in placed], self._store)
 
 

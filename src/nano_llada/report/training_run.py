@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from nano_llada.checkpoint.files import WEIGHTS, step_folders
-from nano_llada.config.record import read_record
-from nano_llada.config.run import RunConfig
+from nano_llada.checkpoint.files import WEIGHTS, read_description, step_folders
+from nano_llada.config.record import read_config, read_record
+from nano_llada.config.run import STAGES, RunConfig
 from nano_llada.core.errors import UserError
+from nano_llada.core.text import printable
 from nano_llada.training.log import METRICS
 
 Points = tuple[list[float], list[float]]
@@ -64,10 +65,23 @@ def read_run(path: Path, name: str) -> TrainingRun | None:
     """
     if not (path / METRICS).is_file():
         return None
-    config = read_record(RunConfig, path / "config.json")
-    own = config.objective.saved_name()  # FILE.py:NAME of an objective of the user's own: its loss is another one
-    kind = f"{config.stage} {config.track}" + (f", {own}" if ":" in own else "")
-    return TrainingRun(name, kind, _metrics(path / METRICS), _parameters(path))
+    return TrainingRun(name, _kind(path), _metrics(path / METRICS), _parameters(path))
+
+
+def _kind(path: Path) -> str:
+    """Stage, track, and the name of an objective of the user's own. The config is read as plain values: a report never
+    runs the code that a run folder names."""
+    where = path / "config.json"
+    plain = read_config(where)
+    data, objective = plain.get("data"), plain.get("objective")
+    own = str(objective.get("type", "")) if isinstance(objective, dict) else ""
+    if ":" not in own:
+        config = read_record(RunConfig, where)
+        return f"{config.stage} {config.track}"
+    stage = STAGES.get(str(data.get("format", "text")) if isinstance(data, dict) else "text", "pretrain")
+    saved = step_folders(path)
+    track = f" {read_description(saved[-1]).card.track}" if saved else ""
+    return f"{stage}{track}, {printable(own)}"
 
 
 def _metrics(path: Path) -> list[dict[str, float]]:

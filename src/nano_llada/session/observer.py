@@ -197,7 +197,9 @@ class RunObserver:
         self._plot()
         if ending == "interrupted":
             self.record(ending)
-            self.log.say(f"interrupted at step {step} of {total}, saved; continue with --resume")
+            self.log.say(
+                f"interrupted at step {step} of {total}, saved; continue with `nano-llada resume {self.config.folder}`"
+            )
             return
         self.write_samples(step)
         if self.config.train.merge_best:

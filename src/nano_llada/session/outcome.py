@@ -15,7 +15,7 @@ FILE = "outcome.json"
 
 def write_outcome(run: Path, outcome: Outcome) -> None:
     """Record how a run stands. Raises UserError if its folder cannot be written."""
-    with writing(f"{run / FILE}", "its checkpoints are untouched: continue with --resume"):
+    with writing(f"{run / FILE}", "its checkpoints are untouched: continue with `nano-llada resume {run}`"):
         write_json(run / FILE, to_plain(outcome))
 
 

@@ -12,6 +12,7 @@ from nano_llada.config.record import from_plain, read_config
 from nano_llada.config.run import RunConfig, default_run
 from nano_llada.core.errors import UserError
 from nano_llada.core.words import did_you_mean
+from nano_llada.data.read import resolve
 
 KINDS = tuple(f"{stage} {track}" for stage in ("pretrain", "sft", "dpo", "rl") for track in ("ar", "diffusion"))
 
@@ -115,3 +116,26 @@ def _filled(value: Any, variables: Mapping[str, str], path: Path) -> Any:
         return str(variables[match[1]])
 
     return re.sub(r"\{(\w+)\}", replace, value)
+
+
+def check_inputs(recipe: Recipe) -> None:
+    """Look for everything that the runs of a recipe read and no earlier run makes.
+
+    Raises:
+        UserError: naming the run, and the first file or folder that is missing.
+    """
+    made: set[Path] = set()
+    for config in recipe.runs:
+        where = f"{recipe.path}: run {config.name}"
+        try:
+            resolve([name for name in (*config.data.data, *config.data.validation) if not name.startswith("hf:")])
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        if not config.data.data:
+            raise UserError(f"{where}: it has no training data")
+        if config.tokenizer is not None and not (config.tokenizer / "tokenizer.json").is_file():
+            raise UserError(f"{where}: no tokenizer.json in {config.tokenizer}")
+        for start in filter(None, (config.init_from, config.reference)):
+            if start not in made and start.parent not in made and not start.exists():
+                raise UserError(f"{where}: there is no checkpoint {start}, and no earlier run makes it")
+        made.add(config.folder)

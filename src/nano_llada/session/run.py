@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -59,11 +60,12 @@ def execute(config: RunConfig, *, resume: bool = False) -> Outcome:
     machine = hardware.choose_machine(config.train.device, config.train.precision)
     start = load_checkpoint(config.init_from) if config.init_from else None
     tokenizer = choose_tokenizer(config, start)
-    make_folder(config, resume=resume)
+    new = make_folder(config, resume=resume)
     with locked(config.folder) as lock, explained_writing(config):
-        notes = prepare_folder(config, resume=resume)
-        notes += check_inputs(config, tokenizer, start, resume=resume)
-        trainer, observer = assemble(config, machine, tokenizer, start, resume=resume, lock=lock)
+        with removed_if_it_fails(config.folder, new):
+            notes = prepare_folder(config, resume=resume)
+            notes += check_inputs(config, tokenizer, start, resume=resume)
+            trainer, observer = assemble(config, machine, tokenizer, start, resume=resume, lock=lock)
         _train(config, trainer, observer, tokenizer, [*notes, *observer.checkpoints.notes], started)
     outcome = read_outcome(config.folder)
     assert outcome is not None  # the observer wrote it
@@ -102,7 +104,11 @@ def explained_writing(config: RunConfig) -> Iterator[None]:
         saved: list[Path] = []
         with contextlib.suppress(UserError):
             saved = step_folders(config.folder)
-        after = f"{saved[-1].name} is saved: continue with --resume" if saved else "nothing was saved yet"
+        after = (
+            f"{saved[-1].name} is saved: continue with `nano-llada resume {config.folder}`"
+            if saved
+            else "nothing was saved yet"
+        )
         raise UserError(f"{config.name} stopped: {where}{reason_of(error)}; {after}") from error
 
 
@@ -283,15 +289,31 @@ def choose_tokenizer(config: RunConfig, start: Checkpoint | None) -> Tokenizer:
     return start.tokenizer
 
 
-def make_folder(config: RunConfig, *, resume: bool) -> None:
-    """Make the run folder, before it is locked. Raises UserError if that cannot be done, or nothing is resumed."""
-    saved = config.folder / "config.json"
+@contextlib.contextmanager
+def removed_if_it_fails(folder: Path, new: bool) -> Iterator[None]:
+    """A run folder that was made for this start is removed again where the start fails before any training."""
+    try:
+        yield
+    except UserError:
+        if new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def make_folder(config: RunConfig, *, resume: bool) -> bool:
+    """Make the run folder, before it is locked; gives whether it is new.
+
+    Raises:
+        UserError: if it cannot be made, or there is nothing to resume.
+    """
+    saved, new = config.folder / "config.json", not config.folder.exists()
     try:
         if resume and not saved.is_file():
             raise UserError(f"nothing to resume: {saved.parent} has no config.json")
         config.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write the run folder {config.folder}: {reason_of(error)}") from error
+    return new
 
 
 def prepare_folder(config: RunConfig, *, resume: bool) -> list[str]:
@@ -304,7 +326,9 @@ def prepare_folder(config: RunConfig, *, resume: bool) -> list[str]:
             if changes := check_same_config(saved, plain):
                 notes = [f"resumed with other settings: {'; '.join(changes)}"]
         elif step_folders(folder):
-            raise UserError(f"the run {folder} exists; continue it with --resume, or give another --name")
+            raise UserError(
+                f"the run {folder} exists; continue it with `nano-llada resume {folder}`, or choose another --name"
+            )
         else:
             write_json(folder / "environment.json", hardware.environment())
         write_json(saved, plain)
@@ -331,7 +355,13 @@ def check_same_config(saved: Path, plain: Mapping[str, Any]) -> list[str]:
     outcome = read_outcome(saved.parent)
     may_change = MAY_CHANGE | (set(LENGTH) if _grows(before["train"], plain["train"], outcome) else set())
     if refused := [text for where, text in changed.items() if where not in may_change]:
-        raise UserError(f"a resumed run must learn the same; these differ from {saved}: {'; '.join(refused)}")
+        hint = ""
+        if changed.keys() & set(LENGTH) - may_change:
+            hint = "; the length of a run can only be raised: to stop now, use its newest checkpoint as it is"
+        raise UserError(
+            f"cannot resume {saved.parent} with other settings than those it was started with: {'; '.join(refused)}"
+            f"{hint or '; use another --name to start a new run'}"
+        )
     if changed.keys() & set(LENGTH) and outcome is not None and outcome.state == "stopped early":
         raise UserError(
             f"{saved.parent} stopped early at step {outcome.step}, since its validation loss no longer improved: more "

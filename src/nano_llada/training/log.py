@@ -118,7 +118,12 @@ class RunLog:
             self._last_line = now
             rest = left(step - self._first[0], self.total_steps - self._first[0], now - self._first[1])
             line = f"{self.folder.name}: step {step}/{self.total_steps}  {note}"
-            self._console.print(f"{line}  {rest}" if rest and step < self.total_steps else line, highlight=False)
+            self._console.print(
+                f"{line}  {rest}" if rest and step < self.total_steps else line,
+                highlight=False,
+                markup=False,
+                emoji=False,
+            )
 
     def metrics(self, step: int, values: Mapping[str, float | int]) -> None:
         """One line of metrics.jsonl, flushed, and the tracker; one that fails is said so and not asked again.
@@ -155,7 +160,7 @@ class RunLog:
     def say(self, text: str) -> None:
         """A line for the terminal and log.txt. Raises UserError if that cannot be written."""
         _append(self._log, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def close(self) -> None:
         """Put everything away."""
@@ -177,7 +182,7 @@ def _appending(path: Path) -> IO[str]:
 
 
 def _append(file: IO[str], text: str) -> None:
-    with writing(file.name, "what was saved before is untouched: continue with --resume"):
+    with writing(file.name, "what was saved before is untouched: continue with `nano-llada resume RUN`"):
         file.write(text)
         file.flush()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from nano_llada.verify.answer import Judge, judge_of
 from nano_llada.verify.pattern import Matcher
 
 VERIFIER = "verifier"
+LARGEST = 1e12
 
 # question, answer, the row of the data file -> a number
 Reward = Callable[[str, str, Mapping[str, Any]], float]
@@ -50,13 +50,14 @@ def _checked(function: Callable[..., Any], spec: str, neighbours: Neighbours) ->
     def reward(question: str, answer: str, row: Mapping[str, Any]) -> float:
         try:
             with neighbours.importable():
-                value = float(function(question, answer, row))
-        except Exception as error:
+                value = float(function(question, answer, dict(row)))
+        except (Exception, SystemExit) as error:
             raise UserError(
                 f"reward {spec!r} failed on {printable(repr(answer))}: {type(error).__name__}: {error}"
             ) from error
-        if not math.isfinite(value):
-            raise UserError(f"reward {spec!r} gave {value} for {answer!r}: rewards are finite numbers")
+        if not abs(value) <= LARGEST:  # also nan; larger ones would overflow where a group's deviation is computed
+            said = printable(repr(answer))
+            raise UserError(f"reward {spec!r} gave {value} for {said}: rewards are numbers of at most {LARGEST:g}")
         return value
 
     return reward

@@ -37,18 +37,22 @@ class Verifier:
     def from_json(cls, data: Mapping[str, Any]) -> Verifier:
         """The inverse of to_json. Raises UserError if a field is missing, the kind unknown or nothing can be right."""
         try:
-            kind, expected, count = data["kind"], tuple(str(text) for text in data["expected"]), data["count"]
+            kind, expected, count = data["kind"], data["expected"], data["count"]
         except (KeyError, TypeError) as error:
             raise UserError(
                 f"This verifier cannot be read: {data!r}. Give it `kind`, `expected` (a list) and `count`."
             ) from error
         if kind not in get_args(Kind):
             raise UserError(f"Unknown kind of verifier {kind!r}. Use one of: {', '.join(get_args(Kind))}.")
+        if not isinstance(expected, (list, tuple)) or not all(isinstance(text, str) for text in expected):
+            raise UserError(f"This verifier's `expected` is not a list of texts: {expected!r}.")
         if not expected:
             raise UserError(f"This verifier expects nothing: {data!r}. Give at least one right answer.")
         if kind == "final" and (colons := [text for text in expected if re.search(COLON, text)]):
             raise UserError(f"This verifier expects {colons[0]!r} behind a colon. Give results without a colon.")
-        return cls(kind, expected, int(count))
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise UserError(f"This verifier's `count` must be a whole number of at least 0, not {count!r}.")
+        return cls(kind, tuple(expected), count)
 
 
 def verify(verifier: Verifier, text: str) -> bool:

@@ -53,7 +53,7 @@ class Generation(Suite):
     }
     default_for: ClassVar[tuple[str, ...]] = ("skills", "questions")
     writes: ClassVar[bool] = True
-    reads: ClassVar[tuple[str, ...]] = ("skills", "questions")
+    reads: ClassVar[tuple[str, ...]] = ("skills", "questions", "verifier")
 
     questions: Sequence[Question]
     seed: int = 0

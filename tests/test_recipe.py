@@ -99,8 +99,7 @@ def test_a_pipeline_with_one_command_that_goes_on_where_it_was_stopped(recipe, m
     assert json.loads((runs / "sft" / "step-000003" / "model.json").read_text())["card"]["block_size"] == 8
     recipe.write_text(recipe.read_text().replace("steps = 3", "steps = 4"))
     longer = read_recipe(recipe, {"where": recipe.parent.as_posix()})
-    with pytest.raises(
-        UserError, match="must learn the same":  # a finished run of another config is not taken
+    with pytest.raises(UserError, match="must learn the same"):  # a finished run of another config is not taken
         complete(longer.runs)
 
 

@@ -310,7 +310,7 @@ def test_a_run_is_resumed_only_as_it_was(scene, capsys):
     run = scene.train("rl-ar")
     before = (run / "rollouts.jsonl").read_bytes()
     assert run_cli(scene.words("rl-ar")) == 2
-    assert "runs/x exists; continue it with --resume" in " ".join(capsys.readouterr().err.split())
+    assert "runs/x exists; continue it with `nano-llada resume" in " ".join(capsys.readouterr().err.split())
     assert run_cli([*scene.words("rl-ar", group_size=2), "--resume"]) == 2
     assert "objective.rollouts.group_size was 4, is 2" in " ".join(capsys.readouterr().err.split())
     assert run_cli([*scene.words("rl-ar"), "--resume"]) == 0

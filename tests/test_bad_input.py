@@ -93,7 +93,10 @@ FOLDERS: dict[str, tuple[Case, str]] = {
     ),
     "import over a folder": (lambda s: imported(s), "exists"),
     "export over a folder": (lambda s: ["export", "--checkpoint", s.done.runs / "ar", "--out", s.here], "exists"),
-    "a run that exists": (lambda s: [*s.run(runs=s.done.runs, name="ar")], "exists; continue it with --resume"),
+    "a run that exists": (
+        lambda s: [*s.run(runs=s.done.runs, name="ar")],
+        "exists; continue it with `nano-llada resume",
+    ),
     "nothing to resume": (lambda s: [*s.run(), "--resume"], "nothing to resume"),
     "another config on resume": (
         lambda s: [*s.run(runs=s.done.runs, name="ar", learning_rate=0.5), "--resume"],

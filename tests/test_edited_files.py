@@ -61,7 +61,7 @@ def test_every_field_of_a_config_with_every_wrong_value(tmp_path, stage, track):
             told = complaint(lambda: _parsed(stage, track, [], _below(default_run(stage, track), str(path), None)))
             assert told is None or str(path) in told or "these options describe" in told, (place, value)
             at_resume = complaint(lambda: check_same_config(path, plain))
-            assert at_resume is None or str(path) in at_resume, (place, value)
+            assert at_resume is None or str(path.parent) in at_resume, (place, value)
             refused += (told is not None) + (at_resume is not None)
     assert refused > 1000
 

@@ -167,7 +167,7 @@ def test_the_old_chain_runs_as_written(old):
 
     again = old(SFT_AR, small)
     assert again.status == 2
-    assert "--resume" in again.err
+    assert "continue it with `nano-llada resume weights/minimind_sft`" in again.err
 
 
 @pytest.mark.parametrize("line", COMMANDS, ids=lambda line: line.split()[0].split(".")[-1])

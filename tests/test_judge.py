@@ -220,6 +220,8 @@ MISTAKES = [
     (GOOD | {"verifier": {"kind": "exact", "expected": ["x"], "count": None}}, "`count` must be a whole number"),
     (GOOD | {"verifier": "regex", "answer": "("}, "'\\(' is not a regular expression"),
     (GOOD | {"verifier": "numeric"}, "'!' holds no number"),
+    (GOOD | {"answer": "3 apples, 4 pears", "verifier": "numeric"}, "holds 2 numbers"),
+    (GOOD | {"answer": "1\u2009234\u2009567", "verifier": "numeric"}, "holds 3 numbers"),
     (GOOD | {"verifier": "nowhere.py:f"}, "nowhere.py:f' names a file with code"),
     ({"prompt": "?", "answer": r"\boxed{\sqrt{2}}", "verifier": "numeric"}, "numeric cannot read"),
     ({"prompt": "?", "answer": r"2^10", "verifier": "numeric"}, "numeric cannot read"),

@@ -196,7 +196,7 @@ def test_the_terminal_shows_answers_first_then_few_figures_and_cuts_no_chinese(s
     assert "\x1b" not in shown
     assert shown.rindex("再") < shown.index("tokens")  # figures come behind all answers
     rows = headline_rows(measure(records, metrics_of), HEADLINES)
-    heads = ["model", "tpf (tokens/pass)", "tokens_per_second (tokens/s)", "latency_p50 (ms)"]
+    heads = ["model", "tpf (tokens/pass)", "tokens per second (tokens/s)", "latency p50 (ms)"]
     assert rows[0] == heads  # without a reference there is no exact match
     assert [row[0] for row in rows[1:]] == ["left | one · default", "right · default"]
 

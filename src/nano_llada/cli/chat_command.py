@@ -99,7 +99,7 @@ def main(arguments: Sequence[str]) -> int:
             continue
         answer = tokenizer.decode(done.tokens, specials=False)
         messages = [*asked, Message("assistant", answer)]
-        shown = visible(answer) if console.is_terminal else answer
+        shown = (visible(answer).strip() or "(an empty answer)") if console.is_terminal else answer
         console.print(shown, highlight=False, markup=False, soft_wrap=True)
         if console.is_terminal:
             rate = len(done.tokens) / max(done.seconds, 1e-9)

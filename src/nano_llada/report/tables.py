@@ -70,7 +70,8 @@ def headline_rows(results: Results, shown: Iterable[tuple[str, str]]) -> list[li
         if (figure := results.middle(way, suite, results.whole(suite), metric.name)) is not None
     }
     columns = [number for number in range(len(wanted)) if any((way, number) in found for way in results.ways())]
-    rows = [["model", *(heading(wanted[number][1].name, wanted[number][1]) for number in columns)]]
+    named = (heading(wanted[n][1].name.replace("_", " "), wanted[n][1]) for n in columns)  # may break between words
+    rows = [["model", *named]]
     for way in results.ways():
         figures = [found.get((way, number)) for number in columns]
         values = [amount(f.value, wanted[n][1]) if f else "–" for n, f in zip(columns, figures, strict=True)]

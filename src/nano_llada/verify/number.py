@@ -46,7 +46,11 @@ def last_number(text: str) -> float | None:
 
 
 def reference_number(text: str) -> float:
-    """The number of a right answer. Raises ValueError if it has none, or holds something that cannot be read."""
+    """The number of a right answer.
+
+    Raises:
+        ValueError: if it has none, or several of which none is marked, or holds something that cannot be read.
+    """
     plain = _plain(text)
     parts = [content for _, content in _boxes(plain)][-1:] or [match[1] for match in _STEP.finditer(plain)] or [plain]
     number = last_number(text)
@@ -57,6 +61,11 @@ def reference_number(text: str) -> float:
         )
     if number is None or not math.isfinite(number):
         raise ValueError(f"the right answer {text!r} holds no number, which the verifier numeric needs")
+    if parts[-1] is plain and len(numbers := _numbers(plain)) > 1:  # which one is meant is anybody's guess
+        raise ValueError(
+            f"the right answer {text!r} holds {len(numbers)} numbers; write one number without spaces in it, or mark "
+            "the one that counts with #### or \\boxed{}"
+        )
     return number
 
 

@@ -283,7 +283,7 @@ def test_compare_writes_a_report(done, tmp_path, capsys, monkeypatch):
     assert run_cli(words) == 0
     out = capsys.readouterr().out
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
-    assert all(text in out for text in ("report.html", "exact_match", "tokens_per_second", "What <has> Tom?"))
+    assert all(text in out for text in ("report.html", "exact match", "tokens per second", "What <has> Tom?"))
     assert no_external_links(page)
     assert "What &lt;has&gt; Tom?" in page
     assert "<has>" not in page
@@ -377,7 +377,7 @@ def test_the_demo_from_nothing_to_a_report(tmp_path, capsys, monkeypatch):
     }
     lines = [re.split(r"\s*[│┃]\s*", line)[1:3] for line in out.splitlines() if re.match(r"[│┃]", line)]
     assert all([skill, language] in lines for skill in ("copy", "identity") for language in ("zh", "en"))
-    written = out[: out.index("tokens_per_second")]  # answers come before figures
+    written = out[: out.index("tokens per second")]  # answers come before figures
     assert all(q.prompt in written for q in world_questions(("copy", "identity"), 1))
     before = {path: path.read_bytes() for path in (tmp_path / "demo").rglob("model.safetensors")}
     assert len(before) == 4

@@ -17,6 +17,7 @@ import pytest
 import nano_llada
 from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.cli.main import COMMANDS
+from nano_llada.core.waiting import let_threads_sleep, waiting
 from nano_llada.decode.engine import BatchSampler
 from nano_llada.evaluation.suites.generation import world_questions
 from nano_llada.language_model import LanguageModel
@@ -307,6 +308,27 @@ def test_doctor_says_what_will_be_used(capsys):
     assert run_cli(["doctor", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in ("processor", "fp32 matrix products", "precision", "attention", "compile"))
+    assert f"waiting threads       {waiting(os.environ)}" in out
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({}, "OpenMP's default, usually spin and then sleep (OMP_WAIT_POLICY=PASSIVE: sleep at once)"),
+        ({"OMP_WAIT_POLICY": "passive"}, "sleep (OMP_WAIT_POLICY=passive)"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "as set (OMP_WAIT_POLICY=ACTIVE)"),
+        ({"GOMP_SPINCOUNT": "100"}, "as set (GOMP_SPINCOUNT=100)"),
+        ({"KMP_BLOCKTIME": "0"}, "sleep (KMP_BLOCKTIME=0)"),
+    ],
+)
+def test_threads_that_wait_sleep_unless_the_user_or_torch_was_first(monkeypatch, chosen, said):
+    assert waiting(chosen) == said
+    mine = dict(chosen)
+    let_threads_sleep(mine)  # torch is loaded in this process: too late, so nothing is claimed
+    assert mine == chosen
+    monkeypatch.delitem(sys.modules, "torch")
+    let_threads_sleep(mine)
+    assert mine == (chosen or {"OMP_WAIT_POLICY": "PASSIVE"})
 
 
 def test_data_world_and_show(tmp_path, capsys):

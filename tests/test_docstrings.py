@@ -18,19 +18,6 @@ WORDS = "batch|rows|heads|kv_heads|groups|draws|documents|layers|width|k|m|n"
 SIZE = rf"(?:[0-9]*[A-Z](?:[|*/+][0-9A-Z]+)*'?|[0-9]+|\.\.\.|{WORDS})"
 SHAPE = re.compile(rf"\(\)|\({SIZE},\)|\({SIZE}(?:, {SIZE})+\)")
 
-# Functions that do not say it yet. This list may only become shorter.
-MISSING = frozenset(
-    {
-        "model/cache.py:KVCache.extend",
-        "model/lean.py:LeanModel.from_quantised",
-        "model/lean.py:normed",
-        "model/quantised.py:dequantise_state",
-        "model/quantised.py:load_quantised",
-        "model/quantised.py:quantise_state",
-        "model/quantised.py:save_quantised",
-    }
-)
-
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -89,14 +76,9 @@ def test_every_room_is_looked_at():
     assert rooms == set(ROOMS)
 
 
-@pytest.mark.parametrize("function", [f for f in FUNCTIONS if f.name not in MISSING], ids=lambda f: f.name)
-def test_a_public_function_with_tensors_says_shapes_and_what_it_raises(function):
-    assert function.problems == []
-
-
-def test_the_exceptions_are_still_needed():
-    known = {function.name: function.problems for function in FUNCTIONS}
-    assert {name for name in MISSING if not known.get(name)} == set()
+def test_public_functions_with_tensors_say_shapes_and_what_they_raise():
+    assert len(FUNCTIONS) > 75
+    assert {function.name: function.problems for function in FUNCTIONS if function.problems} == {}
 
 
 @pytest.mark.parametrize(

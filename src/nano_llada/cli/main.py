@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from nano_llada.core.errors import UserError
+from nano_llada.core.waiting import let_threads_sleep
 from nano_llada.core.words import nearest
 
 COMMANDS = {
@@ -67,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(command: str, arguments: Sequence[str]) -> int:
     """The exit status of a command; what a person can correct is printed in one line, without a traceback."""
+    let_threads_sleep(os.environ)
     try:
         module = importlib.import_module(f"nano_llada.cli.{command}_command")
         status: int = module.main(arguments)

@@ -99,7 +99,7 @@ def hints_of(cls: type) -> dict[str, Any]:
 def _numbers_of(cls: type) -> dict[str, tuple[type, Range]]:
     """Kind and range of each field of a record that holds numbers."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    names = [field.name for field in dataclasses.fields(cls)]
     found = {name: next(_numbers_in(hints[name]), None) for name in names}
     return {name: number for name, number in found.items() if number is not None}
 

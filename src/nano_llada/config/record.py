@@ -162,9 +162,9 @@ class _Reader:
 
 def _paths(cls: type, base: Any = None, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Where each option of a record and its parts is, outer ones first."""
-    hints = hints_of(cls)  # type: ignore[arg-type]
+    hints = hints_of(cls)
     inner: list[tuple[type, Any, tuple[str, ...]]] = []
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+    for field in dataclasses.fields(cls):
         value, place = getattr(base, field.name, None), (*above, field.name)
         yield place
         parts = [hints[field.name], *typing.get_args(hints[field.name])]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from torch.nn.attention.flex_attention import BlockMask
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 Kind = Literal["causal", "full", "block_causal", "two_stream"]
 
@@ -105,8 +103,6 @@ class AttentionPattern:
 
     def flex(self, queries: int, keys: int, device: torch.device) -> BlockMask | None:
         """The same as `dense` for FlexAttention, which skips what is masked; None if everything is allowed."""
-        from torch.nn.attention.flex_attention import create_block_mask
-
         if self.kind == "full" and self.key_docs is None:
             return None
         shared, first = self._rows == 1, keys - queries

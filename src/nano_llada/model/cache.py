@@ -66,7 +66,11 @@ class KVCache:
         return max(self._visible, *(start + width for start, width in zip(self.starts, widths, strict=True)))
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write (B, kv_heads, n, D) from each row's start on; gives all places up to the last that is read."""
+        """Write (B, kv_heads, n, D) from each row's start on; gives all places (B, kv_heads, K, D) up to the last read.
+
+        Raises:
+            UserError: if that is more than the capacity.
+        """
         count = keys.shape[2]
         end = self.slots(count)
         if end > self.capacity:

@@ -175,7 +175,7 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     """``x / rms(x) * gain`` over the last dimension of (..., D); `gain` (D,) or, one per head, (heads, D)."""
     if x.is_cuda or _fused_elsewhere():
         return F.rms_norm(x, (x.shape[-1],), None, eps) * gain.to(x.dtype)
-    result: Tensor = _RMSNorm.apply(x, gain, eps)
+    result: Tensor = _RMSNorm.apply(x, gain, eps)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -184,7 +184,7 @@ def normed_linear(x: Tensor, gain: Tensor, weight: Tensor, eps: float) -> Tensor
     # under autocast the product takes another type than what is normed; a GPU's own norm is as good as ours
     if x.is_cuda or _fused_elsewhere() or torch.is_autocast_enabled(x.device.type):
         return F.linear(rms_norm(x, gain, eps), weight)
-    result: Tensor = _NormedLinear.apply(x, gain, weight, eps)
+    result: Tensor = _NormedLinear.apply(x, gain, weight, eps)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -193,7 +193,8 @@ def swiglu_linear(gate_up: Tensor, weight: Tensor) -> Tensor:
     if _fused_elsewhere():
         gate, up = gate_up.chunk(2, dim=-1)
         return F.linear(F.silu(gate) * up, weight)
-    result: Tensor = _SwiGLULinear.apply(gate_up, weight.to(gate_up.dtype))  # no autocast in backward
+    weight = weight.to(gate_up.dtype)  # no autocast in backward
+    result: Tensor = _SwiGLULinear.apply(gate_up, weight)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -202,7 +203,7 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     if _fused_elsewhere():
         first, second = x.chunk(2, dim=-1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-    result: Tensor = _Rotary.apply(x, cos, sin)
+    result: Tensor = _Rotary.apply(x, cos, sin)  # type: ignore[no-untyped-call]
     return result
 
 

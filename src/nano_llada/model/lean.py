@@ -403,7 +403,7 @@ class LeanModel:
 
     @classmethod
     def from_quantised(cls, config: ModelConfig, state: Mapping[str, Tensor], device: str = "cpu") -> LeanModel:
-        """From int8 weights, as `quantise_state` makes them and `load_quantised` reads them."""
+        """From int8 weights (N, K) with scales (N,), as `quantise_state` makes them and `load_quantised` reads them."""
         return cls(config, state, "int8", torch.device(device))
 
     def new_store(self, slots: int, capacity: int) -> KeyValueStore:
@@ -501,7 +501,7 @@ def multiplies_bf16() -> bool:
 
 
 def normed(x: Tensor, gain: Tensor, eps: float) -> Tensor:
-    """``x / rms(x) * g`` over the last dimension D; `gain` is g times the root of D, which saves an operation."""
+    """``x / rms(x) * g``, (..., D) to (..., D); `gain` (D,) is g times the root of D, which saves an operation."""
     square_sum = torch.sum(x * x, -1, keepdim=True)
     scaled: Tensor = x * square_sum.add_(eps * x.shape[-1]).rsqrt_()
     return scaled.mul_(gain)

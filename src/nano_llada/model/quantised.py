@@ -41,7 +41,7 @@ def dequantise(quantised: Tensor, scale: Tensor) -> Tensor:
 
 
 def quantise_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a model by name, every matrix as int8 under its own name and scales under ``NAME.scale``."""
+    """The weights of a model by name: a matrix (N, K) as int8 under its own name, scales (N,) under ``NAME.scale``."""
     found: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if tensor.dim() == 2:
@@ -52,7 +52,7 @@ def quantise_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def dequantise_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `quantise_state`, up to rounding: a state that a `Transformer` loads."""
+    """The inverse of `quantise_state`, up to rounding: matrices (N, K) in float32, which a `Transformer` loads."""
     return {
         name: dequantise(tensor, state[name + SCALE]) if tensor.dtype == torch.int8 else tensor
         for name, tensor in state.items()
@@ -61,7 +61,7 @@ def dequantise_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_quantised(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write the result of `quantise_state` as safetensors.
+    """Write the result of `quantise_state`, int8 (N, K) and scales (N,), as safetensors.
 
     Raises:
         UserError: if the file cannot be written.
@@ -73,7 +73,7 @@ def save_quantised(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def load_quantised(path: Path, shapes: Mapping[str, torch.Size | tuple[int, ...]]) -> dict[str, Tensor]:
-    """Read what `save_quantised` wrote; `shapes` are those of the float weights it must hold, no more and no fewer.
+    """Read what `save_quantised` wrote, int8 (N, K) with scales (N,); `shapes`: of all weights and no others.
 
     Raises:
         UserError: for a missing or damaged file, a tensor that is missing, unknown or of the wrong shape or type, or

@@ -78,7 +78,7 @@ def head_cross_entropy(features: Tensor, head: Tensor, targets: Tensor, weights:
         # a backward pass is not under autocast, and this function makes the gradient's products with the loss's
         dtype = torch.get_autocast_dtype(features.device.type)
         features, head = features.to(dtype), head.to(dtype)
-    total, nll = _HeadCrossEntropy.apply(features, head, targets, weights)
+    total, nll = _HeadCrossEntropy.apply(features, head, targets, weights)  # type: ignore[no-untyped-call]
     return total, nll
 
 

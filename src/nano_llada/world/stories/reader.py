@@ -116,9 +116,9 @@ class Reader:
         return None
 
     def _matches(self, token: Slot | str, mention: Mention) -> bool:
-        if token.__class__ is str:
-            return mention.surface == token or mention.surface.lower() == token.lower()  # type: ignore[union-attr]
-        return _fits(token, mention, self.language)  # type: ignore[arg-type]
+        if isinstance(token, str):
+            return mention.surface == token or mention.surface.lower() == token.lower()
+        return _fits(token, mention, self.language)
 
     def _because(self, shape: str, mentions: list[Mention]) -> list[Event]:
         if self.language == "zh" and shape.startswith("因为"):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
 from itertools import combinations
 from math import comb
 from types import SimpleNamespace
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from nano_llada.config.model import ModelConfig
 from nano_llada.core.batch import StepContext, TokenBatch, Vocabulary
+from nano_llada.core.device import matmul_rate
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.model.cache import KVCache
 from nano_llada.model.transformer import Transformer
@@ -19,6 +23,41 @@ from nano_llada.model.transformer import Transformer
 
 def pytest_configure(config):
     torch.set_num_threads(1)  # many threads on a busy machine make the suite ten times slower
+
+
+def sketch(figure: Figure, target: object, **how: object) -> None:
+    """`savefig` without drawing: a PNG that is made in memory, as those of every run and report are, is a stand-in."""
+    if isinstance(target, io.BytesIO) and how.get("format") == "png":
+        target.write(b"\x89PNG a stand-in for " + ", ".join(axes.get_title() for axes in figure.axes).encode())
+    else:
+        savefig(figure, target, **how)
+
+
+savefig = Figure.savefig
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_runs() -> Iterator[None]:
+    """Runs without what takes longer than training them: measuring the machine, and drawing the curve.
+
+    Tests of these two ask for `drawn` and for `measured`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nano_llada.core.device.matmul_rate", lambda machine, seconds=0.0: 1e11)
+        patch.setattr(Figure, "savefig", sketch)
+        yield
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> None:
+    """Every plot is drawn."""
+    monkeypatch.setattr(Figure, "savefig", savefig)
+
+
+@pytest.fixture
+def measured(monkeypatch) -> None:
+    """The machine's rate is measured."""
+    monkeypatch.setattr("nano_llada.core.device.matmul_rate", matmul_rate)
 
 
 class TableModel(nn.Module):

@@ -28,7 +28,6 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def tiny_models(root, monkeypatch):
-    monkeypatch.setattr("nano_llada.core.device.matmul_rate", lambda machine: 1e11)
     monkeypatch.setattr(llada2_ablation, "ModelConfig", lambda **_: ModelConfig(**SHAPE))
     monkeypatch.setattr(llada2_ablation, "DataConfig", functools.partial(DataConfig, cache=root / "cache"))
     monkeypatch.setattr(editing, "Llada2Ablation", functools.partial(Llada2Ablation, **STEPS))

@@ -33,10 +33,7 @@ each_dpo = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.start
 
 
 @pytest.fixture
-def scene(tmp_path, tmp_path_factory, monkeypatch) -> Scene:
-    # these two take longer than the runs
-    monkeypatch.setattr("nano_llada.core.device.matmul_rate", lambda machine: 1e11)
-    monkeypatch.setattr("nano_llada.session.observer.plot_losses", lambda *_: None)
+def scene(tmp_path, tmp_path_factory) -> Scene:
     return make_scene(tmp_path_factory.getbasetemp(), tmp_path)
 
 
@@ -95,6 +92,7 @@ def test_rewards_are_logged_and_answers_written_down(scene, capsys, kind):
     assert [line["prompt"] for line in lines] == [asked[line["question"]] for line in lines]
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_rows_own_verifier_is_the_default_reward(scene):
     """Right answers are rare: with none, nothing is learnt but that is no failure."""
     run = scene.train("rl-ar", reward=None)

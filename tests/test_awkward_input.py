@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
+from forked import needs_fork, piped
 from nano_llada.cli.chat_command import fitting
 from nano_llada.config.record import read_config
 from nano_llada.core.errors import UserError
@@ -41,15 +40,10 @@ def refused(capsys, *words: object) -> str:
     return " ".join(told.replace("│", " ").split())  # a config's errors come in a frame
 
 
-def piped(*words: object, data: bytes) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "nano_llada.cli.main", *map(str, words)]
-    environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
-    return subprocess.run(command, input=data, capture_output=True, timeout=120, env=environment, check=False)
-
-
 # texts
 
 
+@needs_fork
 def test_lines_of_standard_input_that_are_no_text_are_named(done):
     words = ("generate", done.runs / "ar", "--max-new-tokens", 2)
     bad = piped(*words, data="汤姆\n".encode() + "汤姆有".encode("gbk") + b"\n")
@@ -73,6 +67,7 @@ def test_an_argument_that_is_no_text(done, tmp_path, capsys, words):
     assert "not valid UTF-8" in refused(capsys, command, done.runs / name, *rest, *out)
 
 
+@needs_fork
 def test_a_chat_goes_on_after_a_message_that_it_cannot_take(done):
     lines = b"What has Tom?\n" + LONG.encode() + b"\n\xff\xfe\nWhat has Amy?\n"
     told = piped("chat", done.runs / "ar-sft", "--max-new-tokens", 3, data=lines)
@@ -302,6 +297,7 @@ def test_options_of_a_tokenizer(tmp_path, capsys, options, told):
 # what is shown
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run_with_a_chinese_name_is_drawn_without_complaint(tmp_path, recwarn):
     plot_losses([{"step": 1, "loss": 2.0}], tmp_path / "loss.png", "中文")
     assert (tmp_path / "loss.png").stat().st_size > 1000

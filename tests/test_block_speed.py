@@ -47,7 +47,6 @@ def options(root, tmp_path, monkeypatch) -> BlockSpeed:
     monkeypatch.setattr(block_speed, "Llada2Ablation", functools.partial(Llada2Ablation, **steps))
     monkeypatch.setattr(llada2_ablation, "ModelConfig", lambda **_: ModelConfig(**SHAPE))
     monkeypatch.setattr(llada2_ablation, "DataConfig", functools.partial(DataConfig, cache=root / "cache"))
-    monkeypatch.setattr("nano_llada.core.device.matmul_rate", lambda machine: 1e11)
     # after a few steps at the real rate a tiny model answers everything with an end, which has no speed
     slowly = lambda **given: TrainConfig(**given | {"learning_rate": 1e-6})  # noqa: E731
     monkeypatch.setattr(llada2_ablation, "TrainConfig", slowly)

@@ -304,6 +304,7 @@ def test_compare_writes_a_report(done, tmp_path, capsys, monkeypatch):
     assert {"frontier.png", "training-loss.png"} <= {path.name for path in (tmp_path / "report").iterdir()}
 
 
+@pytest.mark.usefixtures("measured")
 def test_doctor_says_what_will_be_used(capsys):
     assert run_cli(["doctor", "--device", "cpu"]) == 0
     out = capsys.readouterr().out

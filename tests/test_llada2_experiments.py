@@ -45,7 +45,6 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def tiny_models(root, monkeypatch):
-    monkeypatch.setattr("nano_llada.core.device.matmul_rate", lambda machine: 1e11)
     monkeypatch.setattr(llada2_ablation, "ModelConfig", lambda **_: ModelConfig(**SHAPE))
     for module in (llada2_ablation, dpo):
         monkeypatch.setattr(module, "DataConfig", functools.partial(DataConfig, cache=root / "cache"))

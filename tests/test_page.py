@@ -241,12 +241,14 @@ def test_what_markdown_would_read_is_escaped_and_nothing_else():
     assert {text: escape_markdown(text) for text in changed} == changed
 
 
+@pytest.mark.usefixtures("drawn")
 def test_every_plot_is_a_file_that_the_markdown_shows(tmp_path):
     _, markdown, _ = report(everything(), tmp_path)
     shown = re.findall(r"\]\((\w+\.png)\)", markdown)
     assert sorted(shown) == ["frontier.png", "positions.png", "reliability.png", "skills.png", "spans.png"]
     assert sorted(path.name for path in tmp_path.glob("*.png")) == sorted(shown)
-    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in shown)
+    pictures = [(tmp_path / name).read_bytes() for name in shown]
+    assert all(picture.startswith(b"\x89PNG") and len(picture) > 5_000 for picture in pictures)
 
 
 def test_what_plots_say_are_sums_over_the_records(tmp_path):

@@ -2,61 +2,60 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from forked import Forked, needs_fork, piped
 from nano_llada.checkpoint import manager
 from nano_llada.checkpoint.manager import RunCheckpoints
 from tiny import write_rows
 
 POSIX_ONLY = ["fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"]
 
-IMPORT_EVERYTHING = """
-import importlib, pkgutil, sys
-import torch, numpy, tokenizers, safetensors.torch, rich, jinja2, matplotlib.figure  # built differently there
-import torch.nn.attention.flex_attention, torch.utils.checkpoint, multiprocessing.connection
-for name in sys.argv[1:]:
-    sys.modules[name] = None  # an import of it raises
-import nano_llada
-names = [m.name for m in pkgutil.walk_packages(nano_llada.__path__, "nano_llada.")]
-for name in names:
-    if "harness" not in name:  # lm-eval is an extra with demands of its own
-        importlib.import_module(name)
-print(len(names))
-"""
 
-
-def run(*words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, *words], capture_output=True, timeout=120, env={**os.environ, **environment}, check=False
-    )
-
-
+@needs_fork
 def test_no_module_needs_what_only_posix_has():
-    done = run("-c", IMPORT_EVERYTHING, *POSIX_ONLY)
+    def work() -> None:
+        # what is installed is built differently there: only our own modules are imported anew
+        for name in [name for name in sys.modules if name.split(".")[0] == "nano_llada"]:
+            del sys.modules[name]
+        sys.modules.update(dict.fromkeys(POSIX_ONLY))  # an import of it raises
+        import nano_llada as package
+
+        names = [module.name for module in pkgutil.walk_packages(package.__path__, "nano_llada.")]
+        for name in names:
+            if "harness" not in name:  # lm-eval is an extra with demands of its own
+                importlib.import_module(name)
+        print(len(names))
+
+    done = Forked(work).finish()
     assert done.returncode == 0, done.stderr.decode()
     assert int(done.stdout) > 100
 
 
+@needs_fork
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
 def test_chinese_is_written_where_the_usual_encoding_has_none(tmp_path, encoding):
     rows = write_rows(tmp_path / "texts.jsonl", [{"text": "汤姆有一个红色的球。"}] * 3)
-    words = ("-m", "nano_llada.cli.main", "data", "show", str(rows))
-    done = run(*words, PYTHONIOENCODING=encoding, PYTHONUTF8="0")
+    done = piped("data", "show", rows, encoding=encoding)
     assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
     assert "汤姆有一个红色的球" in done.stdout.decode("utf-8")
-    assert run(*words, PYTHONIOENCODING="gbk", PYTHONUTF8="0").stdout.decode("gbk") == done.stdout.decode("utf-8")
-    missing = run(*words[:-1], str(tmp_path / "没有.jsonl"), PYTHONIOENCODING=encoding, PYTHONUTF8="0")
+    assert piped("data", "show", rows, encoding="gbk").stdout.decode("gbk") == done.stdout.decode("utf-8")
+    missing = piped("data", "show", tmp_path / "没有.jsonl", encoding=encoding)
     assert missing.returncode == 2
     assert "没有.jsonl" in missing.stderr.decode("utf-8")
 
 
 def test_a_file_whose_name_is_no_text_is_named_in_the_error(tmp_path):
-    done = run("-m", "nano_llada.cli.main", "data", "show", str(tmp_path / "a\udcff.jsonl"), LC_ALL="C", PYTHONUTF8="0")
+    words = ("-m", "nano_llada.cli.main", "data", "show", str(tmp_path / "a\udcff.jsonl"))
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0"}  # a process of its own: names are decoded by them
+    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, timeout=120, check=False)
     assert done.returncode == 2
     assert "\\udcff.jsonl" in done.stderr.decode()
 

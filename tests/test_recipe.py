@@ -66,8 +66,7 @@ objective.score = {{ block_size = 8, draws = 2 }}
 
 
 @pytest.fixture
-def recipe(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr("nano_llada.core.device.matmul_rate", lambda machine: 1e11)
+def recipe(tmp_path) -> Path:
     make_place(tmp_path)
     rows = [{"prompt": f"{i}?", "chosen": f"yes {i}", "rejected": f"no {i + 1}"} for i in range(40)]
     write_rows(tmp_path / "preference.jsonl", rows)

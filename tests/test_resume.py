@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import nano_llada
+from forked import Forked, needs_fork, start
+from nano_llada.checkpoint import files, manager
 from nano_llada.checkpoint.files import load_checkpoint
+from nano_llada.cli.main import main
 from tiny import Place, losses, make_place, read_lines, run_cli, tiny_arguments
 
+pytestmark = needs_fork
 STEPS, PATIENCE_SECONDS = 40, 90.0
 OPTIONS = {
     "steps": STEPS,
@@ -29,12 +31,6 @@ OPTIONS = {
     "sample_prompts": ("Tom",),
 }
 
-# runs a command line and kills itself at the n-th time that a checkpoint is at some moment of being written
-KILLER = """
-import os, shutil, signal, sys
-from nano_llada.checkpoint import files, manager
-from nano_llada.cli.main import main
-
 MOMENTS = {  # what is called then, which argument is the path, and how the path's name begins
     "weights": (files, "save_file", 1, "model"),
     "state": (manager, "save_file", 1, "training"),
@@ -42,50 +38,35 @@ MOMENTS = {  # what is called then, which argument is the path, and how the path
     "best": (os, "replace", 0, ".best"),
     "prune": (shutil, "rmtree", 0, ".step-"),
 }
-moment, left = sys.argv[1], [int(sys.argv[2])]
-home, name, index, start = MOMENTS[moment]
-real = getattr(home, name)
 
-def call(*args, **kwargs):
-    if not os.path.basename(args[index]).startswith(start):
-        return real(*args, **kwargs)
-    if name == "rmtree" and not (args[index].name.endswith(".removed") and args[index].is_dir()):
-        return real(*args, **kwargs)
-    left[0] -= 1
-    if left[0]:
-        return real(*args, **kwargs)
-    if name == "save_file":
-        real(*args, **kwargs)
-        os.truncate(args[index], os.path.getsize(args[index]) // 2)
-    if name == "rmtree":
-        os.unlink(os.path.join(args[index], sorted(os.listdir(args[index]))[0]))
-    os.kill(os.getpid(), signal.SIGKILL)
 
-setattr(home, name, call)
-sys.exit(main(sys.argv[3:]))
-"""
+def kill_at(moment: str, left: int) -> None:
+    """Let this process kill itself at the n-th time that a checkpoint is at some moment of being written."""
+    home, name, index, start = MOMENTS[moment]
+    real = getattr(home, name)
+
+    def call(*args, **kwargs):
+        nonlocal left
+        if not os.path.basename(args[index]).startswith(start):
+            return real(*args, **kwargs)
+        if name == "rmtree" and not (args[index].name.endswith(".removed") and args[index].is_dir()):
+            return real(*args, **kwargs)
+        left -= 1
+        if left:
+            return real(*args, **kwargs)
+        if name == "save_file":
+            real(*args, **kwargs)
+            os.truncate(args[index], os.path.getsize(args[index]) // 2)
+        if name == "rmtree":
+            os.unlink(os.path.join(args[index], sorted(os.listdir(args[index]))[0]))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(home, name, call)
 
 
 @pytest.fixture
 def place(tmp_path) -> Place:
-    (tmp_path / "killer.py").write_text(KILLER)
     return make_place(tmp_path)
-
-
-def start(place: Place, words: Sequence[str]) -> subprocess.Popen:
-    environment = os.environ | {
-        "PYTHONPATH": str(Path(nano_llada.__file__).parents[1]),
-        "OMP_NUM_THREADS": "1",
-        "NANO_LLADA_CACHE": str(place.cache),
-    }
-    return subprocess.Popen(
-        [sys.executable, *words],
-        env=environment,
-        cwd=place.root,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def step_reached(run: Path) -> int:
@@ -96,23 +77,27 @@ def step_reached(run: Path) -> int:
     return sum('"loss"' in line and line.endswith("\n") for line in lines)
 
 
-def signalled_at(place: Place, words: Sequence[str], run: Path, step: int, number: int) -> tuple[int, str]:
+def signalled_at(words: Sequence[str], run: Path, step: int, number: int) -> tuple[int, str]:
     """Run a command, send it a signal once its metrics reach a step; gives exit status and output."""
-    process, begin = start(place, ["-m", "nano_llada", *words]), time.monotonic()
+    process, begin = start(words), time.monotonic()
     while process.poll() is None and time.monotonic() - begin < PATIENCE_SECONDS:
         if step_reached(run) >= step:
             process.send_signal(number)
             break
         time.sleep(0.002)
-    output, _ = process.communicate(timeout=PATIENCE_SECONDS)
-    return process.returncode, output
+    done = process.finish()
+    return done.returncode, (done.stdout + done.stderr).decode()
 
 
-def killed_at(place: Place, words: Sequence[str], moment: str, count: int) -> None:
+def killed_at(words: Sequence[str], moment: str, count: int) -> None:
     """Run a command that kills itself at a moment of writing a checkpoint."""
-    process = start(place, [str(place.root / "killer.py"), moment, str(count), *words])
-    output, _ = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == -signal.SIGKILL, output
+
+    def work() -> int:
+        kill_at(moment, count)
+        return main(words)
+
+    done = Forked(work).finish()
+    assert done.returncode == -signal.SIGKILL, (done.stdout + done.stderr).decode()
 
 
 def same_files(left: Path, right: Path) -> bool:
@@ -133,19 +118,17 @@ def check_equal(killed: Path, whole: Path) -> None:
     assert (killed / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_an_ar_run_killed_three_times_and_interrupted_once(place):
     words, run = tiny_arguments(place, "pretrain", "ar", name="killed", **OPTIONS), place.runs / "killed"
     assert run_cli(tiny_arguments(place, "pretrain", "ar", name="whole", **OPTIONS)) == 0
-    status, output = signalled_at(place, words, run, random.Random().randint(5, 12), signal.SIGKILL)
+    status, output = signalled_at(words, run, random.Random().randint(5, 12), signal.SIGKILL)
     assert status == -signal.SIGKILL, output
     assert load_checkpoint(run, prefer="last").card.step >= 4
-    killed_at(place, [*words, "--resume"], "weights", 1)
+    killed_at([*words, "--resume"], "weights", 1)
     assert load_checkpoint(run, prefer="last").card.step >= 4
-    killed_at(place, [*words, "--resume"], "prune", 2)
+    killed_at([*words, "--resume"], "prune", 2)
     at = load_checkpoint(run, prefer="last").card.step
-    status, output = signalled_at(place, [*words, "--resume"], run, at + 2, signal.SIGINT)
+    status, output = signalled_at([*words, "--resume"], run, at + 2, signal.SIGINT)
     assert status == 130, output
     assert "saved; continue with `nano-llada resume" in " ".join(output.split())
     assert load_checkpoint(run, prefer="last").card.step >= at + 2
@@ -153,20 +136,18 @@ def test_an_ar_run_killed_three_times_and_interrupted_once(place):
     check_equal(run, place.runs / "whole")
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_a_diffusion_run_killed_four_times(place):
     options = OPTIONS | {"ema_decay": 0.9, "dropout": 0.1}
     words, run = tiny_arguments(place, "pretrain", "diffusion", name="killed", **options), place.runs / "killed"
     assert run_cli(tiny_arguments(place, "pretrain", "diffusion", name="whole", **options)) == 0
-    killed_at(place, words, "state", 3)
+    killed_at(words, "state", 3)
     assert load_checkpoint(run, prefer="last").card.step == 8
-    killed_at(place, [*words, "--resume"], "name", 2)
+    killed_at([*words, "--resume"], "name", 2)
     assert load_checkpoint(run, prefer="last").card.step == 12
-    killed_at(place, [*words, "--resume"], "best", 1)
+    killed_at([*words, "--resume"], "best", 1)
     at = load_checkpoint(run, prefer="last").card.step
     assert at == 16
-    status, output = signalled_at(place, [*words, "--resume"], run, at + 3, signal.SIGKILL)
+    status, output = signalled_at([*words, "--resume"], run, at + 3, signal.SIGKILL)
     assert status == -signal.SIGKILL, output
     assert run_cli([*words, "--resume"]) == 0
     check_equal(run, place.runs / "whole")
@@ -175,7 +156,7 @@ def test_a_diffusion_run_killed_four_times(place):
 def test_a_run_killed_before_its_first_checkpoint_starts_over(place):
     options = OPTIONS | {"steps": 8, "save_every": 4, "eval_every": 0}
     words, run = tiny_arguments(place, "pretrain", "ar", name="killed", **options), place.runs / "killed"
-    killed_at(place, words, "weights", 1)
+    killed_at(words, "weights", 1)
     assert not list(run.glob("step-*"))
     assert run_cli([*words, "--resume"]) == 0
     assert [step for step, _ in losses(run)] == list(range(1, 9))

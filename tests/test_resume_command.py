@@ -18,8 +18,7 @@ from tiny import Place, losses, make_place, read_lines, run_cli, tiny_run
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch) -> Place:
-    monkeypatch.setattr("nano_llada.core.device.matmul_rate", lambda machine: 1e11)
+def place(tmp_path) -> Place:
     return make_place(tmp_path)
 
 

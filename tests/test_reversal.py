@@ -30,7 +30,6 @@ NAMES = {
 @pytest.fixture
 def options(tmp_path, monkeypatch) -> Reversal:
     monkeypatch.setattr(reversal, "DataConfig", functools.partial(DataConfig, cache=tmp_path / "cache"))
-    monkeypatch.setattr("nano_llada.core.device.matmul_rate", lambda machine: 1e11)
     world = tmp_path / "runs" / "world-200"
     write_world(world, documents_count=200, chats_count=0, skills=("backward_relation",), seed=0)
     folders = {"runs": tmp_path / "runs", "docs": tmp_path / "docs"}

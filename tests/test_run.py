@@ -37,8 +37,7 @@ def done(tmp_path_factory) -> Place:
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch) -> Place:
-    monkeypatch.setattr("nano_llada.core.device.matmul_rate", lambda machine: 1e11)  # takes longer than these runs
+def place(tmp_path) -> Place:
     return make_place(tmp_path)
 
 
@@ -64,9 +63,18 @@ def test_a_run_leaves_everything_that_is_needed_behind(done, name):
     checkpoint = load_checkpoint(folder)
     assert (checkpoint.card.track, checkpoint.card.stage, checkpoint.card.run) == (track, stage, name)
     assert (checkpoint.card.step, checkpoint.model.config.hidden_size) == (3, 32)
-    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
     environment = json.loads((folder / "environment.json").read_text())
     assert {"python", "torch", "processor", "cores", "threads"} <= environment.keys()
+
+
+@pytest.mark.usefixtures("drawn", "measured")
+def test_the_curve_of_a_run_is_drawn_and_its_speed_compared_with_the_machines(place):
+    config = tiny_run(place, "pretrain", "diffusion", name="x", steps=4, eval_every=2)
+    assert execute(config).state == "finished"
+    picture = (config.folder / "loss.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) > 10_000
+    assert all(0 < line["mfu"] < 10 for line in read_lines(config.folder / "metrics.jsonl") if "mfu" in line)
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -35,11 +35,6 @@ from tiny import Place, family, losses, make_place, read_lines, run_cli, texts, 
 POSIX = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
-@pytest.fixture(autouse=True)
-def no_measuring(monkeypatch):
-    monkeypatch.setattr("nano_llada.core.device.matmul_rate", lambda machine: 1e11)  # takes longer than these runs
-
-
 @pytest.fixture
 def place(tmp_path) -> Place:
     return make_place(tmp_path)

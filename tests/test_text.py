@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forked import needs_fork, piped, start
 from nano_llada.config.data import default_cache
 from nano_llada.config.record import read_config
 from nano_llada.core.errors import UserError
@@ -135,10 +136,7 @@ print(sum(1 for _ in read_rows(Source(sys.argv[1]))))
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="memory can be limited on Unix only")
 def test_a_small_packed_file_cannot_fill_the_memory(name, tmp_path):
     head = {"a.json.gz": b"[[", "a.jsonl.gz": b"", "a.txt.gz": b"<|endoftext|>\n"}[name]
-    with gzip.open(tmp_path / name, "wb", 1) as file:
-        file.write(head)
-        for _ in range(1024):
-            file.write(b"1" * 2**20)  # a gigabyte
+    (tmp_path / name).write_bytes(gzip.compress(head) + gzip.compress(b"1" * 2**20) * 1024)  # a gigabyte, 1 MB packed
     done = subprocess.run([sys.executable, "-c", LIMITED, tmp_path / name], capture_output=True, text=True, check=False)
     assert "MemoryError" not in done.stderr
     assert done.stdout == "1\n" or "longer than 32 MiB" in done.stderr
@@ -190,12 +188,7 @@ def test_what_is_printed_of_files_is_safe_for_a_terminal(tmp_path):
     assert "\x1b" not in str(caught.value)
 
 
-def piped(*words: object, data: bytes, **changes: str) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "nano_llada.cli.main", *map(str, words)]
-    environment = os.environ | {"PYTHONIOENCODING": "utf-8"} | changes
-    return subprocess.run(command, input=data, capture_output=True, timeout=120, env=environment, check=False)
-
-
+@needs_fork
 @pytest.mark.parametrize(("code", "end"), [("plain", "windows"), ("marked", "old mac"), ("utf-16-le", "windows")])
 def test_standard_input_is_the_same_text_however_it_is_sent(done, code, end):
     words = ("generate", done.runs / "ar", "--max-new-tokens", 3)
@@ -207,25 +200,20 @@ def test_standard_input_is_the_same_text_however_it_is_sent(done, code, end):
     assert piped(*talk, data=b"What has Tom?\r\n").stdout == piped(*talk, data=b"What has Tom?\n").stdout
 
 
+@needs_fork
 def test_json_lines_are_answered_as_they_arrive(done):
-    command = [sys.executable, "-m", "nano_llada.cli.main", "generate", str(done.runs / "ar"), "--json-lines"]
-    command += ["--max-new-tokens", "2"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
-    ) as process:
-        assert process.stdin is not None and process.stdout is not None  # noqa: PT018
-        for prompt in ("Tom has", "汤姆有"):
-            process.stdin.write(prompt + "\n")
-            process.stdin.flush()
-            assert json.loads(process.stdout.readline())["prompt"] == prompt  # the input has not ended
-        process.stdin.close()
-        assert process.stdout.read() == ""
-    assert process.returncode == 0
+    command = ("generate", done.runs / "ar", "--json-lines", "--max-new-tokens", 2)
+    process = start(command)
+    for prompt in ("Tom has", "汤姆有"):
+        process.stdin.write(f"{prompt}\n".encode())
+        assert json.loads(process.stdout.readline())["prompt"] == prompt  # the input has not ended
+    ended = process.finish()
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
     assert (
-        piped(*command[3:], data=b"\n \n").stderr
+        piped(*command, data=b"\n \n").stderr
         == b"error: no prompt: give one after the run, or lines on standard input\n"
     )
-    late = piped(*command[3:], data=b"Tom\n\xff\n")
+    late = piped(*command, data=b"Tom\n\xff\n")
     assert (late.returncode, late.stderr) == (2, b"error: line 2 of standard input is not valid utf-8\n")
     assert json.loads(late.stdout)["prompt"] == "Tom"
 

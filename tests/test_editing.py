@@ -269,9 +269,9 @@ def test_finished_blocks_are_edited_within_the_window_only(peaky, vocab):
 
 
 def test_writing_always_comes_to_an_end(table_model, vocab):
-    """10,000 texts under 100 random settings, by models whose opinion depends wildly on what stands."""
+    """1,600 texts under 80 random settings, by models whose opinion depends wildly on what stands."""
     rng = random.Random(0)
-    for case in range(100):
+    for case in range(80):
         table = torch.randn(997, vocab.size, generator=torch.Generator().manual_seed(case)) * rng.choice([1, 4, 12])
 
         def rule(tokens: Tensor, positions: Tensor, table: Tensor = table) -> Tensor:
@@ -289,7 +289,7 @@ def test_writing_always_comes_to_an_end(table_model, vocab):
             cached=False,
             temperature=rng.choice([0.0, 0.0, 1.0]),
         )
-        prompts = [tuple(rng.randint(6, 23) for _ in range(rng.randint(1, 6))) for _ in range(100)]
+        prompts = [tuple(rng.randint(6, 23) for _ in range(rng.randint(1, 6))) for _ in range(20)]
         _, done = write(table_model(rule), vocab, config, [Request(p, seed=i) for i, p in enumerate(prompts)])
         for prompt, completion in zip(prompts, done, strict=True):
             blocks = (

@@ -144,8 +144,8 @@ TOKENIZERS = [train_bpe(TEXTS, 330), Tokenizer.load(BUNDLED_TOKENIZER), *map(pat
 
 
 def test_long_texts_of_any_tokenizer_are_encoded_as_a_whole_would_be():
-    text = "".join(f"{i} ab 世ab, 'a b' {i % 7}\n\n" for i in range(5000))
-    assert len(text) > 4 * pieces.PIECE
+    text = "".join(f"{i} ab 世ab, 'a b' {i % 7}\n\n" for i in range(2600))
+    assert len(text) > 2 * pieces.PIECE
     foreign = Backend.from_str(TOKENIZERS[0]._backend.to_str())
     foreign.normalizer = normalizers.Prepend("_")  # each piece would get one
     for tokenizer in (*TOKENIZERS, Tokenizer(foreign)):

@@ -8,6 +8,7 @@ from nano_llada.core.errors import UserError
 from nano_llada.data.rows import Message
 from nano_llada.evaluation.questions import read_questions
 from nano_llada.verify.number import last_number
+from nano_llada.verify.pattern import Matcher
 from nano_llada.world import examples
 from tiny import write_rows
 
@@ -100,11 +101,13 @@ def test_fractions_are_compared_as_numbers(tmp_path):
     assert judged(tmp_path, row, *answers) == [True] * 4 + [False] * 3
 
 
-def test_a_regular_expression_has_a_time_limit(tmp_path):
+def test_a_regular_expression_has_a_time_limit(tmp_path, monkeypatch):
+    assert Matcher().seconds == 2
+    monkeypatch.setattr("nano_llada.evaluation.questions.Matcher", lambda: Matcher(0.5))
     (question,) = read(tmp_path, {"prompt": "?", "reference": "^(a+)+$", "verifier": "regex"})
     assert question.judge("aaa")
     for _ in range(2):  # and the next text gets an answer again
-        with pytest.raises(UserError, match=r"the regular expression '\^\(a\+\)\+\$' took more than 2 s in 'aaa"):
+        with pytest.raises(UserError, match=r"the regular expression '\^\(a\+\)\+\$' took more than 0.5 s in 'aaa"):
             question.judge("a" * 60 + "b")
         assert not question.judge("b")
 

@@ -193,7 +193,7 @@ def test_more_passes_than_masks_cost_nothing(one):
 
 
 def test_a_short_run_lowers_the_loss_and_shows_its_work(one, capsys):
-    assert one.main(["--steps", "60", "--length", "32"]) == 0
+    assert one.main(["--steps", "42", "--length", "30"]) == 0
     out = capsys.readouterr().out
     losses = [float(line.split()[3]) for line in out.splitlines() if line.startswith("step")]
     assert len(losses) == 6

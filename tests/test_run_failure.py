@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch._dynamo.exc import TorchRuntimeError
 
+from forked import Forked, needs_fork
+from nano_llada.cli.main import main
 from nano_llada.config.run import default_run
 from nano_llada.config.train import TrainConfig
 from nano_llada.core.errors import UserError
@@ -86,6 +85,8 @@ def test_only_what_would_help_is_advised(place, monkeypatch):
 
 
 def test_an_error_of_ours_stays_what_it_is(place, monkeypatch):
+    from torch._dynamo.exc import TorchRuntimeError  # takes a second, of everybody who collects tests
+
     def broken() -> None:
         torch.ones(2) @ torch.ones(3)
 
@@ -126,6 +127,7 @@ exit 1
 """
 
 
+@needs_fork
 @pytest.mark.parametrize(
     ("compiler", "gist"),
     [
@@ -145,17 +147,18 @@ def test_without_a_compiler(place, tmp_path, compiler, gist):
         path.chmod(0o755)
         compiler = str(path)
     words = tiny_arguments(place, name=f"without-{tmp_path.name}", steps=2, compile=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "nano_llada.cli.main", *words],
-        env=os.environ | {"CXX": compiler, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    last = done.stderr.strip().splitlines()[-1]
+
+    import torch._inductor.compile_fx  # here, for the children of both cases
+
+    def work() -> int:
+        torch._inductor.config.cpp.cxx = (None, compiler)  # CXX is read at import
+        return main(words)
+
+    done = Forked(work, environment={"CXX": compiler, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}).finish()
+    said = done.stderr.decode()
+    assert done.returncode == 2, said
+    assert "Traceback" not in said
+    last = said.strip().splitlines()[-1]
     assert last.startswith("error: torch.compile does not work here (")
     assert gist in last
     assert last.endswith("leave --compile out, or install a C++ compiler and Python's headers")

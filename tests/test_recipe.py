@@ -11,6 +11,7 @@ import pytest
 
 from nano_llada.config.run import RunConfig
 from nano_llada.core.errors import UserError
+from nano_llada.evaluation.record import read_records
 from nano_llada.session.observer import RunObserver
 from nano_llada.session.outcome import read_outcome
 from nano_llada.session.recipe import read_recipe
@@ -102,6 +103,116 @@ def test_a_pipeline_with_one_command_that_goes_on_where_it_was_stopped(recipe, m
         complete(longer.runs)
 
 
+STEPS = """
+runs = "{root}/runs"
+[common.model]
+hidden_size = 32
+num_layers = 1
+num_heads = 2
+max_length = 64
+[common.data]
+sequence_length = 64
+validation_share = 0.2
+cache = "{root}/cache"
+[common.train]
+steps = 2
+batch_size = 4
+save_every = 1
+eval_every = 1
+keep_best = 2
+device = "cpu"
+threads = 1
+[[run]]
+kind = "tokenizer characters"
+name = "letters"
+data = ["{root}/text.jsonl"]
+[[run]]
+kind = "pretrain ar"
+name = "ar"
+tokenizer = "{{runs}}/letters"
+data.data = ["{root}/text.jsonl"]
+[[run]]
+kind = "merge"
+name = "mean"
+start = "ar"
+top_k = 2
+[[run]]
+kind = "pretrain diffusion"
+name = "diffusion"
+start = "mean"
+data.data = ["{root}/text.jsonl"]
+[[run]]
+kind = "eval"
+name = "measured"
+start = ["mean", "diffusion"]
+text = ["{root}/text.jsonl"]
+suites = ["likelihood"]
+limit = 4
+window = 32
+device = "cpu"
+[[run]]
+kind = "export"
+name = "exported"
+start = "mean"
+"""
+
+
+@pytest.fixture
+def steps(tmp_path) -> Path:
+    make_place(tmp_path)
+    path = tmp_path / "steps.toml"
+    path.write_text(STEPS.format(root=tmp_path.as_posix()), encoding="utf-8")
+    return path
+
+
+def test_a_recipe_trains_a_tokenizer_merges_measures_and_exports(steps, capsys):
+    assert run_cli(["recipe", steps, "--check"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert listed[0] == f"letters: tokenizer characters, in {steps.parent / 'runs' / 'letters'}"
+    assert [line.split(":")[0] for line in listed] == ["letters", "ar", "mean", "diffusion", "measured", "exported"]
+    assert not (steps.parent / "runs").exists()
+    assert run_cli(["recipe", steps]) == 0
+    runs = steps.parent / "runs"
+    card = json.loads((runs / "mean" / "model.json").read_text())["card"]
+    assert {part["run"] for part in card["merged_from"]} == {"ar"}
+    assert json.loads((runs / "diffusion" / "config.json").read_text())["init_from"] == (runs / "mean").as_posix()
+    records = list(read_records(runs / "measured"))
+    assert {record.model for record in records} == {"mean", "diffusion"}
+    assert len(records) == 8
+    assert (runs / "exported" / "config.json").is_file()
+    capsys.readouterr()
+    assert run_cli(["recipe", steps]) == 0
+    told = capsys.readouterr().out
+    assert [f"{name}: already complete" in told for name in ("letters", "ar", "mean", "exported")] == [True] * 4
+    assert len(list(read_records(runs / "measured"))) == 8
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('kind = "merge"', 'kind = "marge"', "run 3: kind 'marge' is not one of "),
+        ("top_k = 2", "top_q = 2", "run mean: unknown option --top-q; did you mean --top-k?"),
+        ("top_k = 2", "", "run mean: "),
+        ("top_k = 2", "top_k = 0", "run mean: top_k must be at least 1, got 0"),
+        ('start = ["mean", "diffusion"]', 'start = ["mean", "letters"]', "run 5: start 'letters' is of the kind "),
+        ('start = ["mean", "diffusion"]', "", "run measured: "),
+        ('start = "mean"\ndata', 'start = "maen"\ndata', "run 4: start 'maen' is not an earlier run; there are "),
+        ("limit = 4", "limits = 4", "run measured: unknown option --limits"),
+        ("limit = 4", "limit = { a = 1 }", "run 5.limit: expected a value or a list of values"),
+        ('/text.jsonl"]\nsuites', '/gone.jsonl"]\nsuites', "run measured: "),
+        ('name = "exported"', 'name = "a/b"', "run 6: name: expected the name of a folder, got 'a/b'"),
+        ('name = "exported"', 'name = "ar"', "run 6: the name 'ar' is taken by an earlier run"),
+        ("{runs}/letters", "{runs}/latters", "run ar: no tokenizer.json in "),
+    ],
+)
+def test_slips_in_steps_are_named_by_check(steps, capsys, old, new, message):
+    text = steps.read_text()
+    assert old in text
+    steps.write_text(text.replace(old, new))
+    assert run_cli(["recipe", steps, "--check"]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_check_lists_the_runs_and_makes_nothing(recipe, capsys):
     words = ["recipe", recipe, "--check", "--runs", recipe.parent / "other"]
     assert run_cli(words) == 2  # the recipe's own variable names a folder that does not exist
@@ -136,6 +247,19 @@ def test_slips_are_named_with_their_run(recipe, old, new, message):
     assert old in text
     recipe.write_text(text.replace(old, new))
     with pytest.raises(UserError, match=message):
+        read_recipe(recipe, {})
+
+
+def test_a_default_may_name_another_variable(recipe):
+    text = recipe.read_text()
+    recipe.write_text(text.replace('where = "nowhere"', 'where = "{base}/in"\nbase = "there"'))
+    assert read_recipe(recipe, {}).runs[0].data.data == ("there/in/text.jsonl",)
+    assert read_recipe(recipe, {"base": "a{b}"}).runs[0].data.data == ("a{b}/in/text.jsonl",)
+    recipe.write_text(text.replace('where = "nowhere"', 'where = "{base}"'))
+    with pytest.raises(UserError, match=r"\{base\} in '\{base\}' is not a variable of the recipe"):
+        read_recipe(recipe, {})
+    recipe.write_text(text.replace('where = "nowhere"', 'where = "."\nruns = "x"'))
+    with pytest.raises(UserError, match=r"\{runs\} is always the folder of the runs"):
         read_recipe(recipe, {})
 
 

@@ -59,12 +59,7 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; gives the exit status."""
-    cls = _options_class(arguments)
-    added = [option.name for option in flatten(cls) if option.name not in {known.name for known in flatten(Options)}]
-    shown = {**SHOWN, "options of these suites": " ".join(added)} if _words_of(arguments, "--suites") else SHOWN
-    options = parse(cls, arguments, command="eval", about=ABOUT, leading="checkpoints", shown=shown)
-    if not options.checkpoints:
-        raise UserError("no model: give at least one with --checkpoints")
+    options = read(arguments)
     # torch and matplotlib behind these would slow --help down
     from nano_llada.cli.tables import print_table
     from nano_llada.core.device import choose_machine, use_threads
@@ -78,6 +73,17 @@ def main(arguments: Sequence[str]) -> int:
         print_table(figure_rows(done.results, suite))
     print(f"the report is {done.folder / 'report.html'}")
     return 0
+
+
+def read(arguments: Sequence[str]) -> Options:
+    """The options of a command line. Raises UserError if it names no model."""
+    cls = _options_class(arguments)
+    added = [option.name for option in flatten(cls) if option.name not in {known.name for known in flatten(Options)}]
+    shown = {**SHOWN, "options of these suites": " ".join(added)} if _words_of(arguments, "--suites") else SHOWN
+    options = parse(cls, arguments, command="eval", about=ABOUT, leading="checkpoints", shown=shown)
+    if not options.checkpoints:
+        raise UserError("no model: give at least one")
+    return options
 
 
 def _options_class(arguments: Sequence[str]) -> type[Options]:

@@ -19,15 +19,15 @@ class Options:
     """Folder to write; it must not exist yet."""
 
 
+def read(arguments: Sequence[str]) -> Options:
+    """The options of a command line."""
+    about = "Turn an AR checkpoint into a transformers folder."
+    return parse(Options, arguments, command="export", about=about, leading="checkpoint")
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the command; gives the exit status."""
-    options = parse(
-        Options,
-        arguments,
-        command="export",
-        about="Turn an AR checkpoint into a transformers folder.",
-        leading="checkpoint",
-    )
+    options = read(arguments)
     from nano_llada.interop.transformers import export_model
 
     export_model(options.checkpoint, options.out)

@@ -26,8 +26,8 @@ class Options:
         check_numbers(self)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; gives the exit status."""
+def read(arguments: Sequence[str]) -> Options:
+    """The options of a command line. Raises UserError for a number of folders that does not fit."""
     options = parse(
         Options,
         arguments,
@@ -41,6 +41,13 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"--top-k chooses among the checkpoints of one run, but {len(given)} folders are given")
     if options.top_k is None and len(given) == 1:
         raise UserError(f"{given[0]} is only one checkpoint: give several, or --top-k K for a run")
+    return options
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; gives the exit status."""
+    options = read(arguments)
+    given = options.checkpoints
     from nano_llada.checkpoint.files import read_description
     from nano_llada.checkpoint.merge import best_checkpoints, merge_checkpoints
 

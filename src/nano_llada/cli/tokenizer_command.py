@@ -49,6 +49,15 @@ class Show:
     """The text to cut."""
 
 
+def read(arguments: Sequence[str]) -> Train:
+    """The options of `tokenizer train`. Raises UserError for those that have no effect."""
+    options = parse(Train, arguments, command="tokenizer train", about="Train a tokenizer on files.", leading="data")
+    for name in ("vocab_size", "chinese_words"):
+        if options.kind == "characters" and getattr(options, name) is not None:
+            raise UserError(f"{name} has no effect with kind 'characters': every character becomes a token")
+    return options
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the command; gives the exit status."""
     word, rest = choose_word(arguments, WORDS, "tokenizer")
@@ -57,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     from nano_llada.data.tokenizer import Tokenizer, train_bpe, train_characters
 
     if word == "train":
-        options = parse(Train, rest, command="tokenizer train", about="Train a tokenizer on files.", leading="data")
+        options = read(rest)
         _check(options)
         bad = BadRows(options.on_bad_row)
         unread = Unread()
@@ -94,9 +103,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check(options: Train) -> None:
-    for name in ("vocab_size", "chinese_words"):
-        if options.kind == "characters" and getattr(options, name) is not None:
-            raise UserError(f"{name} has no effect with kind 'characters': every character becomes a token")
     if (options.out / "tokenizer.json").exists():
         raise UserError(
             f"{options.out} holds a tokenizer already, which models may have been trained with: "

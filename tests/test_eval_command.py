@@ -11,6 +11,7 @@ import pytest
 
 from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.cli import eval_command
+from nano_llada.cli.options import named_folders
 from nano_llada.config.decoding import DecodingOptions
 from nano_llada.core.errors import UserError
 from nano_llada.evaluation import measure
@@ -210,10 +211,10 @@ def test_folders_without_names_are_told_apart_and_names_mean_seeds(tmp_path):
     for folder in ("a/sft/last", "b/sft/last", "c/other/last"):
         (tmp_path / folder).mkdir(parents=True)
     paths = [str(tmp_path / folder) for folder in ("a/sft/last", "b/sft/last", "c/other/last")]
-    assert [name for name, _ in eval_command.named(paths)] == ["a/sft/last", "b/sft/last", "other/last"]
-    assert [name for name, _ in eval_command.named([f"M={paths[0]}", f"M={paths[1]}"])] == ["M", "M"]
+    assert [name for name, _ in named_folders(paths, least=2)] == ["a/sft/last", "b/sft/last", "other/last"]
+    assert [name for name, _ in named_folders([f"M={paths[0]}", f"M={paths[1]}"], least=2)] == ["M", "M"]
     with pytest.raises(UserError, match="given twice"):
-        eval_command.named([f"M={paths[0]}", f"N={paths[0]}"])
+        named_folders([f"M={paths[0]}", f"N={paths[0]}"], least=2)
 
 
 def test_one_name_for_unlike_models_is_refused(done, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,24 @@ import pytest
 
 import nano_llada
 from nano_llada.cli import eval_command
+from nano_llada.cli.options import default_folder
+from nano_llada.config.card import ModelCard
+from nano_llada.core.errors import UserError
+from nano_llada.core.words import nearest
 from nano_llada.data.bad_rows import BadRows, Where
+from nano_llada.data.hostile import unheard
 from nano_llada.data.rows import to_question
+from nano_llada.evaluation.measure import outlook
+from nano_llada.evaluation.record import read_records
 from nano_llada.verify.answer import judge_of
 from nano_llada.verify.pattern import Matcher
-from tiny import Place, family, run_cli, write_rows
+from tiny import Place, family, run_cli, tiny_arguments, write_rows
+
+
+def complaint(call) -> str:
+    with pytest.raises(UserError) as caught:
+        call()
+    return str(caught.value)
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +169,137 @@ def test_rewards_have_a_bound(done, tmp_path, capsys):
     words += ["--group-size", 2, "--steps", 1, "--max-new-tokens", 4, "--sequence-length", 64, "--threads", 1]
     assert run_cli([*words, "--runs", tmp_path / "runs", "--device", "cpu"]) == 2
     assert "at most 1e+12" in capsys.readouterr().err
+
+
+def test_a_regular_expression_that_takes_too_long_is_named_with_its_row(done, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("nano_llada.evaluation.questions.Matcher", lambda: Matcher(0.3))
+    monkeypatch.setattr("nano_llada.verify.pattern._WORKER", "import time; time.sleep(60)")  # whatever is written
+    rows = [{"prompt": "What has Tom?", "reference": "(a+)+$", "verifier": "regex"}]
+    questions = write_rows(tmp_path / "q.jsonl", [{"prompt": "1", "reference": "2"}, *rows])
+    words = ["eval", done.runs / "ar-sft", "--questions", questions, "--max-new-tokens", 2, "--out", tmp_path / "e"]
+    assert run_cli(words) == 2
+    assert f"error: {questions}:2: the regular expression '(a+)+$' took more than 0.3 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"answer_length": -3}, "answer_length must be at least 1, got -3"),
+        ({"answer_length": 10**30}, "answer_length must be at most"),
+        ({"answer_length": True}, "answer_length"),
+        ({"block_size": 0}, "block_size must be at least 1, got 0"),
+        ({"fill_multiple": 0}, "fill_multiple must be at least 1, got 0"),
+        ({"step": -1}, "step must be at least 0, got -1"),
+        ({"stage": "sftt"}, "stage 'sftt' is not one of pretrain, sft, dpo, rl"),
+        ({"track": "art"}, "'art' is not one of ar, diffusion"),
+    ],
+    ids=str,
+)
+def test_the_values_of_a_card_are_checked(done, tmp_path, capsys, changed, message):
+    model = shutil.copytree(done.runs / "diffusion-sft" / "step-000003", tmp_path / "model")
+    plain = json.loads((model / "model.json").read_text(encoding="utf-8"))
+    plain["card"] |= changed
+    (model / "model.json").write_text(json.dumps(plain), encoding="utf-8")
+    assert run_cli(["generate", model, "Tom"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {model / 'model.json'}: ")
+    assert message in told
+    with pytest.raises((UserError, ValueError)):
+        ModelCard(**{"track": "ar", **changed}) if "track" not in changed else ModelCard(changed["track"])
+
+
+def test_the_python_api_says_what_it_takes(done):
+    assert complaint(lambda: nano_llada.load(None)) == "load takes the folder or the name of a model, got NoneType"
+    assert "train takes a RunConfig" in complaint(lambda: nano_llada.train({"steps": 3}))
+    assert "evaluate takes models by name" in complaint(lambda: nano_llada.evaluate([done.runs / "ar"]))
+    assert "no model at 3" in complaint(lambda: nano_llada.load("3"))
+
+
+def test_a_config_file_may_need_what_the_command_line_says(done, tmp_path, capsys):
+    """`sequence_length = 128` was refused for `sft diffusion ... --eos-fill 16`, because of the default of 128."""
+    path = tmp_path / "run.toml"
+    path.write_text("[data]\nsequence_length = 128\n", encoding="utf-8")
+    start = {"init_from": done.runs / "diffusion", "steps": 1, "runs": tmp_path / "runs", "cache": tmp_path / "cache"}
+    words = tiny_arguments(done, "sft", "diffusion", name="x", **start)
+    for name in ("--eos-fill", "--sequence-length"):
+        at = words.index(name)
+        del words[at : at + 2]
+    words += ["--config", path]
+    assert run_cli(words) == 2
+    assert f"error: {path}: eos_fill" in capsys.readouterr().err
+    assert run_cli([*words, "--eos-fill", 16]) == 0
+    config = json.loads((tmp_path / "runs" / "x" / "config.json").read_text(encoding="utf-8"))
+    assert (config["data"]["sequence_length"], config["data"]["eos_fill"]) == (128, 16)
+    path.write_text("[data]\nsequence_lengt = 128\n", encoding="utf-8")
+    assert run_cli([*words, "--eos-fill", 16]) == 2
+    assert "did you mean 'sequence_length'?" in capsys.readouterr().err
+
+
+def test_what_the_tokenizer_library_prints_when_it_panics_is_not_heard(capfd):
+    with unheard():
+        os.write(2, b"thread panicked")
+    os.write(2, b"heard again")
+    assert capfd.readouterr().err == "heard again"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--prompt", "Tom", "--prompt", "Amy", "RUN", "--max-new-tokens", "2"),
+        ("--max-new-tokens", "2", "--prompt", "Tom", "Amy", "RUN"),
+        ("--prompt", "Tom", "Amy", "--max-new-tokens", "2", "RUN"),
+        ("RUN", "--prompt", "Tom", "Amy", "--max-new-tokens", "2"),
+    ],
+)
+def test_a_run_after_prompts_is_the_run(done, capsys, words):
+    assert run_cli(["generate", *(done.runs / "ar" if word == "RUN" else word for word in words)]) == 0
+    assert [line.split(" -> ")[0] for line in capsys.readouterr().out.splitlines()] == ["Tom", "Amy"]
+    assert run_cli(["generate", "--prompt", "Tom", "Amy"]) == 2
+    assert "error: RUN is missing" in capsys.readouterr().err
+
+
+def test_how_long_suites_still_take_goes_by_the_same_suite():
+    took = {"likelihood": [1.0, 3.0], "generation": [60.0]}
+    rest = ["likelihood", "generation", "generation"]
+    assert outlook(rest, took) == "3 measurements left: about 2 min"
+    assert outlook(["likelihood"], took) == "1 measurement left: about 2 s"
+    some = outlook(["likelihood", "speed"], took)
+    assert some == "2 measurements left: about 2 s for 1 of them, not yet known for speed"
+    assert outlook(["speed", "speed"], took) == "2 measurements left: not yet known for speed"
+
+
+def test_a_report_does_not_replace_another_in_silence(done, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["report", done.runs / "ar"]
+    assert [run_cli(words) for _ in range(3)] == [0, 0, 0]
+    told = capsys.readouterr()
+    assert [Path(line.split()[-1]).parent.as_posix() for line in told.out.splitlines() if "report is" in line] == [
+        "runs/report",
+        "runs/report-2",
+        "runs/report-3",
+    ]
+    assert run_cli([*words, "--out", "runs/report"]) == 0
+    assert "note: the report in runs/report is replaced" in capsys.readouterr().err
+    assert default_folder(None, Path("runs/compare")) == Path("runs/compare")
+
+
+def test_compared_models_have_the_names_that_they_are_given(done, tmp_path):
+    models = [f"first={done.runs / 'ar'}", done.runs / "diffusion"]
+    words = ["compare", *models, "--prompts", "Tom", "--timed", 1, "--max-new-tokens", 2, "--out", tmp_path / "c"]
+    assert run_cli(words) == 0
+    names = {record.model for record in read_records(tmp_path / "c")}
+    assert names == {"first (ar)", "diffusion (diffusion)"}
+    assert run_cli([*words[:1], f"a={done.runs / 'ar'}", f"a={done.runs / 'ar-sft'}", *words[3:]]) == 2
+
+
+def test_abbreviations_are_understood_as_what_they_begin():
+    known = ["temperature", "top_k", "threshold", "max_new_tokens"]
+    assert nearest("temp", known) == "temperature"
+    assert nearest("te", known) is None
+    assert nearest("thresh", known) == "threshold"
+
+
+def test_a_chat_has_help(done, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("/help\n\n/exit\nnever asked\n"))
+    assert run_cli(["chat", done.runs / "ar-sft", "--max-new-tokens", 2]) == 0
+    assert "/exit, /quit or Ctrl-D ends the chat" in capsys.readouterr().out

@@ -287,7 +287,7 @@ def test_who_is_best_is_said_with_interval_and_p(tmp_path):
     _, markdown, plain = report(records, tmp_path)
     p = sign_test([1] * 20, [0] * 20)
     assert p < 0.001
-    best = "B · plain is best with exact_match 100.0% [83.9%, 100.0%]"
+    best = "B · plain has the best value, exact_match 100.0% [83.9%, 100.0%]"
     ahead = "better than A · plain (+100.0 points [+100.0, +100.0], p < 0.001)"
     assert f"{best}, {ahead}; no significant difference from C · plain (p = 1.00)." in words(markdown)
     rows = [row_of(markdown, "The best model", "exact_match (%)", "★ B · plain", f"{n} · plain")[3] for n in "AC"]
@@ -317,7 +317,7 @@ def test_another_winner_in_one_language_is_mentioned(tmp_path):
     records = [*answers("A", "1111"), *answers("A", "0000", language="zh")]
     records += [*answers("B", "0111"), *answers("B", "1110", language="zh")]
     _, markdown, _ = report(records, tmp_path)
-    assert "in en alone A · plain is best, 100.0%" in words(markdown)
+    assert "in en alone A · plain has the best value, 100.0%" in words(markdown)
     assert "in zh alone" not in markdown
 
 
@@ -356,7 +356,7 @@ def test_models_with_different_examples_are_compared_on_the_common_ones(tmp_path
 def test_models_are_ranked_by_a_language_that_all_have(tmp_path):
     records = [*answers("A", "1100", language="zh"), *answers("A", "1000"), *answers("B", "1111")]
     _, markdown, _ = report(records, tmp_path)
-    assert "B · plain is best with exact_match 100.0% [51.0%, 100.0%] in en; no significant" in words(markdown)
+    assert "B · plain has the best value, exact_match 100.0% [51.0%, 100.0%] in en; no significant" in words(markdown)
     found = row_of(markdown, "The best model", "exact_match (%)", "★ B · plain", "A · plain")
     assert found[4].startswith("+75.0 points")
 
@@ -383,7 +383,7 @@ def test_conditions_are_not_put_together(tmp_path):
     records += [record for span, some in ((1, "1111"), (4, "0000")) for record in filled("B", some, span)]
     _, markdown, plain = report(records, tmp_path)
     assert {f["task"] for f in plain["figures"]} == {d["task"] for d in plain["differences"]} == {"span 1", "span 4"}
-    assert "B · plain is best with exact_match 100.0%" in words(markdown)  # of the first; of the second A is
+    assert "B · plain has the best value, exact_match 100.0%" in words(markdown)  # of the first; of the second A is
     assert "all tasks" not in markdown
     rows = figure_rows(measure(records, METRICS.__getitem__), "infilling")
     assert [(row[1], row[2], row[4]) for row in rows[1:3]] == [

@@ -36,6 +36,8 @@ def load(path_or_name: str | Path, device: str = "auto") -> LanguageModel:
     Raises:
         UserError: if there is no such model, it is damaged, or the device cannot be used.
     """
+    if not isinstance(path_or_name, str | Path):
+        raise UserError(f"load takes the folder or the name of a model, got {type(path_or_name).__name__}")
     path = Path(path_or_name)
     bundled = {folder.name: folder for folder in sorted(BUNDLED.glob("*")) if folder.is_dir()}
     if not path.exists():
@@ -76,6 +78,8 @@ def train(config: RunConfig, *, resume: bool = False) -> TrainedRun:
     Raises:
         UserError: for data, folders or shapes that cannot be used, or a run that exists already.
     """
+    if not isinstance(config, RunConfig):
+        raise UserError(f"train takes a RunConfig (see nano_llada.default_run), got {type(config).__name__}")
     return TrainedRun(config.folder, execute(config, resume=resume))
 
 
@@ -102,8 +106,11 @@ def evaluate(
     Raises:
         UserError: for a model, suite, option or decoding that does not exist, or examples that cannot be read.
     """
+    if not isinstance(models, Mapping):
+        raise UserError(f"evaluate takes models by name, {{'A': model}}, got {type(models).__name__}")
     if not models:
         raise UserError("nothing to evaluate: give at least one model")
+    suites = (suites,) if isinstance(suites, str) else suites
     machine = choose_machine(device).device
     found = []
     loaded = {

@@ -43,6 +43,8 @@ class Options:
 
 SHOWN = {"options": "system history device threads", **WRITING}
 LEAVE = ("/exit", "/quit")
+HELP = f"""Type a message and Enter. {LEAVE[0]}, {LEAVE[1]} or Ctrl-D ends the chat; /help shows this.
+Options, given when the chat starts, are listed by `nano-llada chat --help`: --history, --system, --temperature ..."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -72,7 +74,9 @@ def main(arguments: Sequence[str]) -> int:
     console, messages, status = Console(), list(start), 0
     if console.is_terminal:
         seen = "" if history else " The model sees only your last message (--history shows it all)."
-        console.print(f"Type a message. {LEAVE[0]} or Ctrl-D ends the chat.{seen}", style="dim", highlight=False)
+        console.print(
+            f"Type a message. {LEAVE[0]} or Ctrl-D ends the chat, /help helps.{seen}", style="dim", highlight=False
+        )
     if not writer.card.answers:
         print(
             f"note: {options.checkpoint} was not fine-tuned on conversations: its answers mean little", file=sys.stderr
@@ -80,12 +84,7 @@ def main(arguments: Sequence[str]) -> int:
     typed = StandardInput(lambda: console.input("[bold]> [/]") if console.is_terminal else input())
     while True:
         try:
-            question = typed.line()
-            if question.strip() in LEAVE:
-                raise EOFError
-            if not question.strip():
-                continue
-            asked = [*(messages if history else start), Message("user", question)]
+            asked = [*(messages if history else start), Message("user", _next_message(typed))]
             asked = fitting(writer, asked, len(start), decoding.max_new_tokens)
             steps = writer.steps(asked, decoding, chat=True)
             if console.is_terminal:
@@ -104,6 +103,19 @@ def main(arguments: Sequence[str]) -> int:
         if console.is_terminal:
             rate = len(done.tokens) / max(done.seconds, 1e-9)
             console.print(f"{len(done.tokens)} tokens, {done.forwards} forwards, {rate:.0f} tokens/s", style="dim")
+
+
+def _next_message(typed: StandardInput) -> str:
+    """What is typed next; blank lines and /help are no messages. Raises EOFError at the end of the chat."""
+    while True:
+        line = typed.line()
+        word = line.strip()
+        if word in LEAVE:
+            raise EOFError
+        if word == "/help":
+            print(HELP)
+        elif word:
+            return line
 
 
 def fitting(writer: LanguageModel, messages: list[Message], kept: int, room: int) -> list[Message]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nano_llada.cli.options import WRITING, parse, short_names
+from nano_llada.cli.options import WRITING, default_folder, named_folders, parse
 from nano_llada.config.checks import Threads
 from nano_llada.config.decoding import DecodingOptions, decoding_for, shared_length
 from nano_llada.core.errors import UserError
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Options:
     """Options of the command."""
 
-    checkpoints: tuple[Path, ...]
-    """Run folders or checkpoint folders, AR and diffusion in any order."""
+    checkpoints: tuple[str, ...]
+    """Run folders or checkpoint folders, or NAME=FOLDER; AR and diffusion in any order."""
     prompts: tuple[str, ...] = ()
     """Prompts that the models answer, or continue if they are not fine-tuned."""
     skills: tuple[str, ...] = ()
@@ -33,8 +33,9 @@ class Options:
     """Confidence thresholds that diffusion models are measured with in addition."""
     timed: int = 12
     """Texts decoded one at a time to measure speed."""
-    out: Path = Path("runs/compare")
-    """Folder for records.jsonl, report.md, report.json, report.html and plots."""
+    out: Path | None = None
+    """Folder for records.jsonl, report.md, report.json, report.html and plots; default: runs/compare, or, if that
+    exists, runs/compare-2 and so on."""
     device: str = "auto"
     """Device to compute on: cpu, cuda, cuda:1, mps, or auto."""
     threads: Threads | None = None
@@ -69,18 +70,20 @@ def main(arguments: Sequence[str]) -> int:
 
     use_threads(options.threads)
     device = choose_machine(options.device).device
-    loaded = [load_checkpoint(path, device) for path in options.checkpoints]
-    names = _names(options.checkpoints, loaded)
+    models = named_folders(options.checkpoints)
+    loaded = [load_checkpoint(path, device) for _, path in models]
+    names = _names(models, loaded)
     length = shared_length(model.card for model in loaded) or 64
     pairs = zip(names, loaded, strict=True)
     subjects = [one for name, model in pairs for one in _subjects(options, name, model, length)]
-    runs = [read_run(path, name) for path, name in zip(options.checkpoints, names, strict=True)]
+    runs = [read_run(path, name) for path, name in zip((path for _, path in models), names, strict=True)]
     skills = SKILLS if options.skills == ("all",) else options.skills
     questions = [*(world_questions(skills, options.items) if skills else ()), *free_questions(options.prompts)]
-    records = side_by_side(subjects, questions, options.out, options.timed)
+    folder = default_folder(options.out, Path("runs/compare"))
+    records = side_by_side(subjects, questions, folder, options.timed)
     training = [run for run in runs if run is not None]
     results = measure(records, metrics_of)
-    page = write_report(records, options.out, "nano-llada: comparison", training=training, results=results)
+    page = write_report(records, folder, "nano-llada: comparison", training=training, results=results)
     print_comparison(records, results)
     print(f"the report is {page}")
     return 0
@@ -88,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _check(options: Options) -> None:
     if not options.checkpoints:
-        raise UserError("no model: give at least one with --checkpoints")
+        raise UserError("no model: give at least one")
     for name in ("timed", "items"):
         if getattr(options, name) < 1:
             raise UserError(f"{name} must be at least 1, got {getattr(options, name)}")
@@ -96,11 +99,20 @@ def _check(options: Options) -> None:
         raise UserError("nothing to compare on: give --prompts or --skills")
 
 
-def _names(paths: Sequence[Path], loaded: Sequence[Checkpoint]) -> list[str]:
-    """Run and track of each model, with the folder where a name is not unique. Raises UserError if given twice."""
+def _names(models: Sequence[tuple[str, Path]], loaded: Sequence[Checkpoint]) -> list[str]:
+    """Names as given, or the run's, with the folder where it is not unique; and the track.
+
+    Raises:
+        UserError: for a name given twice.
+    """
+    ends = [end for end, _ in named_folders([str(path) for _, path in models])]
     runs = [checkpoint.card.run or checkpoint.folder.name for checkpoint in loaded]
-    ends = short_names(paths)
-    names = [run if runs.count(run) == 1 else f"{run} {end}" for run, end in zip(runs, ends, strict=True)]
+    names = []
+    for (name, _), end, run in zip(models, ends, runs, strict=True):
+        usual = run if runs.count(run) == 1 else f"{run} {end}"
+        names.append(usual if name == end else name)
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"{', '.join(sorted(twice))} is the name of several models: give each NAME=FOLDER of its own")
     return [f"{name} ({checkpoint.card.track})" for name, checkpoint in zip(names, loaded, strict=True)]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nano_llada.cli.fields import flatten
-from nano_llada.cli.options import parse, short_names
+from nano_llada.cli.options import named_folders, parse
 from nano_llada.config.checks import Threads
 from nano_llada.config.decoding import DecodingOptions, decoding_for, shared_length
 from nano_llada.config.record import from_plain
@@ -118,7 +118,7 @@ def subjects(options: Options, device: torch.device | str) -> list[Subject]:
     from nano_llada.evaluation.suite import Subject
 
     models: dict[str, list[Checkpoint]] = {}
-    for name, path in named(options.checkpoints):
+    for name, path in named_folders(options.checkpoints, least=2):
         models.setdefault(name, []).append(load_checkpoint(path, device))
     longest = shared_length(one.card for seeds in models.values() for one in seeds)
     found: list[Subject] = []
@@ -129,20 +129,6 @@ def subjects(options: Options, device: torch.device | str) -> list[Subject]:
                 decoding = decoding_for(checkpoint.card, settings, default_length=longest or 24)
                 found.append(Subject(name, checkpoint, decoding, decoder, run))
     return found
-
-
-def named(given: Sequence[str]) -> list[tuple[str, Path]]:
-    """NAME=FOLDER as it is; folders alone by the shortest ends of their paths that distinguish them.
-
-    Raises:
-        UserError: for a folder given twice.
-    """
-    pairs = [(word.partition("=")[0], Path(word.partition("=")[2])) for word in given]
-    pairs = [
-        ("", Path(word)) if Path(word).exists() or "=" not in word else p for word, p in zip(given, pairs, strict=True)
-    ]
-    ends = short_names([path for _, path in pairs], least=2)
-    return [(name or end, path) for (name, path), end in zip(pairs, ends, strict=True)]
 
 
 def _check_seeds(name: str, seeds: Sequence[Checkpoint]) -> None:

@@ -8,6 +8,7 @@ beyond the standard library.
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
@@ -16,7 +17,8 @@ from typing import TypeVar
 
 from nano_llada.cli.fields import Option, build, convert, flatten, metavar
 from nano_llada.cli.help import Layout, full_help, short_help, usage
-from nano_llada.config.record import read_record
+from nano_llada.config.checks import check_numbers
+from nano_llada.config.record import from_plain, read_config, read_record
 from nano_llada.core.errors import UserError
 from nano_llada.core.words import nearest
 
@@ -65,8 +67,12 @@ def parse(  # noqa: PLR0913 - what a command line is made of
     leading = (leading,) if isinstance(leading, str) else tuple(leading)
     words, path = take_option(list(arguments), "--config")
     asked = _help_asked(words)
+    base, refused = default, None
     if path is not None and asked is None:
-        default = read_record(cls, Path(path), base=default)
+        try:
+            default = read_record(cls, Path(path), base=base)
+        except UserError as error:  # alone; what the command line says may be what is missing
+            refused = error
     options = flatten(cls, default)
     layout = Layout(command, about, options, leading, shown, frozenset(hidden), extra or {})
     if asked is not None:
@@ -74,6 +80,8 @@ def parse(  # noqa: PLR0913 - what a command line is made of
         sys.exit(0)
     given = _Words(layout, old or {}, elsewhere).read(words)
     values = {option.path: convert(option, texts) for option, texts in given}
+    if refused is not None:
+        return _together(cls, Path(str(path)), values, base, refused)
     missing = [option for option in options if option.default is MISSING and option.path not in values]
     if missing:
         named = ", ".join(metavar(o) if o.name in leading else o.flag for o in missing)
@@ -82,6 +90,32 @@ def parse(  # noqa: PLR0913 - what a command line is made of
         return build(cls, default, values)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _together(
+    cls: type[T], path: Path, values: Mapping[tuple[str, ...], object], base: T | None, refused: UserError
+) -> T:
+    """A config that is refused by itself, with the options of the command line in it.
+
+    Raises:
+        UserError: as without the command line, if that does not help.
+    """
+    if not values:
+        raise refused
+    plain = read_config(path)
+    for (*above, name), value in values.items():
+        table = plain
+        for part in above:
+            table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                raise refused
+        table[name] = value
+    try:
+        made = from_plain(cls, plain, base=base)
+        check_numbers(made)
+    except (UserError, ValueError):
+        raise refused from None
+    return made
 
 
 def _help_asked(words: Sequence[str]) -> str | None:
@@ -101,6 +135,7 @@ class _Words:
     elsewhere: Callable[[str], str | None]
     given: dict[tuple[str, ...], tuple[Option, list[str]]] = field(default_factory=dict)
     loose: list[str] = field(default_factory=list)  # words that belong to no option
+    last: Option | None = None  # the last one that took several words
 
     def read(self, words: Sequence[str]) -> list[tuple[Option, list[str]]]:
         """The options that are given, and their texts; positionals are assigned last."""
@@ -138,6 +173,8 @@ class _Words:
         if option.many:
             taken = list(itertools.takewhile(lambda text: not _is_option(text) and text != "--", rest))
             self._keep(option, taken, name)
+            if len(taken) > 1 or self.last is option:
+                self.last = option if len(taken) > 1 else None
             return rest[len(taken) :]
         if not rest or _is_option(rest[0]):
             hint = f"; write {name}=VALUE for a value that begins with a dash" if rest else ""
@@ -176,6 +213,7 @@ class _Words:
 
     def _assign_positionals(self) -> None:
         known = {option.name: option for option in self.layout.options}
+        self._leave_needed(known)
         for name in self.layout.leading:
             option = known[name]
             if not self.loose:
@@ -188,6 +226,15 @@ class _Words:
         if self.loose:
             hint = f"\n\n{usage(self.layout)}"
             raise UserError(f"unexpected {' '.join(map(repr, self.loose))}{hint}")
+
+    def _leave_needed(self, known: Mapping[str, Option]) -> None:
+        """`--prompt A B RUN`: the last word is the positional that would be missing, if there is such a file."""
+        needed = known[self.layout.leading[0]] if self.layout.leading else None
+        if needed is None or self.loose or self.last is None or needed.path in self.given or needed is self.last:
+            return
+        texts = self.given[self.last.path][1]
+        if needed.default is MISSING and not needed.many and os.path.exists(texts[-1]):
+            self.loose.append(texts.pop())
 
 
 def _is_option(word: str) -> bool:
@@ -229,6 +276,30 @@ def short_names(paths: Sequence[Path], least: int = 1) -> list[str]:
             length += 1
         found.append("/".join(place.parts[-length:]))
     return found
+
+
+def named_folders(given: Sequence[str], least: int = 1) -> list[tuple[str, Path]]:
+    """NAME=FOLDER as it is; folders alone by the shortest ends of their paths that distinguish them.
+
+    Raises:
+        UserError: for a folder given twice.
+    """
+    pairs = [(word.partition("=")[0], Path(word.partition("=")[2])) for word in given]
+    pairs = [
+        ("", Path(word)) if Path(word).exists() or "=" not in word else p for word, p in zip(given, pairs, strict=True)
+    ]
+    ends = short_names([path for _, path in pairs], least)
+    return [(name or end, path) for (name, path), end in zip(pairs, ends, strict=True)]
+
+
+def default_folder(given: Path | None, usual: Path) -> Path:
+    """Where a report goes: where the user says, or to the first of `usual`, `usual-2`, ... that does not exist."""
+    if given is not None:
+        if any(given.glob("report.*")):
+            print(f"note: the report in {given} is replaced", file=sys.stderr)
+        return given
+    names = itertools.chain([usual], (usual.with_name(f"{usual.name}-{number}") for number in itertools.count(2)))
+    return next(name for name in names if not name.exists())
 
 
 def take_option(arguments: Sequence[str], name: str) -> tuple[list[str], str | None]:

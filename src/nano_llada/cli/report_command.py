@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nano_llada.cli.options import parse, short_names
+from nano_llada.cli.options import default_folder, parse, short_names
 from nano_llada.core.errors import UserError
 from nano_llada.evaluation.record import RECORDS, Record, read_records
 from nano_llada.training.log import METRICS
@@ -19,8 +19,9 @@ class Options:
 
     sources: tuple[Path, ...]
     """Folders written by `nano-llada eval --out` or the records files in them, and run folders; any mixture."""
-    out: Path = Path("runs/report")
-    """Folder for report.html, report.md, report.json and plots."""
+    out: Path | None = None
+    """Folder for report.html, report.md, report.json and plots; default: runs/report, or, if that exists, runs/report-2
+    and so on."""
     title: str = "nano-llada: evaluation"
     """Heading of the report."""
     suites: tuple[str, ...] = ()
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str]) -> int:
     training = [run for name, path in names.items() if (run := read_run(path, name)) is not None]
     _check_protocols(records)
     suite_of = suites_of(options.suites)
-    page = write_report(_distinct(records), options.out, options.title, suite_of, training)
+    folder = default_folder(options.out, Path("runs/report"))
+    page = write_report(_distinct(records), folder, options.title, suite_of, training)
     print(f"the report is {page}")
     return 0
 

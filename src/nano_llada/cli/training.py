@@ -122,10 +122,10 @@ def train(stage: str, arguments: Sequence[str]) -> int:
     refuse_shape_options(rest)
     words, file = take_option(rest, "--config")
     start = default_run(stage, track)
-    config = _parsed(stage, track, words, _below(start, file, own))
+    config = _config(stage, track, words, start, file, own)
     if config.init_from is not None:  # read again on top of the checkpoint's shape: a given default counts as given
         start = replace(start, model=shape_of(config.init_from))
-        config = _parsed(stage, track, words, _below(start, file, own))
+        config = _config(stage, track, words, start, file, own)
     if config.stage != stage or config.track != track:
         raise UserError(f"these options describe a run of `{config.stage} {config.track}`, not `{stage} {track}`")
     if stage != "pretrain" and config.init_from is None:
@@ -134,6 +134,18 @@ def train(stage: str, arguments: Sequence[str]) -> int:
     from nano_llada.session.run import execute  # imports torch: not for --help
 
     return 130 if execute(config, resume=resume).state == "interrupted" else 0
+
+
+def _config(
+    stage: str, track: str, words: Sequence[str], start: RunConfig, file: str | None, own: str | None
+) -> RunConfig:
+    try:
+        below = _below(start, file, own)
+    except UserError:
+        if file is None or own is not None:
+            raise
+        return _parsed(stage, track, [*words, "--config", file], start)  # the file may need what the words say
+    return _parsed(stage, track, words, below)
 
 
 def _below(start: RunConfig, file: str | None, own: str | None) -> RunConfig:

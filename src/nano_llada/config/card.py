@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from nano_llada.config.checks import CountOrZero, Tokens, check_numbers
 
 Track = Literal["ar", "diffusion"]
+STAGES = ("pretrain", "sft", "dpo", "rl")
 ANSWERING = ("sft", "dpo", "rl")  # stages after which a model answers; before them it continues texts
 
 
@@ -34,24 +37,31 @@ class ModelCard:
     """The last stage of its training: pretrain, sft, dpo or rl."""
     run: str | None = None
     """Name of the run."""
-    step: int | None = None
+    step: CountOrZero | None = None
     """Optimizer steps of that run."""
     tokens: int | None = None
     """Tokens seen in that run, without padding."""
     objective: str | None = None
     """Name of the objective; FILE.py:NAME for a class of the user's own. None: written before 0.2."""
-    answer_length: int | None = None
+    answer_length: Tokens | None = None
     """Tokens that training filled answers to; a diffusion model knows no longer canvas."""
-    block_size: int | None = None
+    block_size: Tokens | None = None
     """Tokens that are denoised together; None: no blocks."""
     turns: bool = True
     """Whether its conversations had several turns; if not, `chat` shows the model only the last message."""
     edits: bool = False
     """Whether the model learnt to change tokens that are already written."""
-    fill_multiple: int = 1
+    fill_multiple: Tokens = 1
     """Conversations were filled to a multiple of this many tokens."""
     merged_from: tuple[MergedPart, ...] = ()
     """The checkpoints whose mean it is; empty: it was trained as it is."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        if self.track not in get_args(Track):
+            raise ValueError(f"track {self.track!r} is not one of {', '.join(get_args(Track))}")
+        if self.stage not in STAGES:
+            raise ValueError(f"stage {self.stage!r} is not one of {', '.join(STAGES)}")
 
     @property
     def autoregressive(self) -> bool:

@@ -5,11 +5,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+SHORTEST = 3  # letters of an abbreviation
+
 
 def nearest(word: str, known: Iterable[str], least: float = 0.6) -> str | None:
-    """The known word that is most like `word`, by a ratio of at least `least`; `_`, `-` and case do not matter."""
+    """The known word that is most like `word`, by a ratio of at least `least`, or that begins with it.
+
+    `_`, `-` and case do not matter.
+    """
     plain = {name.lower().replace("_", "-"): name for name in known}
-    found = difflib.get_close_matches(word.lower().replace("_", "-"), plain, 1, cutoff=least)
+    start = word.lower().replace("_", "-")
+    found = difflib.get_close_matches(start, plain, 1, cutoff=least)
+    if not found and len(start) >= SHORTEST:  # an abbreviation
+        found = sorted((name for name in plain if name.startswith(start)), key=len)
     return plain[found[0]] if found else None
 
 

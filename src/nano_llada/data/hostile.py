@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 LARGEST = 2**28  # bytes of a tokenizer.json; those of the largest vocabularies have 2**25
 SPARSE = 2**16  # ids that may be missing in a vocabulary
+
+
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Keep what the library itself prints off standard error: a panic in it raises an error as well."""
+    sys.stderr.flush()
+    with open(os.devnull, "wb") as nowhere:
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def checked(text: str, marks: tuple[str, ...]) -> str:

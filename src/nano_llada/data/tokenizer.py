@@ -13,7 +13,7 @@ from nano_llada.core.batch import Vocabulary
 from nano_llada.core.errors import UserError
 from nano_llada.core.files import write_json, write_text
 from nano_llada.core.text import printable, read_text
-from nano_llada.data.hostile import checked
+from nano_llada.data.hostile import checked, unheard
 from nano_llada.data.pieces import LONGEST_TOKEN, PIECE, batches, broken, is_text, may_be_cut
 
 if TYPE_CHECKING:
@@ -75,8 +75,9 @@ class Tokenizer:
             raise UserError(f"no tokenizer.json in {printable(str(folder))}")
         text = read_text(path)
         try:
-            tokenizer = cls(Backend.from_str(checked(text, (*MARKS, MASK))))
-            tokenizer.decode(tokenizer.encode("Probe 1 一。\n"))
+            with unheard():  # a panic of the library is printed, too
+                tokenizer = cls(Backend.from_str(checked(text, (*MARKS, MASK))))
+                tokenizer.decode(tokenizer.encode("Probe 1 一。\n"))
         except UserError:
             raise
         except BaseException as error:  # the library raises bare Exception, and a panic is not even that

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from nano_llada.core.errors import UserError
 from nano_llada.core.text import printable
-from nano_llada.data.read import BadRow, read_rows, resolve
+from nano_llada.data.read import BadRow, Row, read_rows, resolve
 from nano_llada.data.rows import Unread, kind_of, to_messages, to_text
 from nano_llada.evaluation.options import SuiteOptions, given
 
@@ -38,7 +38,8 @@ def read_passages(sources: Sequence[str], text_field: str = "text", limit: int |
     seen: set[tuple[str, str]] = set()
     unread = Unread()
 
-    def passage(row: Mapping[str, Any], file: str, item: str) -> Passage:
+    def passage(given: Row, file: str, item: str) -> Passage:
+        row = given.value
         if text_field in row:
             text = to_text(row, text_field, unread)
         else:
@@ -62,9 +63,7 @@ def passages(shared: SuiteOptions, suite: str) -> tuple[Passage, ...]:
     return tuple(read_passages(given(shared.text, suite, "--text"), shared.text_field, shared.limit))
 
 
-def read_items(
-    sources: Sequence[str], make: Callable[[Mapping[str, Any], str, str], T], limit: int | None = None
-) -> list[T]:
+def read_items(sources: Sequence[str], make: Callable[[Row, str, str], T], limit: int | None = None) -> list[T]:
     """What `make` makes of each row (with the file's short name and the row's number), `limit` of each file.
 
     Raises:
@@ -82,8 +81,8 @@ def read_items(
             if isinstance(row, BadRow):
                 raise UserError(f"{row.where}: {printable(row.reason)}")
             try:
-                found.append(make(row.value, name, str(number)))
-            except ValueError as error:
+                found.append(make(row, name, str(number)))
+            except (ValueError, UserError) as error:
                 raise UserError(f"{row.where}: {printable(str(error))}") from error
     if not found:
         raise UserError(f"nothing to measure on in {', '.join(sources)}")

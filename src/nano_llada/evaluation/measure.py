@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import shutil
+import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -17,7 +18,7 @@ from nano_llada.checkpoint.files import SHAPE, WEIGHTS, Checkpoint
 from nano_llada.config.record import to_plain
 from nano_llada.core import own
 from nano_llada.core.errors import UserError
-from nano_llada.core.progress import left
+from nano_llada.core.progress import duration
 from nano_llada.evaluation.record import RECORDS, Record, read_records, write_records
 from nano_llada.evaluation.suite import Subject, Suite
 
@@ -94,18 +95,32 @@ def evaluate(
     ]
     found: list[Record] = []
     protocols = {suite.name: protocol_of(suite) for suite in suites}  # once: a judge's weights are read for it
-    begin, made = time.perf_counter(), 0
+    took: dict[str, list[float]] = {}  # seconds of each measurement, by suite
     for number, (suite, subject) in enumerate(jobs):
         path = folder / PARTS / f"{number:03d}.jsonl"
         if not path.is_file():
+            begin = time.perf_counter()
             write_records(path, measured(suite, subject, protocols[suite.name]))
-            made += 1
-            if rest := len(jobs) - number - 1:
-                print(f"{rest} measurements, {left(made, made + rest, time.perf_counter() - begin)}", flush=True)
+            took.setdefault(suite.name, []).append(time.perf_counter() - begin)
+            if rest := [later.name for later, _ in jobs[number + 1 :]]:
+                print(outlook(rest, took), flush=True)
         found += read_records(path)
     write_records(folder / RECORDS, found)
     shutil.rmtree(folder / PARTS, ignore_errors=True)
     return found
+
+
+def outlook(rest: Sequence[str], took: Mapping[str, Sequence[float]]) -> str:
+    """How much is left: measurements, named by their suites, last as long as those of the same suite have.
+
+    A suite may take a hundred times as long as another, so nothing is said about one that has not been measured yet.
+    """
+    known = [statistics.mean(took[name]) for name in rest if name in took]
+    unknown = dict.fromkeys(name for name in rest if name not in took)
+    parts = [f"about {duration(sum(known))} for {len(known)} of them"] if known and unknown else []
+    parts += [f"about {duration(sum(known))}"] if known and not unknown else []
+    parts += [f"not yet known for {', '.join(unknown)}"] if unknown else []
+    return f"{len(rest)} {'measurement' if len(rest) == 1 else 'measurements'} left: {', '.join(parts)}"
 
 
 def measured(suite: Suite, subject: Subject, protocol: str) -> Iterator[Record]:

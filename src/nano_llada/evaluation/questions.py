@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_llada.core.errors import UserError
+from nano_llada.data.bad_rows import Row, Where
 from nano_llada.data.rows import Message, Unread, reference, to_question
 from nano_llada.evaluation.items import read_items, row_language
 from nano_llada.verify.answer import Judge, judge_of
@@ -66,7 +67,8 @@ def read_questions(sources: Sequence[str], limit: int | None = None, verifier: s
     seen: set[tuple[str, str, str]] = set()
     unread, matcher = Unread(), Matcher()
 
-    def question(row: Mapping[str, Any], file: str, number: str) -> Question:
+    def question(given: Row, file: str, number: str) -> Question:
+        row = given.value
         asked = to_question(row, unread)
         *before, last = asked.messages
         if last.role != "user":
@@ -79,6 +81,8 @@ def read_questions(sources: Sequence[str], limit: int | None = None, verifier: s
         judge, references = judge_of(row, asked.references, matcher) if own is None else (None, asked.references)
         if own is not None and verifier is not None:
             judge = functools.partial(_ask, own, verifier, last.content, row)
+        if judge is not None:
+            judge = functools.partial(_placed, judge, given.where)
         return Question(last.content, language, task, item, judge, references, tuple(before), _named(row, verifier))
 
     found = read_items(sources, question, limit)
@@ -101,6 +105,14 @@ def _ask(function: Reward, spec: str, prompt: str, row: Mapping[str, Any], text:
     if value not in (0.0, 1.0):
         raise UserError(f"verifier {spec!r} gave {value:g} for {text!r}: it must say True or False (1 or 0)")
     return value == 1.0
+
+
+def _placed(judge: Judge, where: Where, text: str) -> bool:
+    """What a judge says; what it complains about is said with the row's place."""
+    try:
+        return judge(text)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def _label(row: Mapping[str, Any], name: str, default: str) -> str:

@@ -78,15 +78,20 @@ def summary(results: Results, suite_of: SuiteOf) -> Iterator[tuple[str, str]]:
         if others and all(figure.value == first.value for figure in others):
             yield suite_of(suite).title, f"all models have {found}."
             continue
-        text = f"{name_of(_way(first))} {'is best with' if others else 'has'} {found}"
+        against, sure = _against(results, metric, first) if others else (f" over {first.items} examples", False)
+        says = ("is best with" if sure else "has the best value,") if others else "has"
+        text = f"{name_of(_way(first))} {says} {found}"
         if first.language != BOTH and len(results.languages(suite)) > 1:
             text += f" in {first.language}"
-        text += _against(results, metric, first) if others else f" over {first.items} examples"
+        text += against
         yield suite_of(suite).title, f"{text}."
 
 
-def _against(results: Results, metric: Metric, first: Figure) -> str:
-    """The models that the best one is better than, and those without a significant difference."""
+def _against(results: Results, metric: Metric, first: Figure) -> tuple[str, bool]:
+    """The models that the best one is better than, and those without a significant difference.
+
+    And whether it is better than all of them.
+    """
     pairs = results.against(first.suite, first.task, metric.name)
     pairs = [pair for pair in pairs if pair.language == first.language]
     beaten = [pair for pair in pairs if verdict(pair, metric) == "better"]
@@ -101,7 +106,7 @@ def _against(results: Results, metric: Metric, first: Figure) -> str:
     if equal:
         names = ", ".join(f"{name_of(pair.second)} ({p_value(pair.p)})" for pair in equal)
         text += f"; no significant difference from {names}"
-    return text + _by_language(results, metric, first)
+    return text + _by_language(results, metric, first), bool(beaten) and len(beaten) == len(pairs)
 
 
 def _by_language(results: Results, metric: Metric, first: Figure) -> str:
@@ -113,7 +118,7 @@ def _by_language(results: Results, metric: Metric, first: Figure) -> str:
         best = max(found, key=lambda figure: sign * figure.value)
         if language != BOTH and sign * best.value > max(sign * f.value for f in found if _way(f) == _way(first)):
             value = _with_unit(amount(best.value, metric), metric)
-            text += f"; in {language} alone {name_of(_way(best))} is best, {value}"
+            text += f"; in {language} alone {name_of(_way(best))} has the best value, {value}"
     return text
 
 

@@ -14,6 +14,7 @@ from nano_llada.config.checks import at_least
 from nano_llada.core.batch import TokenBatch
 from nano_llada.core.errors import UserError
 from nano_llada.core.random import derive_seed
+from nano_llada.data.bad_rows import Row
 from nano_llada.data.rows import kind_of, to_text
 from nano_llada.evaluation.items import read_items, row_language
 from nano_llada.evaluation.likelihood import ScoredRow, row_batches
@@ -49,7 +50,8 @@ def read_choices(sources: Sequence[str], limit: int | None = None) -> list[Choic
     """
     seen: set[tuple[str, str, str]] = set()
 
-    def question(row: Mapping[str, Any], file: str, number: str) -> ChoiceQuestion:
+    def question(given: Row, file: str, number: str) -> ChoiceQuestion:
+        row = given.value
         text, choices = to_text(row, "question"), _choices(row.get("choices"))
         name = row.get("id", number)
         if isinstance(name, bool) or not isinstance(name, (str, int)) or name == "":

@@ -103,6 +103,7 @@ def test_the_rows_own_verifier_is_the_default_reward(scene):
     assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("kind", ["rl-ar", "rl-blocks"])
 def test_what_is_rewarded_is_done_more_often(scene, kind):
     options = {"learning_rate": 0.01, "batch_size": 16, "steps": 16, "log_every": 4}
@@ -207,6 +208,7 @@ def check_equal(halved: Path, whole: Path, steps: int) -> None:
         assert (halved / "rollouts.jsonl").read_bytes() == (whole / "rollouts.jsonl").read_bytes()
 
 
+@pytest.mark.untraced
 @each_stopped
 def test_interrupted_and_resumed_it_ends_with_the_same_weights_bit_for_bit(scene, monkeypatch, kind, options):
     """After step 4, with `reuse` 3 in the middle of a set."""

@@ -28,6 +28,8 @@ from nano_llada.world.files import write_world
 from planted import wrote
 from tiny import SHAPE, read_lines
 
+pytestmark = pytest.mark.untraced  # experiments/ is not in the package whose coverage is measured
+
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = {"tokens_per_second", "tokens_per_second_ar", "exact_match", "exact_match_ar", "tpf", "threshold"}
 KEYS |= {"block_size", "batch_size", "ratio_low", "ratio_high", "difference_low", "difference_high"}

@@ -49,6 +49,7 @@ def complaint(read: Callable[[], object]) -> str | None:
     return None
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(("stage", "track"), KINDS)
 def test_every_field_of_a_config_with_every_wrong_value(tmp_path, stage, track):
     config = default_run(stage, track)

@@ -268,6 +268,7 @@ def test_finished_blocks_are_edited_within_the_window_only(peaky, vocab):
         assert 1 <= far <= blocks
 
 
+@pytest.mark.untraced
 def test_writing_always_comes_to_an_end(table_model, vocab):
     """1,600 texts under 80 random settings, by models whose opinion depends wildly on what stands."""
     rng = random.Random(0)

@@ -30,6 +30,8 @@ from nano_llada.session.recipe import read_recipe
 from planted import wrote
 from tiny import read_lines
 
+pytestmark = pytest.mark.untraced  # experiments/ is not in the package whose coverage is measured
+
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "llada21.toml"
 NAMED = ["2.0", "2.1-off", "2.1-q", "2.1-s", "2.1-s-mbe", "2.1-s-reread"]
 QUESTION = held_out_questions(("copy",), 1)[0]

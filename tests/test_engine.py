@@ -172,6 +172,7 @@ def mix(pool: Pool, rng: random.Random) -> tuple[int, int]:
     return whole, sum(length > 0 for length in reused)
 
 
+@pytest.mark.untraced
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["float64", "lean"])
 def test_no_text_depends_on_its_company(how):

@@ -16,6 +16,8 @@ from nano_llada.config.data import DataConfig
 from nano_llada.core.errors import UserError
 from tiny import make_place, read_lines, texts, write_rows
 
+pytestmark = pytest.mark.untraced  # experiments/ is not in the package whose coverage is measured
+
 
 @pytest.fixture
 def options(tmp_path, monkeypatch) -> Epochs:

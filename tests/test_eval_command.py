@@ -87,6 +87,7 @@ def test_all_means_every_skill_and_a_name_given_twice_is_one_model(done, tmp_pat
     assert len(records) == 2 * 2 * len(SKILLS)
 
 
+@pytest.mark.untraced
 def test_figures_do_not_depend_on_the_batch_size(done, words, tmp_path):
     values = []
     for size in (1, 7):

@@ -15,6 +15,8 @@ from nano_llada.evaluation.record import read_records
 from nano_llada.evaluation.suites import SUITES, metrics_of
 from tiny import Place, family, read_lines, write_rows
 
+pytestmark = pytest.mark.untraced  # experiments/ is not in the package whose coverage is measured
+
 TEXT = {"zh": "汤姆有一个红色的球，艾米有一只蓝色的猫。" * 6, "en": "Tom has a red ball and Amy has a blue hat. " * 6}
 
 

@@ -21,6 +21,8 @@ from nano_llada.world import SKILLS
 from nano_llada.world.skills_family import families
 from tiny import chats, make_place, read_lines, texts, write_rows
 
+pytestmark = pytest.mark.untraced  # experiments/ is not in the package whose coverage is measured
+
 STAGES = ("lookup", "ar", "ar-sft", "blocks", "blocks-sft", "grown-sft", "diffusion", "diffusion-sft")
 SCORES = ("exact_match", *SKILLS)
 KEYS = {"experiment", "variant", "seed", "commit", "hardware", "command", "metrics"}

@@ -13,6 +13,7 @@ from golden.record import machine, record
 OLD = json.loads((Path(__file__).parent / "golden" / "0.1.0.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.untraced
 @pytest.mark.slow
 def test_nothing_learnt_or_written_has_changed(tmp_path):
     found = record(tmp_path)

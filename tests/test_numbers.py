@@ -69,6 +69,7 @@ def numbers(record: Any) -> list[float]:
     return inner + [x for x in flat if isinstance(x, (int, float))]
 
 
+@pytest.mark.untraced
 def test_every_number_on_every_command_line_is_refused_by_name_or_usable():
     refused = accepted = 0
     for command, name, value in offers():

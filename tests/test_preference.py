@@ -276,6 +276,7 @@ def test_shared_noise_cancels_when_model_and_reference_are_near(model, batch, co
     assert variance(near, True) < variance(far, True)  # the further they are apart, the less there is in common
 
 
+@pytest.mark.untraced
 def test_more_draws_vary_less(model, reference, batch, context):
     """Over steps: the mean of eight draws has less than a third of the variance of one (stratified, even less)."""
     spread = []

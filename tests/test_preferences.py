@@ -38,6 +38,7 @@ def test_the_chosen_answer_is_right_and_the_rejected_one_wrong(skill, split):
         assert {one["language"], other["language"]} == set(LANGUAGES)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("skill", SKILLS)
 def test_the_seed_decides_everything(skill):
     first = rows_of(skill, count=40)
@@ -53,16 +54,17 @@ def shape(text: str) -> str:
     return re.sub(r"[A-Za-z]+", "w", re.sub(r"[\u4e00-\u9fff]+", "字", re.sub(r"\d+", "9", text)))
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("skill", sorted(set(SKILLS) - {"translation", "format", "identity"}))
 def test_a_rejected_answer_has_the_form_of_a_right_one(skill):
-    assert [row for row in rows_of(skill, count=400) if shape(row["rejected"]) != shape(row["chosen"])] == []
+    assert [row for row in rows_of(skill, count=200) if shape(row["rejected"]) != shape(row["chosen"])] == []
 
 
 def numbers(skill: str, split: str) -> list[tuple[int, int]]:
     """The right and the wrong numbers of questions whose answer is a number, and perhaps a unit."""
     return [
         tuple(int(re.sub(r"\D", "", result_of(row[name]))) for name in ("chosen", "rejected"))
-        for row in rows_of(skill, split, 1500)
+        for row in rows_of(skill, split, 1500 if skill == "infill" else 500)
         if re.fullmatch(r"\d+(点|岁| o'clock)?", result_of(row["chosen"]))
     ]
 
@@ -72,6 +74,7 @@ def result_of(answer: str) -> str:
     return answer.rpartition(": ")[2]
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("skill", [*NUMERIC, "infill", "time", "reading"])
 def test_numbers_are_close_and_could_be_right(skill):
     found = {split: numbers(skill, split) for split in SPLITS}
@@ -96,10 +99,11 @@ def misstep(skill: str, chosen: str, rejected: str) -> str:
     return "left out or twice"
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("skill", ["addition", "subtraction", "time"])
 def test_wrong_steps_go_wrong_in_every_way_and_say_what_they_lead_to(skill):
     ways = []
-    for row in rows_of(skill, count=600):
+    for row in rows_of(skill, count=300):
         chosen, rejected = row["chosen"], row["rejected"]
         assert (": " in rejected) == (": " in chosen)
         if ": " not in chosen:
@@ -116,7 +120,7 @@ def test_wrong_steps_go_wrong_in_every_way_and_say_what_they_lead_to(skill):
 
 def test_wrong_tallies_miscount_a_word_pass_over_one_or_misread_the_result():
     ways = set()
-    for row in rows_of("counting", count=600):
+    for row in rows_of("counting", count=300):
         chosen, rejected = (row[name].rpartition(": ") for name in ("chosen", "rejected"))
         words, told = (re.sub(r" \d+", "", steps).split() for steps in (chosen[0], rejected[0]))
         numbers = re.findall(r"\d+", rejected[0])

@@ -22,6 +22,8 @@ from nano_llada.world.files import write_world
 from nano_llada.world.skills_family import PARENT_EN, families, relation_question
 from tiny import read_lines
 
+pytestmark = pytest.mark.untraced  # experiments/ is not in the package whose coverage is measured
+
 NAMES = {
     f"{d}_{g}_{lang}" for d in ("backward", "forward", "stated") for g in ("held_out", "asked") for lang in LANGUAGES
 }

@@ -22,6 +22,8 @@ from nano_llada.session.observer import RunObserver
 from nano_llada.world.files import write_world
 from tiny import read_lines
 
+pytestmark = pytest.mark.untraced  # experiments/ is not in the package whose coverage is measured
+
 
 @pytest.fixture
 def options(root, models, tmp_path) -> Rl:

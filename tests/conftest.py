@@ -21,6 +21,18 @@ from nano_llada.core.pattern import AttentionPattern
 from nano_llada.model.cache import KVCache
 from nano_llada.model.transformer import Transformer
 
+# the files that take longest, first: with two workers no long one is left for the end
+LONG = """
+golden align_runs cli page eval_command llada2_experiments block_speed experiments readme state run scripts_options
+engine evaluation_experiment stories_check preferences resume masking_options preference corruption policy
+editing_experiment
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {f"test_{name}": place for place, name in enumerate(LONG.split())}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
 
 def pytest_configure(config):
     torch.set_num_threads(1)  # many threads on a busy machine make the suite ten times slower

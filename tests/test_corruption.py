@@ -94,6 +94,7 @@ def test_exact_weights_average_to_one_in_every_document(make_batch, context):
         torch.testing.assert_close(noisy.weights[:, first:last].mean(1), torch.ones(30))
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(("noise", "tolerance"), [("linear", 0.003), ("cosine", 0.0013)])
 def test_bernoulli_weights_average_to_one(make_batch, context, noise, tolerance):
     batch = make_batch([[4096]] * 512)
@@ -190,6 +191,7 @@ def test_row_uniforms_are_a_function_of_the_row():
     assert float(one.max()) < 1
 
 
+@pytest.mark.untraced
 @each_form
 @pytest.mark.parametrize("length", [1, 2, 4])
 def test_training_loss_is_unbiased_at_every_length(masking, peaky, make_batch, context, enumerate_bound, length):

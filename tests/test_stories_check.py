@@ -17,12 +17,13 @@ from nano_llada.world.stories.story import tell
 from nano_llada.world.stories.tasks import summarised
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("kind", FAULTS)
 def test_planted_contradictions_are_found_where_they_are(kind: Fault, language: Language) -> None:
     rng = Random(11)
     tried = found = named = clean = 0
-    while tried < 60:
+    while tried < 30:
         story = simulate(rng)
         planted = plant(story, language, rng, kind)
         if planted is None:
@@ -33,9 +34,9 @@ def test_planted_contradictions_are_found_where_they_are(kind: Fault, language: 
         found += bool(report.problems) and report.problems[0].sentence == planted.sentence
         named += bool(report.problems) and report.problems[0].kind == kind
         clean += check(planted.original.text, language).coherent
-    assert found >= 59
-    assert named >= 55
-    assert clean == 60
+    assert found >= 29
+    assert named >= 27
+    assert clean == 30
 
 
 @pytest.mark.parametrize(
@@ -80,6 +81,7 @@ def test_nothing_is_not_a_story() -> None:
         assert not fulfils(Wanted("zh"), text)
 
 
+@pytest.mark.untraced
 @given(st.text(max_size=200), st.sampled_from(LANGUAGES))
 @settings(max_examples=200, deadline=None)
 def test_any_text_may_be_checked(text: str, language: Language) -> None:

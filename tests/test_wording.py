@@ -6,8 +6,6 @@ import ast
 import re
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 BANNED = re.compile(
     r"\bgone on with|goes on with|go on with|is no multiple|nobody|stands in no|has never heard", re.IGNORECASE
@@ -32,16 +30,16 @@ def strings(code: str) -> list[str]:
     return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
 
-@pytest.mark.parametrize("path", CODE, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_no_string_of_a_program_has_them(path):
-    assert [text for text in strings(path.read_text(encoding="utf-8")) if BANNED.search(text)] == []
+def test_no_string_of_a_program_has_them():
+    assert len(CODE) > 200
+    found = [(path, text) for path in CODE for text in strings(path.read_text(encoding="utf-8"))]
+    assert [(path, text) for path, text in found if BANNED.search(text)] == []
 
 
-@pytest.mark.parametrize(
-    "path", [page for page in PAGES if page != NOTEBOOK], ids=lambda path: path.relative_to(ROOT).as_posix()
-)
-def test_no_page_has_them(path):
-    assert BANNED.findall(path.read_text(encoding="utf-8")) == []
+def test_no_page_has_them():
+    pages = [page for page in PAGES if page != NOTEBOOK]
+    assert len(pages) > 40
+    assert [page for page in pages if BANNED.search(page.read_text(encoding="utf-8"))] == []
 
 
 def test_they_are_found():

@@ -92,8 +92,9 @@ def evaluate(
 
     Args:
         models: each under the name it has in tables: a loaded model, or what `load` takes.
-        suites: names of suites (likelihood, choices, generation, quality, infilling, speed, calibration), or your own
-            as FILE.py:NAME; default: those of the first three that have examples.
+        suites: names of suites (likelihood, choices, generation, quality, infilling, speed, calibration,
+            stories), or your own as FILE.py:NAME; default: those of likelihood, choices, generation and stories that
+            have examples.
         decoders: decodings by name, each with fields of `nano_llada.DecodingOptions`; default: greedy.
         out: folder for records and report; default: one in runs/eval. The same call resumes what was interrupted.
         device: cpu, cuda, mps, or auto.

@@ -22,12 +22,7 @@ SHAPE = re.compile(rf"\(\)|\({SIZE},\)|\({SIZE}(?:, {SIZE})+\)")
 MISSING = frozenset(
     {
         "model/cache.py:KVCache.extend",
-        "model/lean.py:LeanModel.from_quantised",
         "model/lean.py:normed",
-        "model/quantised.py:dequantise_state",
-        "model/quantised.py:load_quantised",
-        "model/quantised.py:quantise_state",
-        "model/quantised.py:save_quantised",
     }
 )
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, Literal, cast, overload
 
 import torch
 
@@ -22,6 +22,7 @@ from nano_llada.data.rows import Message, Role
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.decode.engine import BatchSampler
 from nano_llada.decode.types import Completion, Event, Request, Sampler, StopTest, collect, gather
+from nano_llada.model.quantised import quantise_state
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives.likelihood import bound_nll, exact_nll
 
@@ -242,12 +243,24 @@ class LanguageModel:
         nats, error = float(found.mean[0]), float(found.standard_error[0])
         return TextScore(nats, error, self.card.autoregressive, len(tokens), len(text.encode()))
 
-    def save(self, folder: str | Path) -> None:
-        """Write a checkpoint folder that `load` reads. Raises UserError if it exists or cannot be written."""
+    def save(self, folder: str | Path, *, quantize: Literal["int8"] | None = None) -> None:
+        """Write a checkpoint folder that `load` reads.
+
+        Args:
+            quantize: `int8` stores matrices in eight bits: a quarter of the size, and slightly other
+                weights. Loading makes float32 of them again.
+
+        Raises:
+            UserError: if the folder exists or cannot be written, or for another kind of quantisation.
+        """
         place = Path(folder)
         if place.exists():
             raise UserError(f"{place} exists already; give the name of a new folder")
+        if quantize not in (None, "int8"):
+            raise UserError(f"quantize must be 'int8' or None, not {quantize!r}")
         weights, shape = model_weights(self.model), self.model.config
+        if quantize is not None:
+            weights = quantise_state(weights)
         write_checkpoint(place, lambda hidden: save_model(hidden, weights, shape, self.tokenizer, self.card))
 
     def decoding(self, default_length: int | None = None, **options: Any) -> Decoding:

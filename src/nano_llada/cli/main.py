@@ -29,6 +29,7 @@ COMMANDS = {
     "report": "one page about evaluations and training runs",
     "experiment": "run a recorded experiment (needs the repository)",
     "merge": "average the weights of several checkpoints, or of the K best of a run",
+    "quantize": "store a model's weights in eight bits: a quarter of the size",
     "import": "turn a transformers folder (Llama, Qwen3), or a .pt file of the original or minimind, into a checkpoint",
     "export": "turn an AR checkpoint into a transformers folder",
     "doctor": "what this machine will use, and why",

@@ -22,8 +22,6 @@ from nano_llada.training.log import read_metrics
 Model = LanguageModel | str | Path
 FILES = ("text", "questions", "choices", "skills")  # options that take several files or names
 
-BUNDLED = Path(__file__).parent / "assets" / "models"
-
 
 def load(path_or_name: str | Path, device: str = "auto") -> LanguageModel:
     """A trained model, ready for use.
@@ -36,14 +34,7 @@ def load(path_or_name: str | Path, device: str = "auto") -> LanguageModel:
     Raises:
         UserError: if there is no such model, it is damaged, or the device cannot be used.
     """
-    path = Path(path_or_name)
-    bundled = {folder.name: folder for folder in sorted(BUNDLED.glob("*")) if folder.is_dir()}
-    if not path.exists():
-        if path_or_name not in bundled:
-            names = f"; models in this package: {', '.join(bundled)}" if bundled else ""
-            raise UserError(f"no model at {path}: there is no such file or folder (from {Path.cwd()}){names}")
-        path = bundled[str(path_or_name)]
-    return LanguageModel.load(path, choose_machine(device).device)
+    return LanguageModel.load(Path(path_or_name), choose_machine(device).device)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from nano_llada.model.transformer import Transformer
 FORMAT = 2
 WEIGHTS, SHAPE, TRAINING, PROGRESS = "model.safetensors", "model.json", "training.safetensors", "training.json"
 BEST = "best.json"  # in a run folder: names its best checkpoint
+BUNDLED = Path(__file__).parents[1] / "assets" / "models"  # a folder for each model that comes with the package
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def write_checkpoint(folder: Path, fill: Callable[[Path], None]) -> None:
 
 
 def find_checkpoint(path: Path, prefer: Literal["best", "last"] = "best") -> Path:
-    """The checkpoint folder that a path means: itself, or the best (or last) one of a run folder.
+    """The checkpoint folder that a path means: itself, the best (or last) one of a run folder, or a bundled model's.
 
     Raises:
         UserError: if there is none, it cannot be read, or the path is a pickle file.
@@ -112,7 +113,11 @@ def _find_checkpoint(path: Path, prefer: Literal["best", "last"]) -> Path:
             )
         path = path.parent
     if not path.exists():
-        raise UserError(f"no checkpoint at {path}: there is no such file or folder")
+        found = bundled_models()
+        if str(path) in found:
+            return found[str(path)]
+        names = f"; models in this package: {', '.join(found)}" if found else ""
+        raise UserError(f"no checkpoint at {path}: there is no such file or folder (from {Path.cwd()}){names}")
     next(path.iterdir(), None)  # a folder that may not be read is not an empty one
     if (path / SHAPE).is_file():
         return path
@@ -126,6 +131,11 @@ def _find_checkpoint(path: Path, prefer: Literal["best", "last"]) -> Path:
         if (path / name).is_dir():
             return path / name
     return steps[-1]
+
+
+def bundled_models() -> dict[str, Path]:
+    """Names and folders of the models that come with this package."""
+    return {folder.parent.name: folder.parent for folder in sorted(BUNDLED.glob(f"*/{SHAPE}"))}
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from nano_llada.cli import stdin
+from nano_llada.cli.default_model import DEFAULT, model_and_text
 from nano_llada.cli.options import WRITING, parse
 from nano_llada.config.checks import Count, Threads, check_numbers
 from nano_llada.config.decoding import DecodingOptions, decoding_for
@@ -23,8 +24,8 @@ NO_PROMPT = "no prompt: give one after the run, or lines on standard input"
 class Options:
     """Options of the command."""
 
-    checkpoint: Path
-    """Run folder or checkpoint folder."""
+    checkpoint: Path = DEFAULT
+    """Run folder or checkpoint folder; default: the model that comes with the package."""
     prompt: tuple[str, ...] = ()
     """Texts to continue or questions to answer; default: the lines of standard input."""
     mode: Literal["auto", "chat", "text"] = "auto"
@@ -63,6 +64,8 @@ def main(arguments: Sequence[str]) -> int:
         leading=("checkpoint", "prompt"),
         shown=SHOWN,
     )
+    model, first = model_and_text(options.checkpoint, "")
+    options = replace(options, checkpoint=model, prompt=(*first, *options.prompt))
     arriving = options.json_lines and not options.prompt and not options.show_steps  # each is answered as it comes
     prompts = options.prompt or (() if arriving else tuple(stdin.prompts()))
     if not prompts and not arriving:

@@ -48,7 +48,7 @@ class RunConfig:
     reference: Path | None = None
     """The frozen model to compare with (dpo, and rl with kl_weight); default: that of --init-from."""
     tokenizer: Path | None = None
-    """Folder with a tokenizer.json; default: that of --init-from, or the bundled bilingual one."""
+    """Folder with a tokenizer.json, or a name (world, story); default: that of --init-from, or `world`."""
     sample_prompts: tuple[str, ...] = ()
     """Prompts to continue (chat: answer) during training and at its end, into samples.jsonl."""
     objective: AnyObjective = field(default_factory=NextToken)

@@ -23,6 +23,7 @@ from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.decode.engine import BatchSampler
 from nano_llada.decode.types import Completion, Event, Request, Sampler, StopTest, collect, gather
 from nano_llada.model.transformer import Transformer
+from nano_llada.objectives.denoising import Reading
 from nano_llada.objectives.likelihood import bound_nll, exact_nll
 
 GAP = "___"
@@ -237,8 +238,8 @@ class LanguageModel:
         if self.card.autoregressive:
             found = exact_nll(self.model, batch)
         else:
-            size = self.card.block_size
-            found = bound_nll(self.model, batch, self.tokenizer.vocab, draws=draws, seed=seed, block_size=size)
+            size, reading, vocab = self.card.block_size, Reading.of(self.card), self.tokenizer.vocab
+            found = bound_nll(self.model, batch, vocab, draws=draws, seed=seed, block_size=size, reading=reading)
         nats, error = float(found.mean[0]), float(found.standard_error[0])
         return TextScore(nats, error, self.card.autoregressive, len(tokens), len(text.encode()))
 

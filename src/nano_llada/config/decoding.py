@@ -301,7 +301,7 @@ def decoding_for(card: ModelCard, options: DecodingOptions, default_length: int 
         UserError: for options that this model does not have, or values that contradict each other.
     """
     given = {name: value for name, value in vars(options).items() if value is not None}
-    if card.block_size is not None:
+    if card.block_size is not None and not card.autoregressive:
         given.setdefault("block_size", card.block_size)
     for name, choices in CHOICES.items():
         if given.get(name, choices[0]) not in choices:
@@ -342,6 +342,6 @@ def shared_length(cards: Iterable[ModelCard]) -> int | None:
 
 def default_decoding(card: ModelCard, max_new_tokens: int = 64) -> Decoding:
     """Greedy decoding, in blocks where the model was trained in blocks."""
-    if card.denoising and card.block_size is not None:
+    if not card.autoregressive and card.block_size is not None:
         return Block(max_new_tokens=max_new_tokens, block_size=card.block_size)
     return decoding_class(card, in_blocks=False)(max_new_tokens=max_new_tokens)

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from built import act
 from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.config.objectives import BlockSizeSchedule, Denoising, Masking, NextToken, TriMode
+from nano_llada.config.run import default_run
 from nano_llada.core.batch import TokenBatch
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.diffusion.masking import drawn_blocks, groups_of
+from nano_llada.diffusion.suffix import with_suffixes_first
 from nano_llada.objectives.denoising import Reading, filling, noisy_features, without_first
 from nano_llada.objectives.likelihood import exact_nll
 from nano_llada.session.run import execute
@@ -226,13 +228,43 @@ def test_groups_follow_the_numbers(make_batch, context):
     assert groups_of(batch, None, numbers).tolist() == [[0, 0, 1, 1, 1, 2, 3, 3, 4]]
 
 
+def test_a_share_of_the_documents_has_what_follows_a_gap_in_front(make_batch, context, vocab):
+    batch = make_batch([[30, 10], [40], [11, 29]] * 40, width=40)
+    tokens = batch.tokens.clone()
+    tokens[batch.positions == 0] = vocab.eos
+    batch = replace(batch, tokens=tokens, scored=batch.scored & (batch.positions > 0))
+    ctx = context(120)
+    moved = with_suffixes_first(batch, 0.5, ctx)
+    changed = 0
+    for row in range(120):
+        for doc in range(int(batch.doc_ids[row].max()) + 1):
+            places = batch.doc_ids[row] == doc
+            before, after = batch.tokens[row, places].tolist(), moved.tokens[row, places].tolist()
+            flags = moved.scored[row, places].tolist()
+            if before == after:
+                assert flags == batch.scored[row, places].tolist()
+                continue
+            changed += 1
+            end = after.index(vocab.turn_end)
+            suffix, rest = after[2:end], after[end + 1 : -1]
+            assert after[:2] == [vocab.eos, vocab.turn_start]
+            assert after[-1] == vocab.eos
+            assert before == [vocab.eos, *rest, *suffix, *before[-3:]]  # prefix, gap, suffix: the text again
+            assert flags == [False] * (end + 1) + [True] * (len(after) - end - 1)
+    assert changed == pytest.approx(0.5 * 40 * 3, abs=15)  # documents of 10 and 11 tokens are too short
+    assert torch.equal(with_suffixes_first(batch.select(slice(60, 70)), 0.5, ctx).tokens, moved.tokens[60:70])
+    with pytest.raises(ValueError, match="format 'chat'"):
+        replace(default_run("sft", "tri"), objective=TriMode(suffix_share=0.1))
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """An AR run, and from it a pretrained and a fine-tuned tri-mode run of each reading."""
     place = make_place(tmp_path_factory.mktemp("tri"))
     assert execute(tiny_run(place, name="ar")).state == "finished"
     ar = place.runs / "ar"
-    assert run_cli(tiny_arguments(place, "pretrain", "tri", name="next", init_from=ar, block_size=4)) == 0
+    with_gaps = {"init_from": ar, "block_size": 4, "suffix_share": 0.2}
+    assert run_cli(tiny_arguments(place, "pretrain", "tri", name="next", **with_gaps)) == 0
     changed = tiny_arguments(place, "pretrain", "tri", name="self", init_from=ar, predicts="self", block_size=4)
     assert run_cli(changed) == 0
     assert run_cli(tiny_arguments(place, "sft", "tri", name="sft", init_from=place.runs / "next", block_size=4)) == 0
@@ -246,6 +278,7 @@ def test_commands_train_a_tri_mode_model_and_record_what_it_is(place):
         assert card.autoregressive
         assert card.denoising
         assert card.answer_length is None
+        assert card.infills == (predicts == "next")  # learnt in pretraining, kept in fine-tuning
         measured = [line for line in read_lines(place.runs / name / "metrics.jsonl") if "validation_loss" in line][-1]
         ar, mask = measured["validation_ar_loss"], measured["validation_mask_loss"]
         assert measured["validation_loss"] == pytest.approx((ar + mask) / 2, rel=1e-5)

@@ -51,6 +51,8 @@ class ModelCard:
     """Whether the model learnt to change tokens that are already written."""
     predicts: Predicts = "self"
     """Which token an output for a masked text predicts: that of its own place, or the `next` one, as in AR models."""
+    infills: bool = False
+    """Whether a model decoded left to right or in blocks learnt to fill gaps, by what follows put in front."""
     fill_multiple: int = 1
     """Conversations were filled to a multiple of this many tokens."""
     merged_from: tuple[MergedPart, ...] = ()

@@ -51,6 +51,8 @@ class ObjectiveConfig:
     """Whether the model learns to change tokens that are already written (LLaDA 2.1)."""
     predicts: Predicts = "self"
     """Which token an output of a denoiser predicts: that of its own place, or the `next` one."""
+    suffix_share: float = 0.0
+    """Share of the documents in which what follows a gap is put in front."""
     answer_length: int | None = None
     """Tokens in the answers that it draws; None: the data decides."""
     formats: ClassVar[tuple[str, ...]] = ("text", "chat")
@@ -256,6 +258,9 @@ class Denoising(ObjectiveConfig):
     predicts: Predicts = "self"
     """Which token an output predicts: that of its own place (`self`, as LLaDA), or the `next` one, as the outputs of an
     AR model do, so that its weights need not relearn this. The first token of a text is then never masked."""
+    suffix_share: Share = 0.0
+    """Share of the documents in which what follows a gap is put in front, so that a model that is decoded left to right
+    or in blocks learns to fill gaps (see `nano-llada infill`). For texts. 0: off."""
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -274,8 +279,15 @@ class Denoising(ObjectiveConfig):
 
     def check(self, data: DataConfig, train: TrainConfig) -> None:
         """As every objective; and block sizes must divide a row."""
+        self._check_suffixes(data)
         super().check(data, train)
         self.blocks.check_row(data.sequence_length)
+
+    def _check_suffixes(self, data: DataConfig) -> None:
+        if self.suffix_share and data.format != "text":
+            raise ValueError(f"suffix_share rearranges texts; it cannot be used with format {data.format!r}")
+        if self.suffix_share and self.block_size is None:
+            raise ValueError("suffix_share has no effect without a block_size: such a model sees both sides of a gap")
 
 
 @dataclass(frozen=True)
@@ -310,6 +322,7 @@ class TriMode(Denoising):
 
     def check(self, data: DataConfig, train: TrainConfig) -> None:
         """As every objective; blocks begin anywhere, so their size divides nothing."""
+        self._check_suffixes(data)
         ObjectiveConfig.check(self, data, train)
 
 

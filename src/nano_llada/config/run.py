@@ -105,6 +105,7 @@ class RunConfig:
             block_size=self.objective.block_size,
             edits=self.objective.edits,
             predicts=self.objective.predicts,
+            infills=self.objective.suffix_share > 0,
             fill_multiple=self.data.fill_multiple,
         )
 

@@ -22,6 +22,7 @@ from nano_llada.diffusion.masking import (
     drawn_blocks,
     groups_of,
 )
+from nano_llada.diffusion.suffix import with_suffixes_first
 from nano_llada.objectives.cross_entropy import head_choice, head_cross_entropy, head_entropy
 from nano_llada.objectives.next_token import next_token_targets
 
@@ -77,6 +78,8 @@ class DenoisingLoss:
         """The batch with what cannot be learnt left out."""
         if self.config.random_length:
             batch = cut_to_random_length(batch, self.config.random_length, ctx)
+        if self.config.suffix_share and not ctx.measuring:  # validation losses stay comparable
+            batch = with_suffixes_first(batch, self.config.suffix_share, ctx)
         return without_first(batch) if self.config.predicts == "next" else batch
 
     def _reading(self, batch: TokenBatch, ctx: StepContext, size: int | None) -> Reading:

@@ -225,6 +225,7 @@ def assemble(
         reference=load_reference(config, machine),
     )
     observer.trainer = trainer
+    observer.infills = start is not None and start.card.infills and start.card.track == config.track
     observer.turns = _learns_turns(config, batches, tokenizer, start)
     if resume and step_folders(config.folder):  # a run killed before its first checkpoint starts over
         tensors, plain = observer.checkpoints.resume(model)

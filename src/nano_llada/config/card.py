@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 Track = Literal["ar", "diffusion", "both"]
 Predicts = Literal["self", "next"]
+Decode = Literal["ar", "block", "speculative"]
 ANSWERING = ("sft", "dpo", "rl")  # stages after which a model answers; before them it continues texts
 
 
@@ -51,6 +52,10 @@ class ModelCard:
     """Whether the model learnt to change tokens that are already written."""
     predicts: Predicts = "self"
     """Which token an output for a masked text predicts: that of its own place, or the `next` one, as in AR models."""
+    decode: Decode | None = None
+    """How a model of track `both` is decoded where nobody says; None: `speculative`."""
+    drafts: int | None = None
+    """Tokens that self-speculation drafts in a pass; None: 2."""
     infills: bool = False
     """Whether a model decoded left to right or in blocks learnt to fill gaps, by what follows put in front."""
     fill_multiple: int = 1
@@ -67,6 +72,17 @@ class ModelCard:
     def denoising(self) -> bool:
         """Whether the model fills in masks: it can infill, and its likelihoods are bounds."""
         return self.track in ("diffusion", "both")
+
+    @property
+    def decodes(self) -> tuple[Decode, ...]:
+        """The ways in which the model can be decoded, the usual one first. A denoiser of whole texts has no blocks."""
+        if self.track == "ar":
+            return ("ar",)
+        if self.track == "diffusion":
+            return ("block",) if self.block_size else ()
+        usual = self.decode or "speculative"
+        ways: tuple[Decode, ...] = ("speculative", "ar", "block")
+        return (usual, *(way for way in ways if way != usual))
 
     @property
     def answers(self) -> bool:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
 Blocked = Literal["block_causal", "two_stream", "two_stream_causal"]
-Kind = Literal["causal", "full"] | Blocked
+Kind = Literal["causal", "full", "reach"] | Blocked
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,15 @@ class AttentionPattern:
       and to the clean blocks before it; a clean token attends to clean blocks up to its own, and to no noisy token.
     * `two_stream_causal`: the same with a clean text that is read left to right, a clean token attending to itself and
       the clean tokens before it: trains an autoregressive and a block-diffusion model at once (tri-mode).
+    * `reach`: the first keys of its row, as many as `key_reach` says of it, and the keys of its own group. What passes
+      over rows of several kinds, and over drafts, need in decoding.
 
     Attributes:
         kind: the rule.
         key_docs: (B, K) document of each key, -1 for padding; None: one document, no padding.
         key_blocks: (B|1, K) block of each key, counted within its document; only for the block patterns.
+        key_reach: (B, K), only for `reach`: how many keys a key sees as a query.
+        key_groups: (B, K), only for `reach`: groups from 1; 0: none.
         query_slots: (B, Q) which key each query is; None: the queries are the last keys.
     """
 
@@ -39,9 +43,11 @@ class AttentionPattern:
     key_docs: Tensor | None = None
     key_blocks: Tensor | None = None
     query_slots: Tensor | None = None
+    key_reach: Tensor | None = None
+    key_groups: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if (self.key_blocks is not None) == (self.kind in ("causal", "full")):
+        if (self.key_blocks is not None) == (self.kind in ("causal", "full", "reach")):
             raise ValueError(f"pattern {self.kind} {'needs' if self.key_blocks is None else 'has no'} blocks")
 
     @classmethod
@@ -76,6 +82,9 @@ class AttentionPattern:
         """
         if self.kind == "causal":
             allowed = query >= key
+        elif self.key_reach is not None and self.key_groups is not None:
+            group = self.key_groups[row, query]
+            allowed = (key < self.key_reach[row, query]) | ((group > 0) & (group == self.key_groups[row, key]))
         elif self.key_blocks is None:
             allowed = key >= 0
         else:
@@ -144,7 +153,7 @@ class AttentionPattern:
 
     @property
     def _rows(self) -> int:
-        given = [t for t in (self.key_docs, self.key_blocks, self.query_slots) if t is not None]
+        given = [t for t in (self.key_docs, self.key_blocks, self.key_reach, self.query_slots) if t is not None]
         return max((len(tensor) for tensor in given), default=1)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,18 +11,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import nano_llada
 from built import act
 from nano_llada.checkpoint.files import load_checkpoint
+from nano_llada.config.decoding import DecodingOptions, decoding_for
 from nano_llada.config.objectives import BlockSizeSchedule, Denoising, Masking, NextToken, TriMode
 from nano_llada.config.run import default_run
 from nano_llada.core.batch import TokenBatch
 from nano_llada.core.pattern import AttentionPattern
+from nano_llada.decode.engine import BatchSampler
+from nano_llada.decode.types import Request, collect
 from nano_llada.diffusion.masking import drawn_blocks, groups_of
-from nano_llada.diffusion.suffix import with_suffixes_first
+from nano_llada.diffusion.suffix import suffix_first, with_suffixes_first
+from nano_llada.evaluation.drafting import DraftCost, best_drafts
 from nano_llada.objectives.denoising import Reading, filling, noisy_features, without_first
 from nano_llada.objectives.likelihood import exact_nll
 from nano_llada.session.run import execute
-from tiny import make_place, read_lines, run_cli, tiny_arguments, tiny_run
+from tiny import make_place, read_lines, run_cli, tiny_arguments, tiny_run, write_rows
 
 CPU = torch.device("cpu")
 
@@ -47,17 +54,6 @@ def test_the_pattern_is_its_equation(make_batch, context):
         docs, blocks = batch.doc_ids[row].tolist(), numbers[row].tolist()
         expected = [[seen(docs, blocks, i, j) for j in range(32)] for i in range(32)]
         assert dense[row, 0].tolist() == expected
-
-
-def test_flex_attention_sees_the_same(make_batch, context):
-    from torch.nn.attention.flex_attention import flex_attention
-
-    batch = make_batch([[7, 6], [16]], width=16)
-    pattern = AttentionPattern.numbered("two_stream_causal", batch.doc_ids, drawn_blocks(batch, context(2), 4, 0.5))
-    q, k, v = torch.randn(3, 2, 2, 32, 8, generator=torch.Generator().manual_seed(0)).unbind(0)
-    dense, flex = pattern.dense(32, 32, CPU), pattern.flex(32, 32, CPU)
-    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=dense)
-    torch.testing.assert_close(flex_attention(q, k, v, block_mask=flex), expected, atol=1e-5, rtol=0)
 
 
 def test_blocks_begin_anywhere_and_depend_on_seed_step_and_row_alone(make_batch, context):
@@ -308,3 +304,92 @@ def test_likelihoods_of_a_tri_mode_model_are_those_of_its_causal_weights(place, 
 def test_contradictions_are_refused():
     with pytest.raises(ValueError, match="uniform"):
         TriMode(loss_weight="uniform")
+
+
+# --- using one --------------------------------------------------------------------------------------------------------
+
+
+def json_of(capsys, *words):
+    capsys.readouterr()
+    assert run_cli(words) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_generate_writes_in_each_way(place, capsys):
+    folder, say = place.runs / "sft", ("What has Tom?", "1加1?")
+    common = ("generate", folder, *say, "--json-lines", "--max-new-tokens", 12)
+    told = {way: json_of(capsys, *common, "--decode", way) for way in ("ar", "speculative", "block")}
+    usual = json_of(capsys, *common)
+    for texts in told.values():
+        assert len(texts) == 2
+        assert all(text["tokens_per_forward"] == text["tokens"] / text["forwards"] for text in texts)
+    for one, other, plain in zip(told["ar"], told["speculative"], usual, strict=True):
+        assert one["text"] == other["text"] == plain["text"]
+        assert other["forwards"] == plain["forwards"] <= one["forwards"]
+    assert run_cli(("generate", folder, say[0], "--show-steps", "--decode", "block")) == 0
+    assert "tokens a pass" in capsys.readouterr().out
+    assert run_cli(("generate", folder, say[0], "--threshold", 0.5)) == 2
+    assert "decode block" in capsys.readouterr().err
+    model = nano_llada.load(folder)
+    assert str(model.generate(say[0], max_new_tokens=12, decode="ar")) == told["ar"][0]["text"]
+
+
+def test_compare_and_eval_measure_every_way(place, tmp_path, capsys):
+    folder = place.runs / "sft"
+    words = ("--prompts", "What has Tom?", "--timed", 1, "--max-new-tokens", 8, "--out", tmp_path / "compare")
+    assert run_cli(("compare", folder, place.runs / "ar", *words)) == 0
+    found = {(r["model"], r["decoder"]) for r in read_lines(tmp_path / "compare" / "records.jsonl")}
+    ways = {decoder for model, decoder in found if "both" in model}
+    assert {"decode=ar", "decode=speculative", "decode=block", "decode=block,threshold=0.9"} <= ways
+    questions = write_rows(tmp_path / "q.jsonl", [{"prompt": "1加1?", "answer": "2", "language": "zh"}])
+    decoders = ("--decoders", "decode=ar", "decode=speculative,drafts=3", "decode=block,threshold=0.5")
+    words = ("--suites", "generation", "--questions", questions, "--out", tmp_path / "eval", *decoders)
+    assert run_cli(("eval", folder, *words)) == 0
+    records = read_lines(tmp_path / "eval" / "records.jsonl")
+    answers = {r["decoder"]: r["detail"]["answer"] for r in records}
+    assert answers.keys() == set(decoders[1:])
+    assert answers["decode=ar"] == answers["decode=speculative,drafts=3"]
+
+
+def test_drafts_measures_and_stores_the_best_number(place, tmp_path, capsys):
+    out = tmp_path / "tuned"
+    words = ("What has Tom?", "--most", 2, "--max-new-tokens", 8, "--out", out)
+    assert run_cli(("drafts", place.runs / "sft", *words)) == 0
+    told = capsys.readouterr().out
+    assert "tokens per pass" in told
+    best = int(re.search(r"best: (\d) drafts", told).group(1))
+    card = load_checkpoint(out).card
+    assert card == replace(load_checkpoint(place.runs / "sft").card, drafts=best)
+    assert decoding_for(card, DecodingOptions()).drafts == best
+    assert run_cli(("drafts", place.runs / "ar", "Tom has")) == 2
+    assert "was not trained for it" in capsys.readouterr().err
+
+
+def test_the_best_number_of_drafts_has_most_tokens_for_the_cost_of_a_pass():
+    measured = ((0, 100, 1.0), (1, 60, 0.8), (2, 45, 0.8), (4, 40, 2.0))
+    costs = [DraftCost(drafts, 100, forwards, seconds) for drafts, forwards, seconds in measured]
+    assert [cost.tokens_per_pass for cost in costs] == pytest.approx([1, 1 / 0.6, 1 / 0.45, 2.5])
+    assert best_drafts(costs) == 1  # 100 tokens in 0.8 s, as with 2: the smaller one
+
+
+def test_infilling_sees_what_follows_where_it_was_learnt_and_is_refused_elsewhere(place, capsys):
+    for way in ("speculative", "ar", "block"):
+        words = ("infill", place.runs / "next", "Tom ___ a red ___.", "--length", 2, 3, "--decode", way)
+        assert run_cli(words) == 0
+        assert re.fullmatch(r"Tom .{2} a red .{3}\.\n", capsys.readouterr().out)
+    model = nano_llada.load(place.runs / "next")
+    one = model.infill("Tom has___ red.", length=4)
+    asked = model.tokenizer.encode(" red.")
+    prompt = suffix_first(asked, [model.tokenizer.vocab.eos, *model.tokenizer.encode("Tom has")], model.tokenizer.vocab)
+    done = collect(
+        BatchSampler(model.model, model.tokenizer.vocab, model.decoding(max_new_tokens=4, min_new_tokens=4)).stream(
+            [Request(tuple(prompt))]
+        ),
+        1,
+        model.tokenizer.vocab.ends,
+    )
+    assert one == f"Tom has{model.tokenizer.decode(done[0].tokens)} red."  # what follows was in front
+    assert run_cli(("infill", place.runs / "self", "Tom ___ a hat.")) == 2
+    assert "pretrained with a suffix_share" in capsys.readouterr().err
+    assert run_cli(("infill", place.runs / "next", f"Tom {'___' * 1} {'hat ' * 80}", "--length", 200)) == 2
+    assert "the model's context is 256" in capsys.readouterr().err

@@ -17,7 +17,7 @@ class Options:
     """Options of the command."""
 
     checkpoint: Path
-    """Run folder or checkpoint folder of a diffusion model."""
+    """Run folder or checkpoint folder of a diffusion model; one with blocks must be pretrained with suffix_share."""
     text: str
     """The text, with ___ at each gap; any number of gaps."""
     length: tuple[Tokens, ...] = (4,)

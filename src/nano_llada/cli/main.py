@@ -23,6 +23,7 @@ COMMANDS = {
     "recipe": "run a whole pipeline that a recipe file describes",
     "generate": "continue or answer prompts with a trained model",
     "chat": "talk to a trained model, and watch a diffusion model write",
+    "drafts": "measure how many tokens a tri-mode model should draft in a pass",
     "infill": "fill ___ gaps in a text with a diffusion model",
     "compare": "compare models: answers, exact match and speed; Markdown and HTML reports",
     "eval": "measure models by suites: likelihood, multiple choice, answers, quality, infilling, speed",

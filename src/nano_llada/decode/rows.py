@@ -25,7 +25,7 @@ CAUSAL = 1  # attention in blocks of one token
 FULL = 0
 NO_GAPS: Mapping[type, str] = {
     Autoregressive: "an autoregressive model cannot see what follows the gap: infilling needs a diffusion model",
-    Speculative: "an autoregressive model cannot see what follows the gap: infilling needs a diffusion model",
+    Speculative: "left to right a model cannot see what follows a gap: give it what follows in front of the prompt",
     Block: "a block model cannot see what follows a gap: infilling needs one trained on whole rows",
 }
 

@@ -53,6 +53,9 @@ EXPERIMENTS = {
     "rl": Experiment(
         "single skills of the ablation's models reinforced by their verifiers: EBPO, GRPO", "options", "Rl"
     ),
+    "tri-mode": Experiment(
+        "one set of weights for AR, blocks and self-speculation, against models of one kind", "options", "TriMode"
+    ),
 }
 
 

@@ -104,7 +104,8 @@ def main(arguments: Sequence[str]) -> int:
         console.print(shown, highlight=False, markup=False, soft_wrap=True)
         if console.is_terminal:
             rate = len(done.tokens) / max(done.seconds, 1e-9)
-            console.print(f"{len(done.tokens)} tokens, {done.forwards} forwards, {rate:.0f} tokens/s", style="dim")
+            passes = f"{done.forwards} forwards ({done.tokens_per_forward:.1f} tokens each)"
+            console.print(f"{len(done.tokens)} tokens, {passes}, {rate:.0f} tokens/s", style="dim")
 
 
 def fitting(writer: LanguageModel, messages: list[Message], kept: int, room: int) -> list[Message]:

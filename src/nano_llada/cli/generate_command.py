@@ -74,6 +74,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from nano_llada.cli.view import watch
     from nano_llada.core.device import choose_machine, use_threads
+    from nano_llada.decode.types import collect
     from nano_llada.language_model import LanguageModel
 
     use_threads(options.threads)
@@ -83,8 +84,10 @@ def main(arguments: Sequence[str]) -> int:
     if options.show_steps:
         console = Console(stderr=options.json_lines)  # standard output is for programs
         steps = writer.steps(prompts[0], decoding, chat=chat, stop=options.stop)
-        for _ in watch(steps, writer.checkpoint.tokenizer, console):
-            pass
+        watched = watch(steps, writer.checkpoint.tokenizer, console)
+        (done,) = collect(watched, 1, writer.checkpoint.tokenizer.vocab.ends)
+        rate = f"{done.tokens_per_forward:.2f} tokens a pass"
+        console.print(f"{len(done.tokens)} tokens in {done.forwards} passes: {rate}", style="dim", highlight=False)
     some: Iterable[Sequence[str]] = stdin.batches(options.batch_size) if arriving else (prompts,)
     empty = True
     for batch in some:
@@ -93,7 +96,8 @@ def main(arguments: Sequence[str]) -> int:
             batch, decoding, chat=chat, samples=options.samples, stop=options.stop, batch_size=options.batch_size
         ):
             if options.json_lines:
-                print(json.dumps(vars(text), ensure_ascii=False), flush=arriving)
+                told = vars(text) | {"tokens_per_forward": text.tokens_per_forward}
+                print(json.dumps(told, ensure_ascii=False), flush=arriving)
             else:
                 line = text.text if len(prompts) == 1 else f"{text.prompt} -> {text.text}"
                 print(visible(line) if sys.stdout.isatty() else line)

@@ -18,7 +18,8 @@ class Options:
     """Options of the command."""
 
     checkpoint: Path = DEFAULT
-    """Run folder or checkpoint folder of a diffusion model; default: the model that comes with the package."""
+    """Run folder or checkpoint folder of a diffusion model (one with blocks must be pretrained with suffix_share);
+    default: the model that comes with the package."""
     text: str = ""
     """The text, with ___ at each gap; any number of gaps."""
     length: tuple[Tokens, ...] = (4,)

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     recipe = read_recipe(options.file, variables, options.runs)
     if options.check:
         for config in recipe.runs:
-            print(f"{config.name}: {config.stage} {config.track}, in {config.folder}")
+            print(f"{config.name}: {config.kind}, in {config.folder}")
         check_inputs(recipe)
         return 0
     check_inputs(recipe)  # before the first run trains for hours

@@ -32,6 +32,9 @@ EXPERIMENTS = {
         "options",
         "Llada2Ablation",
     ),
+    "story": Experiment(
+        "a model of the story world: coherence, tasks and skills in each of its ways of decoding", "options", "Story"
+    ),
     "block-speed": Experiment(
         "cached block decoding against AR decoding, at equal exact match", "options", "BlockSpeed"
     ),

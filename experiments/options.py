@@ -276,3 +276,27 @@ class TriMode:
     """CPU threads; default: all."""
     smoke: bool = False
     """Tiny sizes, to see that everything runs."""
+
+
+@dataclass(frozen=True)
+class Story:
+    """Options of the measurement of a model of the story world; a 6M model takes about half an hour on one core."""
+
+    model: Path = Path("story")
+    """The model: a run, a checkpoint folder, or the name of a bundled one."""
+    name: str = "bundled"
+    """What its rows are called; a model of several ways of decoding gets NAME-WAY for each."""
+    docs: Path = Path("docs/experiments")
+    """Folder that results are recorded in."""
+    conversations: int = 200
+    """Held-out conversations about stories, half in each language."""
+    items: int = 20
+    """Questions of each skill of the small world in each language."""
+    threshold: float = 0.9
+    """Confidence above which a token of a block is written."""
+    prompts: Path | None = None
+    """JSON lines of `prompt` and `language`; the answers are written to docs/story/answers-NAME.md, to be read."""
+    batch_size: int = 16
+    """Texts written at once."""
+    threads: int | None = None
+    """CPU threads; default: all."""

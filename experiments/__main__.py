@@ -32,6 +32,9 @@ EXPERIMENTS = {
         "options",
         "Llada2Ablation",
     ),
+    "story": Experiment(
+        "a model of the story world: coherence, tasks and skills in each of its ways of decoding", "options", "Story"
+    ),
     "block-speed": Experiment(
         "cached block decoding against AR decoding, at equal exact match", "options", "BlockSpeed"
     ),
@@ -52,6 +55,9 @@ EXPERIMENTS = {
     ),
     "rl": Experiment(
         "single skills of the ablation's models reinforced by their verifiers: EBPO, GRPO", "options", "Rl"
+    ),
+    "tri-mode": Experiment(
+        "one set of weights for AR, blocks and self-speculation, against models of one kind", "options", "TriMode"
     ),
 }
 

@@ -230,3 +230,73 @@ class Rl:
     """Test questions a skill and language."""
     threads: int | None = None
     """CPU threads; default: all."""
+
+
+@dataclass(frozen=True)
+class TriMode:
+    """Options of the experiment; the defaults take about an hour and a half on one quiet core for each seed."""
+
+    runs: Path = Path("runs/tri-mode")
+    """Folder for the runs."""
+    docs: Path = Path("docs/experiments")
+    """Folder that results are recorded in."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of data and training."""
+    ar_steps: int = 400
+    """Steps of the AR model that all variants begin with."""
+    steps: int = 400
+    """Steps of each variant on texts."""
+    sft_steps: int = 900
+    """Steps of each variant on answers."""
+    learning_rate: float = 2e-3
+    """Peak learning rate of each variant on texts."""
+    batch_size: int = 16
+    """Rows in a step."""
+    hidden_size: int = 128
+    """Width of the models: a multiple of 32, the size of a head."""
+    num_layers: int = 4
+    """Depth of the models."""
+    block_size: int = 4
+    """Tokens in a block."""
+    threshold: float = 0.9
+    """Confidence above which a token of a block is written."""
+    documents: int = 40_000
+    """Documents of the small world."""
+    chats: int = 60_000
+    """Conversations of the small world."""
+    texts: int = 600
+    """Held-out documents for bits per byte."""
+    items: int = 170
+    """Test questions of each skill in each language: 2,000 in all."""
+    timed: int = 40
+    """Questions on which passes are timed, for the best number of drafts."""
+    most: int = 4
+    """The largest number of drafts."""
+    threads: int | None = None
+    """CPU threads; default: all."""
+    smoke: bool = False
+    """Tiny sizes, to see that everything runs."""
+
+
+@dataclass(frozen=True)
+class Story:
+    """Options of the measurement of a model of the story world; a 6M model takes about half an hour on one core."""
+
+    model: Path = Path("story")
+    """The model: a run, a checkpoint folder, or the name of a bundled one."""
+    name: str = "bundled"
+    """What its rows are called; a model of several ways of decoding gets NAME-WAY for each."""
+    docs: Path = Path("docs/experiments")
+    """Folder that results are recorded in."""
+    conversations: int = 200
+    """Held-out conversations about stories, half in each language."""
+    items: int = 20
+    """Questions of each skill of the small world in each language."""
+    threshold: float = 0.9
+    """Confidence above which a token of a block is written."""
+    prompts: Path | None = None
+    """JSON lines of `prompt` and `language`; the answers are written to docs/story/answers-NAME.md, to be read."""
+    batch_size: int = 16
+    """Texts written at once."""
+    threads: int | None = None
+    """CPU threads; default: all."""

@@ -27,8 +27,8 @@ from tiny import Place, family, losses, make_place, read_lines, run_cli, tiny_ar
 WORDS = {
     "data": ("world", "stories", "show"),
     "tokenizer": ("train", "show"),
-    "pretrain": ("ar", "diffusion"),
-    "sft": ("ar", "diffusion"),
+    "pretrain": ("ar", "diffusion", "tri"),
+    "sft": ("ar", "diffusion", "tri"),
     "dpo": ("ar", "diffusion"),
     "rl": ("ar", "diffusion"),
     "experiment": ("small-world", "real-data", "llada2-ablation", "block-speed", "dpo", "editing", "rl"),

@@ -16,12 +16,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nano_llada.config.decoding import Autoregressive, Block, Decoding, Diffusion, EngineOptions
+from nano_llada.config.decoding import Autoregressive, Block, Decoding, Diffusion, EngineOptions, Speculative
 from nano_llada.config.model import ModelConfig
 from nano_llada.core.batch import Vocabulary
 from nano_llada.core.errors import UserError
 from nano_llada.decode.engine import BatchSampler, Engine, EngineFull
 from nano_llada.decode.lean import Lean
+from nano_llada.decode.rows import make_row
 from nano_llada.decode.types import Edit, Event, Request, Trace, collect, gather
 from nano_llada.model.lean import LeanModel
 from nano_llada.model.transformer import Transformer
@@ -52,9 +53,12 @@ def some_decoding(rng: random.Random) -> Decoding:
         common |= {"temperature": rng.choice([0.6, 1.0]), "top_p": rng.choice([1.0, 0.9])}
     if rng.random() < 0.2:
         common["repetition_penalty"] = 1.3
-    kind = rng.choice(["ar", "ar", "canvas", "cached", "rule", "block", "block", "editing"])
+    kind = rng.choice(["ar", "drafts", "drafts", "canvas", "cached", "rule", "block", "block", "causal", "editing"])
+    reading = {"predicts": rng.choice(["self", "next"])}
     if kind == "ar":
         return Autoregressive(**common)
+    if kind == "drafts":
+        return Speculative(drafts=rng.choice([0, 1, 2, 4]), **reading, **common)
     certainty = rng.choice(["chosen", "likeliest"])
     if kind == "canvas":
         how = [{"strategy": rng.choice(["random", "margin", "entropy"]), "steps": rng.randint(1, 9)}]
@@ -66,8 +70,9 @@ def some_decoding(rng: random.Random) -> Decoding:
         rule = rng.choice([{"rule": "factor", "rule_bound": 1.2}, {"rule": "entropy_bound", "rule_bound": 0.5}])
         return rng.choice([Diffusion(**rule, **common), Block(block_size=4, **rule, **common)])
     size = rng.choice([1, 3, 4, 4, 8])
-    if kind == "block":
-        return Block(block_size=size, threshold=0.5, certainty=certainty, cached=rng.random() < 0.8, **common)
+    if kind in ("block", "causal"):
+        common |= {"threshold": 0.5, "certainty": certainty, "cached": rng.random() < 0.8, "causal": kind == "causal"}
+        return Block(block_size=size, **reading, **common)
     common.pop("repetition_penalty", None)
     edit = {"edit_threshold": rng.choice([0.0, 0.3]), "edit_blocks": rng.choice([0, 1]), "max_post_steps": 3}
     return Block(block_size=size, threshold=0.4, **edit, **common)
@@ -129,9 +134,8 @@ def mix(pool: Pool, rng: random.Random) -> tuple[int, int]:
 
     Gives how many were written to their end, and how many reused what was computed for another.
     """
-    need = lambda request: len(request.prompt) + len(request.suffix) + request.decoding.max_new_tokens  # noqa: E731
     chosen = pool.some(rng)
-    least = max(need(request) for request, *_ in chosen)
+    least = max(make_row(request, WORDS, request.decoding, 64).size for request, *_ in chosen)
     budget = rng.choice([None, rng.randint(least, 3 * least)])
     options = EngineOptions(rng.randint(1, 5), budget, rng.choice([None, 1, 4, 7]), None, rng.random() < 0.7)
     engine = Engine(pool.model, WORDS, Autoregressive(), options)

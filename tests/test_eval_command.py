@@ -51,6 +51,7 @@ def words(done, tmp_path):
     }
     given = [word for option, path in files.items() for word in (option, path)]
     sizes = ["--items", 1, "--draws", 2, "--spans", 1, 3, "--batch-sizes", 1, 2, "--window", 64, "--prompt-tokens", 8]
+    sizes += ["--stories", 2]
     return ["--suites", *SUITES, *given, "--skills", "copy", "--judge", done.runs / "ar", *sizes, *LENGTH]
 
 

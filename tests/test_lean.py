@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nano_llada.config.model import ModelConfig, YarnScaling
+from nano_llada.config.model import YarnScaling
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.model import lean as lean_module
@@ -20,10 +20,8 @@ from nano_llada.model.quantised import (
     dequantise,
     dequantise_state,
     integer_products_work,
-    load_quantised,
     quantise,
     quantise_state,
-    save_quantised,
     split,
 )
 from nano_llada.model.transformer import Transformer
@@ -382,48 +380,6 @@ def test_int8_without_integer_products_multiplies_the_same_weights(model, monkey
     assert (usual.kernel, other.kernel) == ("integer", "packed")
     results = [m.forward([full(0, 0, tokens, range(LENGTH))], m.new_store(1, LENGTH)) for m in (usual, other)]
     assert 0 < (results[0] - results[1]).abs().max() < 1e-2 * results[1].abs().max()
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_int8_files_load_to_the_last_bit_and_are_a_quarter_of_the_size(tmp_path, tied):
-    config = ModelConfig(vocab_size=600, hidden_size=128, num_layers=2, num_heads=4, tie_embeddings=tied)
-    model = Transformer(config).initialise(torch.Generator().manual_seed(0))
-    state = {name: tensor for name, tensor in model.state_dict().items() if not (tied and name == "head.weight")}
-    path = tmp_path / "model.int8.safetensors"
-    save_quantised(path, quantise_state(state))
-    floats = sum(tensor.numel() * 4 for tensor in state.values())
-    assert path.stat().st_size < 0.28 * floats
-    loaded = load_quantised(path, {name: tensor.shape for name, tensor in state.items()})
-    a, b = LeanModel.prepare(model, "int8"), LeanModel.from_quantised(config, loaded)
-    tokens = random_tokens(9)
-    found = [m.forward([causal(0, 0, tokens, range(9))], m.new_store(1, 9)) for m in (a, b)]
-    assert torch.equal(*found)
-
-
-def test_wrong_int8_files_are_refused_by_name(tmp_path):
-    shapes = {"a.weight": (3, 4), "norm.weight": (4,)}
-    good = quantise_state({"a.weight": torch.randn(3, 4), "norm.weight": torch.ones(4)})
-    path = tmp_path / "x.safetensors"
-
-    def check(state: dict[str, torch.Tensor], message: str) -> None:
-        save_quantised(path, state)
-        with pytest.raises(UserError, match=message):
-            load_quantised(path, shapes)
-
-    with pytest.raises(UserError, match="is missing"):
-        load_quantised(path, shapes)
-    check({name: tensor for name, tensor in good.items() if name != "a.weight.scale"}, "lacks a.weight.scale")
-    check(good | {"b.weight": torch.ones(2)}, "contains b.weight")
-    check(
-        good | {"a.weight": torch.ones(3, 4)},
-        r"a.weight is \(3, 4\) torch.float32, the model needs \(3, 4\) torch.int8",
-    )
-    check(good | {"a.weight.scale": torch.tensor([1.0, math.nan, 1.0])}, "not a positive number")
-    path.write_bytes(b"nothing")
-    with pytest.raises(UserError, match="damaged"):
-        load_quantised(path, shapes)
-    with pytest.raises(UserError, match="cannot write"):
-        save_quantised(tmp_path / "none" / "x.safetensors", good)
 
 
 # the benchmark

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -10,11 +11,14 @@ from random import Random
 import pytest
 
 from nano_llada.core.errors import UserError
+from nano_llada.data.chat import encode_conversation
 from nano_llada.data.rows import to_messages
+from nano_llada.data.tokenizer import STORY_TOKENIZER, Tokenizer
 from nano_llada.world.splits import LANGUAGES, SPLITS, Language, Split, split_of
 from nano_llada.world.stories.answers import passes
 from nano_llada.world.stories.check import check
 from nano_llada.world.stories.files import documents, write_stories
+from nano_llada.world.stories.mixture import written_out
 from nano_llada.world.stories.questions import possible, questions
 from nano_llada.world.stories.simulate import simulate, stories
 from nano_llada.world.stories.story import tell
@@ -193,3 +197,25 @@ def test_the_command_writes_stories_and_conversations(tmp_path, capsys):
     assert [row["text"] for row in rows] == [row["text"] for row in documents("train", 20, 3)]
     assert run_cli(words) == 2
     assert "give another --out" in capsys.readouterr().err
+
+
+def test_a_mixture_holds_every_text_once_and_reads_as_the_conversations_do(tmp_path):
+    folder = tmp_path / "stories"
+    assert run_cli(["data", "stories", folder, "--documents", 30, "--chats", 20, "--mixed"]) == 0
+    texts = [row["text"] for row in read_lines(folder / "mixed-train.jsonl")]
+    parts = [part / f"{kind}-train.jsonl" for part in (folder, folder / "skills") for kind in ("pretrain", "chat")]
+    rows = [row for part in parts for row in read_lines(part)]
+    assert len(rows) == 30 + 20 + 10 + 20
+    assert sorted(texts) == sorted(map(written_out, rows))
+    assert texts != list(map(written_out, rows))
+    tokenizer = Tokenizer.load(STORY_TOKENIZER)
+    chats = [to_messages(row) for row in rows if "text" not in row]
+    assert len(chats) == 40
+    marks = {"<|im_start|>": tokenizer.vocab.turn_start, "<|im_end|>": tokenizer.vocab.turn_end}
+
+    def encoded(text):
+        parts = [part for part in re.split(r"(<\|im_\w+\|>)", text) if part]
+        return [t for part in parts for t in ([marks[part]] if part in marks else tokenizer.encode(part))]
+
+    marked = {tuple(encoded(text)) for text in texts}
+    assert {tuple(encode_conversation(tokenizer, messages)[0]) for messages in chats} <= marked

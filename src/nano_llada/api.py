@@ -22,8 +22,6 @@ from nano_llada.training.log import read_metrics
 Model = LanguageModel | str | Path
 FILES = ("text", "questions", "choices", "skills")  # options that take several files or names
 
-BUNDLED = Path(__file__).parent / "assets" / "models"
-
 
 def load(path_or_name: str | Path, device: str = "auto") -> LanguageModel:
     """A trained model, ready for use.
@@ -38,14 +36,7 @@ def load(path_or_name: str | Path, device: str = "auto") -> LanguageModel:
     """
     if not isinstance(path_or_name, str | Path):
         raise UserError(f"load takes the folder or the name of a model, got {type(path_or_name).__name__}")
-    path = Path(path_or_name)
-    bundled = {folder.name: folder for folder in sorted(BUNDLED.glob("*")) if folder.is_dir()}
-    if not path.exists():
-        if path_or_name not in bundled:
-            names = f"; models in this package: {', '.join(bundled)}" if bundled else ""
-            raise UserError(f"no model at {path}: there is no such file or folder (from {Path.cwd()}){names}")
-        path = bundled[str(path_or_name)]
-    return LanguageModel.load(path, choose_machine(device).device)
+    return LanguageModel.load(Path(path_or_name), choose_machine(device).device)
 
 
 @dataclass(frozen=True)
@@ -96,8 +87,9 @@ def evaluate(
 
     Args:
         models: each under the name it has in tables: a loaded model, or what `load` takes.
-        suites: names of suites (likelihood, choices, generation, quality, infilling, speed, calibration), or your own
-            as FILE.py:NAME; default: those of the first three that have examples.
+        suites: names of suites (likelihood, choices, generation, quality, infilling, speed, calibration,
+            stories), or your own as FILE.py:NAME; default: those of likelihood, choices, generation and stories that
+            have examples.
         decoders: decodings by name, each with fields of `nano_llada.DecodingOptions`; default: greedy.
         out: folder for records and report; default: one in runs/eval. The same call resumes what was interrupted.
         device: cpu, cuda, mps, or auto.

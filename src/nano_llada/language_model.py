@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, Literal, cast, overload
 
 import torch
 
 from nano_llada.checkpoint.files import Checkpoint, load_checkpoint, model_weights, save_model, write_checkpoint
 from nano_llada.config.card import ModelCard
-from nano_llada.config.decoding import Decoding, DecodingOptions, decoding_for
+from nano_llada.config.decoding import Decoding, DecodingOptions, Diffusion, decoding_for
 from nano_llada.config.record import from_plain
 from nano_llada.core.batch import TokenBatch, Vocabulary
 from nano_llada.core.errors import UserError
@@ -22,7 +22,10 @@ from nano_llada.data.rows import Message, Role
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.decode.engine import BatchSampler
 from nano_llada.decode.types import Completion, Event, Request, Sampler, StopTest, collect, gather
+from nano_llada.diffusion.suffix import suffix_first
+from nano_llada.model.quantised import quantise_state
 from nano_llada.model.transformer import Transformer
+from nano_llada.objectives.denoising import Reading
 from nano_llada.objectives.likelihood import bound_nll, exact_nll
 
 GAP = "___"
@@ -237,17 +240,29 @@ class LanguageModel:
         if self.card.autoregressive:
             found = exact_nll(self.model, batch)
         else:
-            size = self.card.block_size
-            found = bound_nll(self.model, batch, self.tokenizer.vocab, draws=draws, seed=seed, block_size=size)
+            size, reading, vocab = self.card.block_size, Reading.of(self.card), self.tokenizer.vocab
+            found = bound_nll(self.model, batch, vocab, draws=draws, seed=seed, block_size=size, reading=reading)
         nats, error = float(found.mean[0]), float(found.standard_error[0])
         return TextScore(nats, error, self.card.autoregressive, len(tokens), len(text.encode()))
 
-    def save(self, folder: str | Path) -> None:
-        """Write a checkpoint folder that `load` reads. Raises UserError if it exists or cannot be written."""
+    def save(self, folder: str | Path, *, quantize: Literal["int8"] | None = None) -> None:
+        """Write a checkpoint folder that `load` reads.
+
+        Args:
+            quantize: `int8` stores matrices in eight bits: a quarter of the size, and slightly other
+                weights. Loading makes float32 of them again.
+
+        Raises:
+            UserError: if the folder exists or cannot be written, or for another kind of quantisation.
+        """
         place = Path(folder)
         if place.exists():
             raise UserError(f"{place} exists already; give the name of a new folder")
+        if quantize not in (None, "int8"):
+            raise UserError(f"quantize must be 'int8' or None, not {quantize!r}")
         weights, shape = model_weights(self.model), self.model.config
+        if quantize is not None:
+            weights = quantise_state(weights)
         write_checkpoint(place, lambda hidden: save_model(hidden, weights, shape, self.tokenizer, self.card))
 
     def decoding(self, default_length: int | None = None, **options: Any) -> Decoding:
@@ -318,12 +333,19 @@ class LanguageModel:
         """As `infill`, with decoding settings that are complete."""
         if not self.card.denoising:
             raise UserError("an autoregressive model cannot see what follows a gap: infilling needs a diffusion model")
+        if not isinstance(decoding, Diffusion) and not self.card.infills:
+            raise UserError(
+                "this model cannot see what follows a gap: infilling needs a model trained on whole rows, or one "
+                "pretrained with a suffix_share, which learnt to fill gaps"
+            )
         parts = text.split(GAP)
         if len(parts) == 1:
             raise UserError(f"no gap in the text: mark one with {GAP}")
         if len(gap_lengths) not in (1, len(parts) - 1):
             raise UserError(f"{len(parts) - 1} gaps but {len(gap_lengths)} lengths: give one for all, or one for each")
         lengths = list(gap_lengths) * (len(parts) - 1) if len(gap_lengths) == 1 else list(gap_lengths)
+        if not isinstance(decoding, Diffusion):
+            return self._fill_in_turn([self.tokenizer.encode(part) for part in parts], lengths, decoding)
         tokens, spans = [self.tokenizer.vocab.eos], []
         for part, length in zip(parts, [*lengths, 0], strict=True):
             tokens += self.tokenizer.encode(part)
@@ -349,6 +371,24 @@ class LanguageModel:
                 for place, token in event.writes:
                     filled[first + place] = token
         return self.tokenizer.decode(filled[1:])
+
+    def _fill_in_turn(self, parts: Sequence[Sequence[int]], lengths: Sequence[int], decoding: Decoding) -> str:
+        """One gap after the other, each with what follows it, up to the next gap, in front; see `diffusion.suffix`."""
+        before, vocab, context = (
+            [self.tokenizer.vocab.eos, *parts[0]],
+            self.tokenizer.vocab,
+            self.model.config.max_length,
+        )
+        for part, length in zip(parts[1:], lengths, strict=True):
+            prompt = suffix_first(part, before, vocab) if part else before
+            if len(prompt) + length > context:
+                raise UserError(
+                    f"prompt, gap and suffix need {len(prompt) + length} tokens, the model's context is {context}"
+                )
+            exact = replace(decoding, max_new_tokens=length, min_new_tokens=length)
+            (done,) = collect(self._sampler(exact).stream([Request(tuple(prompt))]), 1, vocab.ends)
+            before += [*done.tokens, *part]
+        return self.tokenizer.decode(before[1:])
 
     def _written(self, prompt: str, done: Completion, stop: Sequence[str]) -> WrittenText:
         text = cut_at(self.tokenizer.decode(done.tokens), stop)

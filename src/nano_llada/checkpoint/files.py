@@ -27,11 +27,13 @@ from nano_llada.config.record import from_plain, to_plain
 from nano_llada.core.errors import UserError
 from nano_llada.core.files import reason_of, write_folder
 from nano_llada.data.tokenizer import Tokenizer
+from nano_llada.model.quantised import broken_scales, dequantise_state, is_quantised, quantised_shapes
 from nano_llada.model.transformer import Transformer
 
 FORMAT = 2
 WEIGHTS, SHAPE, TRAINING, PROGRESS = "model.safetensors", "model.json", "training.safetensors", "training.json"
 BEST = "best.json"  # in a run folder: names its best checkpoint
+BUNDLED = Path(__file__).parents[1] / "assets" / "models"  # a folder for each model that comes with the package
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def save_model(
     tokenizer: Tokenizer,
     card: ModelCard,
 ) -> None:
-    """Write the files of a model into an existing folder."""
+    """Write the files of a model into an existing folder; `weights` may be in eight bits (see `quantise_state`)."""
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
     shape = {
         "format": FORMAT,
@@ -91,7 +93,7 @@ def write_checkpoint(folder: Path, fill: Callable[[Path], None]) -> None:
 
 
 def find_checkpoint(path: Path, prefer: Literal["best", "last"] = "best") -> Path:
-    """The checkpoint folder that a path means: itself, or the best (or last) one of a run folder.
+    """The checkpoint folder that a path means: itself, the best (or last) one of a run folder, or a bundled model's.
 
     Raises:
         UserError: if there is none, it cannot be read, or the path is a pickle file.
@@ -111,7 +113,11 @@ def _find_checkpoint(path: Path, prefer: Literal["best", "last"]) -> Path:
             )
         path = path.parent
     if not path.exists():
-        raise UserError(f"no checkpoint at {path}: there is no such file or folder")
+        found = bundled_models()
+        if str(path) in found:
+            return found[str(path)]
+        names = f"; models in this package: {', '.join(found)}" if found else ""
+        raise UserError(f"no checkpoint at {path}: there is no such file or folder (from {Path.cwd()}){names}")
     next(path.iterdir(), None)  # a folder that may not be read is not an empty one
     if (path / SHAPE).is_file():
         return path
@@ -125,6 +131,11 @@ def _find_checkpoint(path: Path, prefer: Literal["best", "last"]) -> Path:
         if (path / name).is_dir():
             return path / name
     return steps[-1]
+
+
+def bundled_models() -> dict[str, Path]:
+    """Names and folders of the models that come with this package."""
+    return {folder.parent.name: folder.parent for folder in sorted(BUNDLED.glob(f"*/{SHAPE}"))}
 
 
 @dataclass(frozen=True)
@@ -246,6 +257,8 @@ def check_shapes(config: ModelConfig, path: Path) -> None:
     except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:  # sizes beyond what a tensor can have
         reason = str(error).split("\n")[0][:200]
         raise UserError(f"{path.parent / SHAPE}: no model can have this shape: {reason}") from error
+    if is_quantised(found):
+        wanted = quantised_shapes(wanted)
     if missing := sorted(set(wanted) - set(found)):
         raise UserError(f"{path} lacks {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""))
     if extra := sorted(set(found) - set(wanted)):
@@ -256,16 +269,30 @@ def check_shapes(config: ModelConfig, path: Path) -> None:
 
 
 def load_weights(model: Transformer, path: Path) -> None:
-    """Strict: every weight, no other, in the model's shapes, all finite.
+    """Strict: every weight, no other, in the model's shapes, all finite; weights in eight bits become float32.
 
     Raises:
         UserError: naming the first weight that differs; the model is then unchanged.
     """
     check_shapes(model.config, path)
-    weights = read_tensors(path)
+    weights = read_weights(path)
     for problem in unusable(weights):
         raise UserError(f"{path}: {problem}; a model with such weights can only produce nonsense")
     model.load_state_dict(weights, strict=not model.config.tie_embeddings)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file of weights, by name; those in eight bits as float32.
+
+    Raises:
+        UserError: as `read_tensors`, and for weights in eight bits that are of a wrong type or have no proper scales.
+    """
+    tensors = read_tensors(path)
+    if not is_quantised(tensors):
+        return tensors
+    for problem in broken_scales(tensors):
+        raise UserError(f"{path}: {problem}")
+    return dequantise_state(tensors)
 
 
 def unusable(weights: Mapping[str, Tensor]) -> Iterator[str]:

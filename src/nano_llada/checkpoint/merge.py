@@ -16,7 +16,7 @@ from nano_llada.checkpoint.files import (
     WEIGHTS,
     find_checkpoint,
     load_checkpoint,
-    read_tensors,
+    read_weights,
     save_model,
     step_folders,
     write_checkpoint,
@@ -115,12 +115,12 @@ def _check_alike(first: _Source, other: _Source) -> None:
 
 
 def _mean_weights(files: Sequence[Path]) -> dict[str, Tensor]:
-    start = read_tensors(files[0])
+    start = read_weights(files[0])
     types = {name: tensor.dtype for name, tensor in start.items()}
     # not from zeros, which would make 0 of a weight that is -0
     sums = {name: tensor.to(torch.float64) for name, tensor in start.items()}
     for file in files[1:]:
-        for name, tensor in read_tensors(file).items():
+        for name, tensor in read_weights(file).items():
             sums[name] += tensor.to(torch.float64)
     return {name: (total / len(files)).to(types[name]) for name, total in sums.items()}
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nano_llada.cli.default_model import DEFAULT
 from nano_llada.cli.options import WRITING, parse
 from nano_llada.cli.stdin import StandardInput
 from nano_llada.config.checks import Threads, check_numbers
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 class Options:
     """Options of the command."""
 
-    checkpoint: Path
-    """Run folder or checkpoint folder of a fine-tuned model."""
+    checkpoint: Path = DEFAULT
+    """Run folder or checkpoint folder of a fine-tuned model; default: the model that comes with the package."""
     system: str = ""
     """System message at the start of the conversation."""
     history: bool | None = None
@@ -102,7 +103,8 @@ def main(arguments: Sequence[str]) -> int:
         console.print(shown, highlight=False, markup=False, soft_wrap=True)
         if console.is_terminal:
             rate = len(done.tokens) / max(done.seconds, 1e-9)
-            console.print(f"{len(done.tokens)} tokens, {done.forwards} forwards, {rate:.0f} tokens/s", style="dim")
+            passes = f"{done.forwards} forwards ({done.tokens_per_forward:.1f} tokens each)"
+            console.print(f"{len(done.tokens)} tokens, {passes}, {rate:.0f} tokens/s", style="dim")
 
 
 def _next_message(typed: StandardInput) -> str:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from nano_llada.cli.options import WRITING, default_folder, named_folders, parse
 from nano_llada.config.checks import Threads
-from nano_llada.config.decoding import DecodingOptions, decoding_for, shared_length
+from nano_llada.config.decoding import Decoding, DecodingOptions, decoding_for, shared_length
 from nano_llada.core.errors import UserError
 
 if TYPE_CHECKING:
     from nano_llada.checkpoint.files import Checkpoint
+    from nano_llada.config.card import ModelCard
     from nano_llada.evaluation.suite import Subject
 
 
@@ -116,17 +117,45 @@ def _names(models: Sequence[tuple[str, Path]], loaded: Sequence[Checkpoint]) -> 
     return [f"{name} ({checkpoint.card.track})" for name, checkpoint in zip(names, loaded, strict=True)]
 
 
+def _ways(options: Options, card: ModelCard) -> dict[str, DecodingOptions]:
+    """The decodings of a model of one track."""
+    from nano_llada.config.decoding import Autoregressive
+
+    given = replace(options.decoding, decode=None, drafts=None)
+    if card.autoregressive:  # options of diffusion models are for those compared with it
+        return {"default": _only(Autoregressive, given)}
+    ways = {"default": given}
+    if given.threshold is None and given.strategy is None:
+        ways |= {f"threshold={least:g}": replace(given, threshold=least, steps=None) for least in options.thresholds}
+    return ways
+
+
+def _ways_of_both(options: Options) -> dict[str, DecodingOptions]:
+    """The decodings of a tri-mode model, or the one that was asked for."""
+    from nano_llada.config.decoding import WAYS, Block
+
+    given, ways = options.decoding, dict[str, DecodingOptions]()
+    for way, cls in WAYS.items():
+        if given.decode not in (None, way):
+            continue
+        own = replace(_only(cls, given), decode=way)
+        ways[f"decode={way}"] = own
+        if cls is Block and given.threshold is None:
+            ways |= {f"decode={way},threshold={x:g}": replace(own, threshold=x) for x in options.thresholds}
+    return ways
+
+
+def _only(cls: type[Decoding], given: DecodingOptions) -> DecodingOptions:
+    """The options that a kind of decoding has."""
+    known = {option.name for option in fields(DecodingOptions)}
+    return DecodingOptions(**{o.name: getattr(given, o.name) for o in fields(cls) if o.name in known})
+
+
 def _subjects(options: Options, name: str, checkpoint: Checkpoint, length: int) -> list[Subject]:
     """A model with each of its decodings."""
-    from nano_llada.config.decoding import Autoregressive
     from nano_llada.evaluation.suite import Subject
 
-    given = options.decoding
-    if checkpoint.card.autoregressive:  # options of diffusion models are for those compared with it
-        given = DecodingOptions(**{option.name: getattr(given, option.name) for option in fields(Autoregressive)})
-    ways = {"default": given}
-    if checkpoint.card.denoising and given.threshold is None and given.strategy is None:
-        ways |= {f"threshold={least:g}": replace(given, threshold=least, steps=None) for least in options.thresholds}
+    ways = _ways_of_both(options) if checkpoint.card.track == "both" else _ways(options, checkpoint.card)
     return [
         Subject(name, checkpoint, decoding_for(checkpoint.card, settings, default_length=length), decoder)
         for decoder, settings in ways.items()

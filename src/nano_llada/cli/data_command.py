@@ -56,6 +56,9 @@ class Stories:
     """Training stories for pretraining, half of them Chinese; the other splits contain a tenth."""
     chats: int = 60_000
     """Training conversations about stories; the other splits contain a tenth."""
+    mixed: bool = False
+    """Write the 17 skills of `data world`, too (a third as many documents, as many conversations), and all of it
+    together as texts in any order, to pretrain a model that is to talk."""
     seed: int = 0
     """Seed of the stories."""
 
@@ -126,7 +129,13 @@ def _stories(arguments: Sequence[str]) -> int:
 
     _check_new(options.out)
     counts = {"documents_count": options.documents, "chats_count": options.chats}
-    return _list(write_stories(options.out, **counts, seed=options.seed))
+    paths = write_stories(options.out, **counts, seed=options.seed)
+    if options.mixed:
+        from nano_llada.world.stories.mixture import write_mixture
+
+        third = options.documents // 3
+        paths += write_mixture(options.out, skill_documents=third, skill_chats=options.chats, seed=options.seed)
+    return _list(paths)
 
 
 def _check_new(out: Path) -> None:

@@ -29,6 +29,7 @@ SHOWN = {
     "options": "decoders out device threads",
     "writing": "max_new_tokens temperature seed",
     "diffusion models": "steps threshold block_length block_size",
+    "tri-mode models": "decode drafts",
 }
 ABOUT = (
     "Measure models by suites: likelihood, multiple choice, answers, text quality, infilling, speed, calibration. The "
@@ -45,8 +46,8 @@ class Options:
     """Run or checkpoint folders, or NAME=FOLDER; a name given several times is one model trained with several seeds."""
     suites: SuiteOptions = field(default_factory=SuiteOptions)
     decoders: tuple[str, ...] = (PLAIN,)
-    """Decodings, each measured: `default`, or settings such as threshold=0.9 or temperature=0.7,top_p=0.9; an
-    autoregressive model leaves out those that it does not have."""
+    """Decodings, each measured: `default`, or settings such as threshold=0.9, temperature=0.7,top_p=0.9 or
+    decode=block; a model leaves out those that it does not have."""
     out: Path | None = None
     """Folder for records.jsonl, report.md, report.json, report.html and plots; default: runs/eval/NAME. The same
     command resumes an interrupted evaluation."""
@@ -177,12 +178,15 @@ def _decoding(settings: Mapping[str, Any]) -> DecodingOptions:
 
 def _known(checkpoint: Checkpoint, given: Mapping[str, Any]) -> set[str]:
     """Decoding settings that a model supports."""
-    from nano_llada.config.decoding import Autoregressive, Block, Diffusion
+    from nano_llada.config.decoding import WAYS, Block, decoding_class
 
-    if checkpoint.card.autoregressive:
-        return {option.name for option in fields(Autoregressive)}
-    blocks = checkpoint.card.block_size or "block_size" in given
-    return {option.name for option in fields(Block if blocks else Diffusion)} | ({"preset"} if blocks else set())
+    card, asked = checkpoint.card, given.get("decode")
+    if asked in card.decodes:
+        cls = WAYS[asked]
+    else:
+        cls = decoding_class(card, in_blocks=card.block_size is not None or "block_size" in given)
+    own = {option.name for option in fields(cls)} | ({"preset"} if cls is Block else set())
+    return own | ({"decode"} if asked in card.decodes else set())
 
 
 def _settings(decoder: str) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from nano_llada.cli import stdin
+from nano_llada.cli.default_model import DEFAULT, model_and_text
 from nano_llada.cli.options import WRITING, parse
 from nano_llada.config.checks import Count, Threads, check_numbers
 from nano_llada.config.decoding import DecodingOptions, decoding_for
@@ -23,8 +24,8 @@ NO_PROMPT = "no prompt: give one after the run, or lines on standard input"
 class Options:
     """Options of the command."""
 
-    checkpoint: Path
-    """Run folder or checkpoint folder."""
+    checkpoint: Path = DEFAULT
+    """Run folder or checkpoint folder; default: the model that comes with the package."""
     prompt: tuple[str, ...] = ()
     """Texts to continue or questions to answer; default: the lines of standard input."""
     mode: Literal["auto", "chat", "text"] = "auto"
@@ -63,6 +64,8 @@ def main(arguments: Sequence[str]) -> int:
         leading=("checkpoint", "prompt"),
         shown=SHOWN,
     )
+    model, first = model_and_text(options.checkpoint, "")
+    options = replace(options, checkpoint=model, prompt=(*first, *options.prompt))
     arriving = options.json_lines and not options.prompt and not options.show_steps  # each is answered as it comes
     prompts = options.prompt or (() if arriving else tuple(stdin.prompts()))
     if not prompts and not arriving:
@@ -71,6 +74,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from nano_llada.cli.view import watch
     from nano_llada.core.device import choose_machine, use_threads
+    from nano_llada.decode.types import collect
     from nano_llada.language_model import LanguageModel
 
     use_threads(options.threads)
@@ -80,8 +84,10 @@ def main(arguments: Sequence[str]) -> int:
     if options.show_steps:
         console = Console(stderr=options.json_lines)  # standard output is for programs
         steps = writer.steps(prompts[0], decoding, chat=chat, stop=options.stop)
-        for _ in watch(steps, writer.checkpoint.tokenizer, console):
-            pass
+        watched = watch(steps, writer.checkpoint.tokenizer, console)
+        (done,) = collect(watched, 1, writer.checkpoint.tokenizer.vocab.ends)
+        rate = f"{done.tokens_per_forward:.2f} tokens a pass"
+        console.print(f"{len(done.tokens)} tokens in {done.forwards} passes: {rate}", style="dim", highlight=False)
     some: Iterable[Sequence[str]] = stdin.batches(options.batch_size) if arriving else (prompts,)
     empty = True
     for batch in some:
@@ -90,7 +96,8 @@ def main(arguments: Sequence[str]) -> int:
             batch, decoding, chat=chat, samples=options.samples, stop=options.stop, batch_size=options.batch_size
         ):
             if options.json_lines:
-                print(json.dumps(vars(text), ensure_ascii=False), flush=arriving)
+                told = vars(text) | {"tokens_per_forward": text.tokens_per_forward}
+                print(json.dumps(told, ensure_ascii=False), flush=arriving)
             else:
                 line = text.text if len(prompts) == 1 else f"{text.prompt} -> {text.text}"
                 print(visible(line) if sys.stdout.isatty() else line)

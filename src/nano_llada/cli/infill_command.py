@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nano_llada.cli.default_model import DEFAULT, one_text
 from nano_llada.cli.options import WRITING, parse
 from nano_llada.config.checks import Threads, Tokens, check_numbers
 from nano_llada.config.decoding import DecodingOptions, decoding_for
@@ -16,9 +17,10 @@ from nano_llada.core.errors import UserError
 class Options:
     """Options of the command."""
 
-    checkpoint: Path
-    """Run folder or checkpoint folder of a diffusion model."""
-    text: str
+    checkpoint: Path = DEFAULT
+    """Run folder or checkpoint folder of a diffusion model (one with blocks must be pretrained with suffix_share);
+    default: the model that comes with the package."""
+    text: str = ""
     """The text, with ___ at each gap; any number of gaps."""
     length: tuple[Tokens, ...] = (4,)
     """Tokens in each gap, left to right; one number applies to all gaps."""
@@ -50,6 +52,8 @@ def main(arguments: Sequence[str]) -> int:
         shown=SHOWN,
         hidden=("max_new_tokens", "min_new_tokens"),
     )
+    missing = 'no text: give one with ___ at each gap, such as "Tom ___ a cat."'
+    model, text = one_text(options.checkpoint, options.text, missing)
     for name in ("max_new_tokens", "min_new_tokens"):
         if getattr(options.decoding, name) is not None:
             raise UserError(f"{name} has no effect here: --length is the length of a gap")
@@ -57,6 +61,6 @@ def main(arguments: Sequence[str]) -> int:
     from nano_llada.language_model import LanguageModel
 
     use_threads(options.threads)
-    writer = LanguageModel.load(options.checkpoint, choose_machine(options.device).device)
-    print(writer.fill(options.text, decoding_for(writer.checkpoint.card, options.decoding), options.length))
+    writer = LanguageModel.load(model, choose_machine(options.device).device)
+    print(writer.fill(text, decoding_for(writer.checkpoint.card, options.decoding), options.length))
     return 0

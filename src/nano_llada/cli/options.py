@@ -32,6 +32,7 @@ WRITING: Mapping[str, str] = {
     "writing": "max_new_tokens temperature top_k top_p seed",
     "diffusion models": "steps threshold block_length",
     "block diffusion models": "block_size edit_threshold preset",
+    "tri-mode models": "decode drafts",
 }
 
 

@@ -1,4 +1,4 @@
-"""`nano-llada pretrain ar|diffusion`."""
+"""`nano-llada pretrain ar|diffusion|tri`."""
 
 from __future__ import annotations
 

@@ -44,9 +44,8 @@ def main(arguments: Sequence[str]) -> int:
 
     recipe = read_recipe(options.file, variables, options.runs)
     for step in recipe.steps:
-        kind = step.kind if isinstance(step, CommandStep) else f"{step.stage} {step.track}"
         if options.check:
-            print(f"{step.name}: {kind}, in {step.folder}")
+            print(f"{step.name}: {step.kind}, in {step.folder}")
         if isinstance(step, CommandStep):
             command, *fixed = COMMANDS[step.kind]
             words = [*(word for word in fixed if word.startswith("--")), *step.words]

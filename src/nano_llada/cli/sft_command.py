@@ -1,4 +1,4 @@
-"""`nano-llada sft ar|diffusion`."""
+"""`nano-llada sft ar|diffusion|tri`."""
 
 from __future__ import annotations
 

@@ -18,8 +18,11 @@ from nano_llada.core.own import load_own
 ABOUT = {
     ("pretrain", "ar"): "Pretrain an autoregressive model on text.",
     ("pretrain", "diffusion"): "Pretrain a masked diffusion model on text, best from an AR model with --init-from.",
+    ("pretrain", "tri"): "Train one model for AR decoding, block diffusion and lossless self-speculation, best from an "
+    "AR model with --init-from.",
     ("sft", "ar"): "Fine-tune an autoregressive model on conversations.",
     ("sft", "diffusion"): "Fine-tune a masked diffusion model on conversations.",
+    ("sft", "tri"): "Fine-tune a tri-mode model (AR, block diffusion, self-speculation) on conversations.",
     ("dpo", "ar"): "Align an autoregressive model with preferences: pairs of a better and a worse answer (DPO).",
     ("dpo", "diffusion"): "Align a masked diffusion model with preferences; answers are scored by a likelihood bound.",
     ("rl", "ar"): "Train an autoregressive model on its own answers with verifiable rewards (GRPO).",
@@ -62,12 +65,14 @@ SHOWN: Mapping[str, Mapping[str, str]] = {
 # options that have no effect in a stage or a track: they are read, so that an error can say so, but not shown
 _VALIDATION = "validation validation_share eval_every eval_rows patience min_delta keep_best merge_best"
 _HIDDEN = {
-    "pretrain": "reference turns eos_fill fill_multiple",
+    "pretrain": "reference turns eos_fill eos_after fill_multiple",
     "sft": f"reference text_field tokenizer {' '.join(_SHAPE)}",
     "dpo": f"text_field packing document_mask turns tokenizer {' '.join(_SHAPE)}",
-    "rl": f"text_field packing document_mask turns tokenizer eos_fill fill_multiple {_VALIDATION} {' '.join(_SHAPE)}",
-    "ar": "eos_fill fill_multiple shared_noise threshold edit_threshold",
+    "rl": "text_field packing document_mask turns tokenizer eos_fill eos_after fill_multiple "
+    f"{_VALIDATION} {' '.join(_SHAPE)}",
+    "ar": "eos_fill eos_after fill_multiple shared_noise threshold edit_threshold",
     "diffusion": "",
+    "tri": "loss_weight",
 }
 
 EXTRA = {
@@ -126,8 +131,8 @@ def train(stage: str, arguments: Sequence[str]) -> int:
     if config.init_from is not None:  # read again on top of the checkpoint's shape: a given default counts as given
         start = replace(start, model=shape_of(config.init_from))
         config = _config(stage, track, words, start, file, own)
-    if config.stage != stage or config.track != track:
-        raise UserError(f"these options describe a run of `{config.stage} {config.track}`, not `{stage} {track}`")
+    if config.kind != f"{stage} {track}":
+        raise UserError(f"these options describe a run of `{config.kind}`, not `{stage} {track}`")
     if stage != "pretrain" and config.init_from is None:
         kind = "pretrained" if stage == "sft" else "fine-tuned"
         raise UserError(f"{stage} starts from a {kind} model: give it with --init-from")
@@ -167,6 +172,9 @@ def _below(start: RunConfig, file: str | None, own: str | None) -> RunConfig:
 
 def _parsed(stage: str, track: str, words: Sequence[str], start: RunConfig) -> RunConfig:
     shown = dict(SHOWN[stage])
+    if track == "tri":
+        shown |= {"objective": "block_size predicts ar_weight", "data": shown["data"].replace("eos_fill", "eos_after")}
+        shown |= {"model": "hidden_size num_layers"} if stage == "pretrain" else {}
     hidden = {"format", "vocab_size", *_HIDDEN[stage].split(), *_HIDDEN[track].split()}
     if ":" in start.objective.saved_name():  # of the user's own: all of its options are of interest
         names = [option.name for option in flatten(type(start.objective), start.objective)]

@@ -8,7 +8,9 @@ from typing import Any, Literal, get_args
 
 from nano_llada.config.checks import CountOrZero, Tokens, check_numbers
 
-Track = Literal["ar", "diffusion"]
+Track = Literal["ar", "diffusion", "both"]
+Predicts = Literal["self", "next"]
+Decode = Literal["ar", "block", "speculative"]
 STAGES = ("pretrain", "sft", "dpo", "rl")
 ANSWERING = ("sft", "dpo", "rl")  # stages after which a model answers; before them it continues texts
 
@@ -32,7 +34,7 @@ class ModelCard:
     """Saved with every checkpoint in model.json."""
 
     track: Track
-    """`ar` reads left to right; `diffusion` fills in masks."""
+    """`ar` reads left to right; `diffusion` fills in masks; `both` does either, with the same weights (tri-mode)."""
     stage: str = "pretrain"
     """The last stage of its training: pretrain, sft, dpo or rl."""
     run: str | None = None
@@ -51,6 +53,14 @@ class ModelCard:
     """Whether its conversations had several turns; if not, `chat` shows the model only the last message."""
     edits: bool = False
     """Whether the model learnt to change tokens that are already written."""
+    predicts: Predicts = "self"
+    """Which token an output for a masked text predicts: that of its own place, or the `next` one, as in AR models."""
+    decode: Decode | None = None
+    """How a model of track `both` is decoded where nobody says; None: `speculative`."""
+    drafts: CountOrZero | None = None
+    """Tokens that self-speculation drafts in a pass; None: 2."""
+    infills: bool = False
+    """Whether a model decoded left to right or in blocks learnt to fill gaps, by what follows put in front."""
     fill_multiple: Tokens = 1
     """Conversations were filled to a multiple of this many tokens."""
     merged_from: tuple[MergedPart, ...] = ()
@@ -66,12 +76,23 @@ class ModelCard:
     @property
     def autoregressive(self) -> bool:
         """Whether the model predicts the next token: its likelihoods are exact, and it decodes left to right."""
-        return self.track == "ar"
+        return self.track in ("ar", "both")
 
     @property
     def denoising(self) -> bool:
         """Whether the model fills in masks: it can infill, and its likelihoods are bounds."""
-        return self.track == "diffusion"
+        return self.track in ("diffusion", "both")
+
+    @property
+    def decodes(self) -> tuple[Decode, ...]:
+        """The ways in which the model can be decoded, the usual one first. A denoiser of whole texts has no blocks."""
+        if self.track == "ar":
+            return ("ar",)
+        if self.track == "diffusion":
+            return ("block",) if self.block_size else ()
+        usual = self.decode or "speculative"
+        ways: tuple[Decode, ...] = ("speculative", "ar", "block")
+        return (usual, *(way for way in ways if way != usual))
 
     @property
     def answers(self) -> bool:

@@ -63,6 +63,9 @@ class DataConfig:
     eos_fill: TokensOrZero | None = 0
     """Fill shorter answers with <|endoftext|> to this many tokens, from which a diffusion model learns where an answer
     ends. None: to the longest answer of the batch (without packing); 0: off. Not for format `text`."""
+    eos_after: TokensOrZero = 0
+    """Add this many <|endoftext|> to every answer, from which a model that is decoded in blocks learns what follows an
+    end: best the block size. 0: off. Not for format `text`."""
     fill_multiple: Annotated[int, Range(1, 2**24)] = 1
     """Fill on to a conversation length that is a multiple of this; for block diffusion the block size, so that the
     last block is whole (LLaDA 2.0). Not for format `text`."""
@@ -84,6 +87,11 @@ class DataConfig:
             raise ValueError("eos_fill 'None' fills to the longest answer of the batch, which needs packing off")
         if self.format == "text" and self.eos_fill is not None and self.eos_fill > 0:
             raise ValueError("eos_fill applies to answers; it has no effect with format 'text'")
+        if self.eos_after and (self.format == "text" or self.eos_fill is None or self.turns == "all"):
+            raise ValueError(
+                "eos_after adds to the last answer of a document: it needs conversations with turns 'each' or 'last', "
+                "and has no effect with eos_fill 'None'"
+            )
         if not self.document_mask and not self.packing:
             raise ValueError("without packing a row is one document: document_mask off has no effect")
         if self.fill_multiple > 1 and (self.format == "text" or self.eos_fill is None):

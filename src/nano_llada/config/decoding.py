@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from nano_llada.config.card import ModelCard
+from nano_llada.config.card import Decode, ModelCard, Predicts
 from nano_llada.config.checks import (
     BelowOne,
     Count,
@@ -96,6 +96,22 @@ class Autoregressive(_Common):
     """Left to right, one token per forward pass, with a cache of keys and values."""
 
 
+Drafts = Annotated[int, Range(0, 32)]
+
+
+@dataclass(frozen=True)
+class Speculative(Autoregressive):
+    """As autoregressive, the same texts in fewer passes: a pass verifies drafts that the one before made with masks.
+
+    For models of track `both`. Greedy texts equal those of `Autoregressive`; drawn ones have its distribution.
+    """
+
+    drafts: Drafts = 2
+    """Tokens drafted in a pass. A pass over k drafts computes (k + 1)^2 positions; 0: none, one token per pass."""
+    predicts: Predicts = "next"
+    """Which token an output for a mask predicts, as the model was trained."""
+
+
 @dataclass(frozen=True)
 class Diffusion(_Common):
     """A canvas of masks that is filled in over several forward passes (LLaDA)."""
@@ -125,6 +141,8 @@ class Diffusion(_Common):
     (arXiv 2505.24857), `factor` (arXiv 2505.22618), or FILE.py:NAME, a class of your own (in Python: the class)."""
     rule_bound: NotNegative | None = None
     """The bound of `entropy_bound`, in nats, or of `factor`: higher writes more positions per pass."""
+    predicts: Predicts = "self"
+    """Which token an output predicts, as the model was trained."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -179,10 +197,17 @@ class Block(_Common):
     (arXiv 2505.24857), `factor` (arXiv 2505.22618), or FILE.py:NAME, a class of your own (in Python: the class)."""
     rule_bound: NotNegative | None = None
     """The bound of `entropy_bound`, in nats, or of `factor`: higher writes more positions per pass."""
+    predicts: Predicts = "self"
+    """Which token an output predicts, as the model was trained."""
+    causal: bool = False
+    """Whether finished text is read left to right, as models of track `both` are trained: blocks then begin behind the
+    prompt, wherever that ends. Otherwise a token of finished text sees its whole block."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_rule(self)
+        if self.causal and self.edit_blocks:
+            raise ValueError("edit_blocks reads finished text in blocks, which this model reads left to right")
         if self.reread_threshold < 1 and not self.edits:
             raise ValueError("reread_threshold has no effect without an edit_threshold below 1")
         if self.reread_threshold < 1 and self.temperature and self.certainty == "likeliest":
@@ -218,7 +243,7 @@ def _check_rule(record: Diffusion | Block) -> None:
 # LLaDA 2.1: quality and speed, as (threshold, edit_threshold)
 MODES = {"q": (0.7, 0.5), "s": (0.5, 0.0)}
 
-Decoding = Autoregressive | Diffusion | Block
+Decoding = Autoregressive | Speculative | Diffusion | Block
 
 
 @dataclass(frozen=True)
@@ -246,6 +271,11 @@ class DecodingOptions:
     """Minimum number of tokens before the text may end; default 0."""
     seed: Seed | None = None
     """Seed of everything that is drawn; default 0."""
+    decode: Decode | None = None
+    """How to decode a model of track `both`: `ar`, `speculative` (the same text in fewer passes), or in `block`s;
+    default: as its card says, else speculative."""
+    drafts: Drafts | None = None
+    """Speculative: tokens drafted in a pass; default: as the model's card says, else 2."""
     strategy: Strategy | None = None
     """Which positions to unmask first; default low_confidence."""
     steps: Tokens | None = None
@@ -287,6 +317,7 @@ CHOICES = {
     "strategy": get_args(Strategy),
     "cache": ("none", "prefix", "dual"),
     "preset": ("q", "s"),
+    "decode": get_args(Decode),
 }
 
 
@@ -301,25 +332,51 @@ def decoding_for(card: ModelCard, options: DecodingOptions, default_length: int 
         UserError: for options that this model does not have, or values that contradict each other.
     """
     given = {name: value for name, value in vars(options).items() if value is not None}
-    if card.block_size is not None:
-        given.setdefault("block_size", card.block_size)
     for name, choices in CHOICES.items():
         if given.get(name, choices[0]) not in choices:
             near = did_you_mean(str(given[name]), choices)
             raise UserError(f"{name} {given[name]!r} is not one of {', '.join(choices)}{near}")
-    cls = decoding_class(card, in_blocks="block_size" in given)
+    cls = _class_for(card, given.pop("decode", None), in_blocks="block_size" in given)
     if cls is Block and "preset" in given:
         threshold, edit_threshold = MODES[given.pop("preset")]
         given = {"threshold": threshold, "edit_threshold": edit_threshold} | given
     if foreign := sorted(set(given) - {field.name for field in fields(cls)}):
-        raise UserError(f"{', '.join(foreign)}: {_FOREIGN[cls]}")
+        raise UserError(f"{', '.join(foreign)}: {_foreign(card, cls)}")
     if length := card.answer_length or default_length:
         given.setdefault("max_new_tokens", length)
     try:
-        return cls(**given)
+        return cls(**{**_trained(card, cls), **given})
     except ValueError as error:
         raise UserError(str(error)) from error
 
+
+def _class_for(card: ModelCard, asked: Decode | None, *, in_blocks: bool) -> type[Decoding]:
+    """The kind of decoding that was asked for, or the model's usual one. Raises UserError if it does not have it."""
+    if asked is None:
+        return decoding_class(card, in_blocks=in_blocks or card.block_size is not None)
+    if asked not in card.decodes and not (asked == "block" and in_blocks and card.denoising):
+        known = ", ".join(card.decodes) or "none of these: it fills a canvas of masks"
+        raise UserError(f"decode {asked}: a model of track {card.track} was not trained for it; this one has {known}")
+    return WAYS[asked]
+
+
+def _trained(card: ModelCard, cls: type[Decoding]) -> dict[str, Any]:
+    """What a model's training decides about a kind of decoding."""
+    values = {"block_size": card.block_size, "predicts": card.predicts, "causal": card.autoregressive}
+    values["drafts"] = card.drafts
+    known = {field.name for field in fields(cls)}
+    return {name: value for name, value in values.items() if name in known and value is not None}
+
+
+def _foreign(card: ModelCard, cls: type[Decoding]) -> str:
+    """Why a kind of decoding lacks options that others have."""
+    if card.track == "both":
+        other = "ar or decode speculative" if cls is Block else "block"
+        return f"not for this way of decoding; see decode ({', '.join(card.decodes)}), such as decode {other}"
+    return _FOREIGN[cls]
+
+
+WAYS: Mapping[Decode, type[Decoding]] = {"ar": Autoregressive, "block": Block, "speculative": Speculative}
 
 _FOREIGN: Mapping[type, str] = {
     Autoregressive: "for diffusion models only; this model is autoregressive",
@@ -328,10 +385,10 @@ _FOREIGN: Mapping[type, str] = {
 }
 
 
-def decoding_class(card: ModelCard, *, in_blocks: bool) -> type[Autoregressive] | type[Block] | type[Diffusion]:
+def decoding_class(card: ModelCard, *, in_blocks: bool) -> type[Decoding]:
     """The kind of decoding that a model uses."""
     if card.autoregressive:
-        return Autoregressive
+        return WAYS[card.decodes[0]]
     return Block if in_blocks else Diffusion
 
 
@@ -342,6 +399,5 @@ def shared_length(cards: Iterable[ModelCard]) -> int | None:
 
 def default_decoding(card: ModelCard, max_new_tokens: int = 64) -> Decoding:
     """Greedy decoding, in blocks where the model was trained in blocks."""
-    if card.denoising and card.block_size is not None:
-        return Block(max_new_tokens=max_new_tokens, block_size=card.block_size)
-    return decoding_class(card, in_blocks=False)(max_new_tokens=max_new_tokens)
+    cls = decoding_class(card, in_blocks=card.block_size is not None)
+    return cls(max_new_tokens=max_new_tokens, **_trained(card, cls))

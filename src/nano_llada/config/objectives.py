@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from nano_llada.config.card import Track
+from nano_llada.config.card import Predicts, Track
 from nano_llada.config.checks import (
     NotNegative,
     Positive,
@@ -40,7 +40,7 @@ class ObjectiveConfig:
     """
 
     track: Track = "diffusion"
-    """The kind of model it trains: `ar` reads left to right, `diffusion` fills in masks."""
+    """The kind of model it trains: `ar` reads left to right, `diffusion` fills in masks, `both` does either."""
     needs_reference: bool = False
     """Whether the loss compares with a frozen model."""
     draws_answers: bool = False
@@ -49,6 +49,10 @@ class ObjectiveConfig:
     """Tokens per block in decoding; None: no blocks."""
     edits: bool = False
     """Whether the model learns to change tokens that are already written (LLaDA 2.1)."""
+    predicts: Predicts = "self"
+    """Which token an output of a denoiser predicts: that of its own place, or the `next` one."""
+    suffix_share: float = 0.0
+    """Share of the documents in which what follows a gap is put in front."""
     answer_length: int | None = None
     """Tokens in the answers that it draws; None: the data decides."""
     formats: ClassVar[tuple[str, ...]] = ("text", "chat")
@@ -251,6 +255,12 @@ class Denoising(ObjectiveConfig):
     confidence_weight: NotNegative = 0.0
     """Confidence-Aware Parallel training (CAP): weight of the entropy at masked positions that are predicted correctly.
     It makes the model confident enough to unmask more tokens at once (LLaDA 2.0). 0: off."""
+    predicts: Predicts = "self"
+    """Which token an output predicts: that of its own place (`self`, as LLaDA), or the `next` one, as the outputs of an
+    AR model do, so that its weights need not relearn this. The first token of a text is then never masked."""
+    suffix_share: Share = 0.0
+    """Share of the documents in which what follows a gap is put in front, so that a model that is decoded left to right
+    or in blocks learns to fill gaps (see `nano-llada infill`). For texts. 0: off."""
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -269,8 +279,51 @@ class Denoising(ObjectiveConfig):
 
     def check(self, data: DataConfig, train: TrainConfig) -> None:
         """As every objective; and block sizes must divide a row."""
+        self._check_suffixes(data)
         super().check(data, train)
         self.blocks.check_row(data.sequence_length)
+
+    def _check_suffixes(self, data: DataConfig) -> None:
+        if self.suffix_share and data.format != "text":
+            raise ValueError(f"suffix_share rearranges texts; it cannot be used with format {data.format!r}")
+        if self.suffix_share and self.block_size is None:
+            raise ValueError("suffix_share has no effect without a block_size: such a model sees both sides of a gap")
+
+
+@dataclass(frozen=True)
+class TriMode(Denoising):
+    """One set of weights that decodes left to right, in blocks, and left to right from drafts of its own.
+
+    The noisy and the clean text go through the model side by side, as in block diffusion, but the clean text is read
+    left to right and bears the next-token loss, in the same pass: ``(w * L_AR + L_mask) / (1 + w)``, w the `ar_weight`.
+    Blocks begin at a random place in each row, so that drafting can start after any token. The first token of a text is
+    given in every mode.
+
+    Raises:
+        ValueError: for options that contradict each other.
+    """
+
+    track = "both"
+
+    blocks: BlockSizeSchedule = field(default_factory=lambda: BlockSizeSchedule(block_size=16))
+    """How many tokens are denoised together."""
+    predicts: Predicts = "next"
+    """Which token an output for a masked text predicts: the `next` one, as the outputs for clean text always do, so
+    that AR weights need not relearn it, or that of its own place (`self`)."""
+    ar_weight: NotNegative = 1.0
+    """Weight of the next-token loss of the clean text; the loss of masked tokens has weight 1."""
+    short_blocks: Share = 0.5
+    """Share of rows whose blocks have a random size up to block_size: drafts are made in short blocks."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loss_weight == "uniform":
+            raise ValueError("loss_weight 'uniform' counts masked tokens alone; the next-token loss needs 'elbo'")
+
+    def check(self, data: DataConfig, train: TrainConfig) -> None:
+        """As every objective; blocks begin anywhere, so their size divides nothing."""
+        self._check_suffixes(data)
+        ObjectiveConfig.check(self, data, train)
 
 
 @dataclass(frozen=True)
@@ -279,6 +332,7 @@ class ExactScore:
 
     track: ClassVar[Track] = "ar"
     block_size: ClassVar[None] = None
+    predicts: ClassVar[Predicts] = "self"
     draws: ClassVar[int] = 1
 
 
@@ -304,6 +358,8 @@ class BoundScore:
     complementary: bool = False
     """Every second draw masks what the one before it did not, so that a pair scores each token once; this reduces the
     variance within a band, where tokens have nearly equal weights."""
+    predicts: Predicts = "self"
+    """Which token an output of the model predicts: that of its own place, or the `next` one; as it was trained."""
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -326,6 +382,11 @@ class _Scored(ObjectiveConfig):
     def block_size(self) -> int | None:  # type: ignore[override]
         """The score's."""
         return self.score.block_size
+
+    @property
+    def predicts(self) -> Predicts:  # type: ignore[override]
+        """The score's."""
+        return self.score.predicts
 
 
 @dataclass(frozen=True)
@@ -452,4 +513,4 @@ def check_mask_rates(low: float, high: float) -> None:
         raise ValueError(f"mask rates must satisfy 0 <= mask_rate_min < mask_rate_max <= 1, got {low} and {high}")
 
 
-Objective = NextToken | Denoising | Preference | Policy
+Objective = NextToken | Denoising | TriMode | Preference | Policy

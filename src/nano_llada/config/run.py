@@ -19,6 +19,7 @@ from nano_llada.config.objectives import (
     ObjectiveConfig,
     Policy,
     Preference,
+    TriMode,
 )
 from nano_llada.config.train import TrainConfig
 
@@ -28,6 +29,7 @@ else:
     AnyObjective = Objective
 
 MAX_BATCH_TOKENS = 2**30
+TRACKS: Mapping[str, Track] = {"ar": "ar", "diffusion": "diffusion", "tri": "both"}  # by the word in commands
 STAGES = {"text": "pretrain", "chat": "sft", "preference": "dpo", "prompts": "rl"}  # by the format of the data
 
 
@@ -48,7 +50,7 @@ class RunConfig:
     reference: Path | None = None
     """The frozen model to compare with (dpo, and rl with kl_weight); default: that of --init-from."""
     tokenizer: Path | None = None
-    """Folder with a tokenizer.json; default: that of --init-from, or the bundled bilingual one."""
+    """Folder with a tokenizer.json, or a name (world, story); default: that of --init-from, or `world`."""
     sample_prompts: tuple[str, ...] = ()
     """Prompts to continue (chat: answer) during training and at its end, into samples.jsonl."""
     objective: AnyObjective = field(default_factory=NextToken)
@@ -83,8 +85,13 @@ class RunConfig:
 
     @property
     def track(self) -> Track:
-        """`ar` or `diffusion`."""
+        """`ar`, `diffusion` or `both`."""
         return self.objective.track
+
+    @property
+    def kind(self) -> str:
+        """The stage and the track as commands and recipes name them, such as `sft diffusion` or `pretrain tri`."""
+        return next(f"{self.stage} {word}" for word, track in TRACKS.items() if track == self.track)
 
     def card(self, step: int, tokens: int) -> ModelCard:
         """What a checkpoint of this run says about its model."""
@@ -97,6 +104,8 @@ class RunConfig:
             answer_length=length or None,
             block_size=self.objective.block_size,
             edits=self.objective.edits,
+            predicts=self.objective.predicts,
+            infills=self.objective.suffix_share > 0,
             fill_multiple=self.data.fill_multiple,
         )
 
@@ -107,7 +116,7 @@ class RunConfig:
 
 
 def default_run(stage: str, track: str) -> RunConfig:
-    """Defaults of `nano-llada STAGE TRACK`: stage pretrain, sft, dpo or rl; track ar or diffusion.
+    """Defaults of `nano-llada STAGE TRACK`: stage pretrain, sft, dpo or rl; track ar, diffusion or tri.
 
     Raises:
         ValueError: for another stage or track.
@@ -137,12 +146,15 @@ def _sft(objective: ObjectiveConfig, data: DataConfig) -> RunConfig:
 _DEFAULTS: Mapping[tuple[str, str], Callable[[], RunConfig]] = {
     ("pretrain", "ar"): RunConfig,
     ("pretrain", "diffusion"): lambda: RunConfig(objective=Denoising(random_length=0.01)),
+    ("pretrain", "tri"): lambda: RunConfig(objective=TriMode()),
     ("sft", "ar"): lambda: _sft(NextToken(), DataConfig(format="chat")),
     ("sft", "diffusion"): lambda: _sft(
         Denoising(normalise_by="document"), DataConfig(format="chat", turns="each", eos_fill=128)
     ),
+    ("sft", "tri"): lambda: _sft(TriMode(), DataConfig(format="chat", turns="each", eos_after=16)),
     ("dpo", "ar"): lambda: _dpo(Preference(ExactScore()), eos_fill=0),
     ("dpo", "diffusion"): lambda: _dpo(Preference(BoundScore()), eos_fill=128),
     ("rl", "ar"): lambda: _rl(Policy(ExactScore())),
     ("rl", "diffusion"): lambda: _rl(Policy(BoundScore(draws=2))),
 }
+KINDS = tuple(f"{stage} {track}" for stage, track in _DEFAULTS)

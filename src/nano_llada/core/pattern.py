@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-Kind = Literal["causal", "full", "block_causal", "two_stream"]
+Blocked = Literal["block_causal", "two_stream", "two_stream_causal"]
+Kind = Literal["causal", "full", "reach"] | Blocked
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,17 @@ class AttentionPattern:
     * `two_stream`: trains a block-diffusion model on all blocks in one pass (BD3-LM; LLaDA 2.0, eq. 3). The first
       half of the keys is the noisy text, the second half the clean text. A noisy token attends to its own noisy block
       and to the clean blocks before it; a clean token attends to clean blocks up to its own, and to no noisy token.
+    * `two_stream_causal`: the same with a clean text that is read left to right, a clean token attending to itself and
+      the clean tokens before it: trains an autoregressive and a block-diffusion model at once (tri-mode).
+    * `reach`: the first keys of its row, as many as `key_reach` says of it, and the keys of its own group. What passes
+      over rows of several kinds, and over drafts, need in decoding.
 
     Attributes:
         kind: the rule.
         key_docs: (B, K) document of each key, -1 for padding; None: one document, no padding.
-        key_blocks: (B|1, K) block of each key, counted within its document; only for the two block patterns.
+        key_blocks: (B|1, K) block of each key, counted within its document; only for the block patterns.
+        key_reach: (B, K), only for `reach`: how many keys a key sees as a query.
+        key_groups: (B, K), only for `reach`: groups from 1; 0: none.
         query_slots: (B, Q) which key each query is; None: the queries are the last keys.
     """
 
@@ -34,9 +41,11 @@ class AttentionPattern:
     key_docs: Tensor | None = None
     key_blocks: Tensor | None = None
     query_slots: Tensor | None = None
+    key_reach: Tensor | None = None
+    key_groups: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if (self.key_blocks is not None) != (self.kind in ("block_causal", "two_stream")):
+        if (self.key_blocks is not None) == (self.kind in ("causal", "full", "reach")):
             raise ValueError(f"pattern {self.kind} {'needs' if self.key_blocks is None else 'has no'} blocks")
 
     @classmethod
@@ -45,19 +54,20 @@ class AttentionPattern:
         return cls(kind, None if _single(doc_ids) else doc_ids)
 
     @classmethod
-    def blocks(
-        cls, kind: Literal["block_causal", "two_stream"], doc_ids: Tensor, positions: Tensor, block_size: int
-    ) -> AttentionPattern:
+    def blocks(cls, kind: Blocked, doc_ids: Tensor, positions: Tensor, block_size: int) -> AttentionPattern:
         """For rows (B, L) of packed documents, in blocks counted from each document's start.
 
-        For `two_stream` the tokens must be the noisy and the clean row side by side, (B, 2L).
+        With two streams the tokens must be the noisy and the clean row side by side, (B, 2L).
         """
         numbers = positions // block_size
-        if kind == "two_stream":
+        return cls.numbered(kind, doc_ids, numbers[:1] if _single(doc_ids) else numbers)  # then all rows are alike
+
+    @classmethod
+    def numbered(cls, kind: Blocked, doc_ids: Tensor, numbers: Tensor) -> AttentionPattern:
+        """The same with the number of each position's block within its document, (B|1, L)."""
+        if kind != "block_causal":
             numbers, doc_ids = numbers.repeat(1, 2), doc_ids.repeat(1, 2)
-        if _single(doc_ids):  # then all rows are alike
-            return cls(kind, None, numbers[:1])
-        return cls(kind, doc_ids, numbers)
+        return cls(kind, None if _single(doc_ids) else doc_ids, numbers)
 
     def allowed(self, row: Tensor, query: Tensor, key: Tensor, keys: int) -> Tensor:
         """Whether a query attends to a key, bool, in the shape to which `row`, `query` and `key` broadcast.
@@ -70,6 +80,9 @@ class AttentionPattern:
         """
         if self.kind == "causal":
             allowed = query >= key
+        elif self.key_reach is not None and self.key_groups is not None:
+            group = self.key_groups[row, query]
+            allowed = (key < self.key_reach[row, query]) | ((group > 0) & (group == self.key_groups[row, key]))
         elif self.key_blocks is None:
             allowed = key >= 0
         else:
@@ -78,7 +91,8 @@ class AttentionPattern:
                 allowed = mine >= other
             else:
                 from_noisy, to_noisy = query < keys // 2, key < keys // 2
-                to_clean = ~to_noisy & ((mine > other) | (~from_noisy & (mine == other)))
+                among_clean = query >= key if self.kind == "two_stream_causal" else mine >= other
+                to_clean = ~to_noisy & torch.where(from_noisy, mine > other, among_clean)
                 allowed = (from_noisy & to_noisy & (mine == other)) | to_clean
         if self.key_docs is not None:
             other_doc = self.key_docs[row, key]
@@ -135,7 +149,7 @@ class AttentionPattern:
 
     @property
     def _rows(self) -> int:
-        given = [t for t in (self.key_docs, self.key_blocks, self.query_slots) if t is not None]
+        given = [t for t in (self.key_docs, self.key_blocks, self.key_reach, self.query_slots) if t is not None]
         return max((len(tensor) for tensor in given), default=1)
 
 

@@ -106,6 +106,7 @@ class Batches:
         lengths = self._store.lengths
         if self._config.format != "text":
             lengths = lengths + np.maximum(0, (self._config.eos_fill or 0) - self._store.scored_counts)
+            lengths = lengths + self._config.eos_after
             lengths = -(-lengths // self._config.fill_multiple) * self._config.fill_multiple
         return lengths
 

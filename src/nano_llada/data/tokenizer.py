@@ -24,7 +24,10 @@ RESERVED = tuple(f"<|reserved_{i}|>" for i in range(12))
 MARKS = (EOS, TURN_START, TURN_END)
 SPECIALS = (*MARKS, MASK, *RESERVED)  # ids 0 to 15; the first three are minimind's
 _OURS = (KeyboardInterrupt, SystemExit, MemoryError)  # not of the tokenizers library
-BUNDLED_TOKENIZER = Path(__file__).resolve().parent.parent / "assets" / "tokenizer"
+_ASSETS = Path(__file__).resolve().parent.parent / "assets"
+BUNDLED_TOKENIZER = _ASSETS / "tokenizer"
+STORY_TOKENIZER = _ASSETS / "tokenizer-story"
+NAMED = {"world": BUNDLED_TOKENIZER, "story": STORY_TOKENIZER}  # the tokenizers that come with the package
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -67,12 +70,19 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
-        """From a folder that holds `tokenizer.json` (or that file itself). Raises UserError if it cannot be read."""
+        """From a folder that holds `tokenizer.json`, that file itself, or the name of one that comes with the package.
+
+        Raises:
+            UserError: if it cannot be read.
+        """
         from tokenizers import Tokenizer as Backend
 
+        if not folder.exists():
+            folder = NAMED.get(str(folder), folder)
         path = folder / "tokenizer.json" if folder.is_dir() else folder
         if not path.is_file():
-            raise UserError(f"no tokenizer.json in {printable(str(folder))}")
+            names = ", ".join(NAMED)
+            raise UserError(f"no tokenizer.json in {printable(str(folder))}; tokenizers in this package: {names}")
         text = read_text(path)
         try:
             with unheard():  # a panic of the library is printed, too

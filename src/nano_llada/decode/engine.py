@@ -171,7 +171,7 @@ class Engine:
                 if ahead > room:
                     # a block longer than the chunk is read as a whole
                     count = max(room // grain * grain, grain if room == self.options.prefill_chunk else 0)
-                    window = replace(window, tokens=window.tokens[:count], wanted=()) if count < ahead else window
+                    window = window.begin(count) if count < ahead else window
                     room = 0
                 else:
                     room -= ahead
@@ -197,7 +197,7 @@ class Engine:
                 blind.split([span.stop - span.start for _, _, span in guided]), guided, strict=True
             ):
                 logits[span] = part + (1 + guidance) * (logits[span] - part)
-        asked = [(job, [window.start + i for i in window.wanted]) for job, window in looks if window.wanted]
+        asked = [(job, window.places) for job, window in looks if window.wanted]
         found = propose(logits, [(job.row, places) for job, places in asked], self.vocab) if asked else []
         return {job.handle: proposal for (job, _), proposal in zip(asked, found, strict=True)}
 

@@ -124,19 +124,27 @@ def _rectangle(model: Transformer, first: int, windows: Sequence[Window], cache:
     select = torch.zeros(tokens.shape, dtype=torch.bool)
     for i, window in enumerate(windows):
         select[i, list(window.wanted)] = True
-    kept, keys, places = None, width, None
+    kept, keys, places = None, width, torch.arange(width).repeat(len(windows), 1)
     if any(window.keeps for window in windows):
         starts = [window.start for window in windows]
         cache.place(starts, widths, max(window.end for window in windows), first)
         kept, keys = cache, cache.slots(width)
-        places = (torch.tensor(starts)[:, None] + torch.arange(width)).clamp(max=keys - 1).to(device)
-    pattern = _pattern(windows, keys, places, device)
-    logits: Tensor = model(tokens.to(device), pattern, positions=places, select=select.to(device), cache=kept)
+        places = (torch.tensor(starts)[:, None] + torch.arange(width)).clamp(max=keys - 1)
+    positions = places.clone()
+    for i, window in enumerate(windows):
+        if window.positions:
+            positions[i, : len(window.positions)] = torch.tensor(window.positions)
+    pattern = _pattern(windows, keys, places.to(device), device)
+    logits: Tensor = model(
+        tokens.to(device), pattern, positions=positions.to(device), select=select.to(device), cache=kept
+    )
     return logits.float()
 
 
-def _pattern(windows: Sequence[Window], keys: int, places: Tensor | None, device: torch.device) -> AttentionPattern:
-    """Who sees what. All kinds are block-causal with blocks of some size, but the pure ones have faster kernels."""
+def _pattern(windows: Sequence[Window], keys: int, places: Tensor, device: torch.device) -> AttentionPattern:
+    """Who sees what. Most kinds are block-causal with blocks of some size, but the pure ones have faster kernels."""
+    if any(window.reach for window in windows):
+        return _by_reach(windows, keys, places, device)
     sizes, starts, ends = ({*found} for found in zip(*((w.block_size, w.start, w.end) for w in windows), strict=True))
     if sizes == {CAUSAL} and len(starts) == 1:
         return AttentionPattern("causal")  # padding is to the right of all tokens that count
@@ -146,3 +154,15 @@ def _pattern(windows: Sequence[Window], keys: int, places: Tensor | None, device
     blocks = torch.stack([slots // (window.block_size or keys) for window in windows])
     docs = torch.stack([torch.where(slots < window.end, 0, -1) for window in windows])
     return AttentionPattern("block_causal", docs.to(device), blocks.to(device), places)
+
+
+def _by_reach(windows: Sequence[Window], keys: int, places: Tensor, device: torch.device) -> AttentionPattern:
+    """Who sees what where some window says so for each of its tokens."""
+    reach = torch.ones(len(windows), keys, dtype=torch.int64)  # padding sees something, or its softmax has no sum
+    groups = torch.zeros_like(reach)
+    for i, window in enumerate(windows):
+        inside = slice(window.start, window.start + len(window.tokens))
+        reach[i, inside] = torch.tensor(window.reaches)
+        if window.groups:
+            groups[i, inside] = torch.tensor(window.groups)
+    return AttentionPattern("reach", query_slots=places, key_reach=reach.to(device), key_groups=groups.to(device))

@@ -61,8 +61,20 @@ class Lean:
 
 
 def _window(row: int, window: Window) -> lean.Window:
+    if window.reach:
+        return _by_reach(row, window)
     if window.block_size == CAUSAL:
         return lean.causal(row, window.start, window.tokens, window.wanted)
     if window.block_size == FULL:
         return lean.full(row, window.start, window.tokens, window.wanted, window.visible)
     return lean.block_causal(row, window.start, window.tokens, window.wanted, window.block_size)
+
+
+def _by_reach(row: int, window: Window) -> lean.Window:
+    among = None
+    if window.groups:
+        groups, places = torch.tensor(window.groups), torch.arange(len(window.tokens)) + window.start
+        alike = (groups[:, None] == groups) & (groups > 0)
+        among = (places < torch.tensor(window.reach)[:, None]) | alike
+    positions = window.positions or None
+    return lean.Window(row, window.start, window.tokens, window.reach, window.wanted, positions, among)

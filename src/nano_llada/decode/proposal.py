@@ -9,7 +9,8 @@ from torch import Tensor
 
 from nano_llada.config.decoding import Autoregressive, Decoding, Diffusion
 from nano_llada.core.batch import Vocabulary
-from nano_llada.decode.rows import Row
+from nano_llada.decode.rows import Row, SpeculativeRow
+from nano_llada.decode.speculation import drawn, verified
 
 Proposal = tuple[list[int], list[float]]  # a token for each place, and how sure the model is of it
 
@@ -25,15 +26,18 @@ def propose(logits: Tensor, looks: Sequence[tuple[Row, Sequence[int]]], vocab: V
     alone.
     """
     groups: dict[tuple[object, ...], list[int]] = {}
+    found: dict[int, Proposal] = {}
     spans, first = [], 0
     for i, (row, places) in enumerate(looks):
-        groups.setdefault(_options(row), []).append(i)
         spans.append(range(first, first + len(places)))
         first += len(places)
-    found: dict[int, Proposal] = {}
+        if isinstance(row, SpeculativeRow):
+            found[i] = _speculate(logits[spans[i].start : first], row, places, vocab)
+        else:
+            groups.setdefault(_options(row), []).append(i)
     for group in groups.values():
         inside = [place for i in group for place in spans[i]]
-        chosen = logits if len(groups) == 1 else logits[torch.tensor(inside, device=logits.device)]
+        chosen = logits if len(group) == len(looks) else logits[torch.tensor(inside, device=logits.device)]
         tokens, scores = _propose_alike(chosen, [looks[i] for i in group], vocab)
         first = 0
         for i in group:
@@ -72,6 +76,32 @@ def _propose_alike(logits: Tensor, looks: Sequence[tuple[Row, Sequence[int]]], v
         is_end = torch.isin(tokens, torch.tensor(vocab.ends, device=device))
         scores = torch.where(is_end, scores * config.end_confidence, scores)
     return tokens.tolist(), scores.tolist()
+
+
+def _speculate(logits: Tensor, row: SpeculativeRow, places: Sequence[int], vocab: Vocabulary) -> Proposal:
+    """Tokens for the outputs (N, V) of one row with drafts: those that verify drafts, then those of masks.
+
+    Drawn ones are only made where they are used: up to the first draft that is not accepted, and behind it.
+    """
+    config, device, texts = row.config, logits.device, row.texts()
+    early = torch.tensor([row.no_end(place) for place in places], device=device)
+    logits = forbid(logits, vocab, no_end=early)
+    if config.repetition_penalty != 1.0:
+        seen = torch.zeros(len(places), vocab.size, dtype=torch.bool)
+        for i, text in enumerate(texts):
+            seen[i, text] = True
+        logits = penalise(logits, seen.to(device), config.repetition_penalty, vocab)
+    if config.temperature == 0:
+        return logits.argmax(-1).tolist(), []
+    chances = truncate(logits, config).double().softmax(-1)
+    count = len(row.drafts) + 1
+    tokens = verified(chances[:count], row.drafts, row.drawn_from, row.rng)
+    tokens += [vocab.mask] * (len(places) - len(tokens))  # not drawn: of no use
+    behind = row.proposed_behind(row.agreed(tokens), range(len(places)))
+    for i in behind:
+        tokens[i] = drawn(chances[i], row.rng)
+    row.drawn_from = [chances[i] for i in behind]
+    return tokens, []
 
 
 def _seen(looks: Sequence[tuple[Row, Sequence[int]]], size: int) -> Tensor:

@@ -7,19 +7,25 @@ hands the proposed tokens to `update`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from nano_llada.config.decoding import Autoregressive, Block, Decoding, Diffusion
+from torch import Tensor
+
+from nano_llada.config.decoding import Autoregressive, Block, Decoding, Diffusion, Speculative
 from nano_llada.core.batch import Vocabulary
 from nano_llada.core.errors import UserError
 from nano_llada.core.random import generator
 from nano_llada.decode.rules import Progress, make_rule, pick
 from nano_llada.decode.types import Edit, Request
 
+T = TypeVar("T")
+
 CAUSAL = 1  # attention in blocks of one token
 FULL = 0
 NO_GAPS: Mapping[type, str] = {
     Autoregressive: "an autoregressive model cannot see what follows the gap: infilling needs a diffusion model",
+    Speculative: "left to right a model cannot see what follows a gap: give it what follows in front of the prompt",
     Block: "a block model cannot see what follows a gap: infilling needs one trained on whole rows",
 }
 
@@ -37,6 +43,10 @@ class Window:
         visible: at least this many places of the row are seen, as they were computed last.
         keeps: whether a later pass reads the keys and values of these tokens.
         blind: the tokens of a second pass for classifier-free guidance, empty without.
+        predicted: for each wanted token the place of the row that its output is a prediction of; default: its own.
+        reach: for each token how many of the row's first places it sees, instead of by `block_size`.
+        groups: with `reach`, for each token its group, from 1: tokens of a group see each other, too; 0: none.
+        positions: with `reach`, for each token its position in the text, where that is not its place.
     """
 
     start: int
@@ -46,11 +56,33 @@ class Window:
     visible: int = 0
     keeps: bool = True
     blind: Sequence[int] = ()
+    predicted: Sequence[int] = ()
+    reach: Sequence[int] = ()
+    groups: Sequence[int] = ()
+    positions: Sequence[int] = ()
 
     @property
     def end(self) -> int:
         """Places that are seen or computed."""
         return max(self.start + len(self.tokens), self.visible)
+
+    @property
+    def places(self) -> list[int]:
+        """For each wanted token the place that its output is a prediction of."""
+        return list(self.predicted) or [self.start + i for i in self.wanted]
+
+    @property
+    def reaches(self) -> Sequence[int]:
+        """For each token how many of the row's first places it sees."""
+        if self.reach:
+            return self.reach
+        places, size = range(self.start, self.start + len(self.tokens)), self.block_size or self.end
+        return [min((place // size + 1) * size, self.end) for place in places]
+
+    def begin(self, count: int) -> Window:
+        """The first tokens alone, of which nothing is read: a part of a prompt."""
+        parts = {name: getattr(self, name)[:count] for name in ("tokens", "reach", "groups", "positions")}
+        return replace(self, wanted=(), predicted=(), **parts)
 
 
 class Row:
@@ -174,6 +206,7 @@ class CanvasRow(Row):
         super().__init__(request, count, vocab, config)
         if any(not 0 <= place < count for place, _ in request.given):
             raise UserError(f"given tokens must be in the {count} places between prompt and suffix")
+        self._back = int(config.predicts == "next")  # how far before a place the output is that predicts it
         self.tokens += [vocab.mask] * count + list(request.suffix)
         for place, token in request.given:
             self.tokens[self.first + place] = token
@@ -197,10 +230,11 @@ class CanvasRow(Row):
         cache, block = self.config.cache, self._blocks[self._block]
         start, end = 0, len(self.tokens)
         if cache != "none" and self._step:
-            start, end = block[0], end if cache == "prefix" else block[-1] + 1
-        wanted = [place - start for place in self._hidden()]
+            start, end = block[0] - self._back, end if cache == "prefix" else block[-1] + 1
+        hidden = self._hidden()
+        wanted = [place - self._back - start for place in hidden]
         blind = [self.vocab.mask] * self.first + self.tokens[self.first :] if self.config.guidance else []
-        return Window(start, self.tokens[start:end], wanted, FULL, len(self.tokens), cache != "none", blind)
+        return Window(start, self.tokens[start:end], wanted, FULL, len(self.tokens), cache != "none", blind, hidden)
 
     def update(self, tokens: Sequence[int], scores: Sequence[float]) -> list[Edit]:
         """Unmask what the rule picks."""
@@ -229,21 +263,25 @@ class BlockRow(Row):
 
     The keys and values of a finished block are those of its final tokens. They are computed in the first pass over the
     next block, whose window begins with the finished one.
+
+    If outputs predict the next token, the first token of a block is predicted by the last one before it, which is
+    computed once more for that. If finished text is causal, the prompt is finished text, and blocks begin behind it.
     """
 
     config: Block
 
     def __init__(self, request: Request, count: int, vocab: Vocabulary, config: Block) -> None:
         super().__init__(request, count, vocab, config)
-        self.grain = config.block_size if config.cached else None
+        self.grain = (CAUSAL if config.causal else config.block_size) if config.cached else None
+        self._back = int(config.predicts == "next")  # how far before a place the output is that predicts it
         self._rule = make_rule(config)
         self.score = self._rule.score
-        self._open(self.first // config.block_size * config.block_size)
+        self._open(self.known)
 
     @property
     def known(self) -> int:
-        """The finished blocks of the prompt."""
-        return self.first // self.config.block_size * self.config.block_size
+        """The prompt, or its finished blocks."""
+        return self.first if self.config.causal else self.first // self.config.block_size * self.config.block_size
 
     def _open(self, begin: int) -> list[Edit]:
         """Start the block at `begin`; a prompt that ends inside it is its first part."""
@@ -256,9 +294,22 @@ class BlockRow(Row):
 
     def window(self) -> Window:
         """Everything that is not held: the block, and before it the last one if that has just been finished."""
-        start = self.held if self.config.cached else 0
-        wanted = [place - start for place in self._wanted()]
-        return Window(start, self.tokens[start:], wanted, self.config.block_size, keeps=self.config.cached)
+        places = self._wanted()
+        start = min([self.held, *(place - self._back for place in places)]) if self.config.cached else 0
+        return Window(
+            start,
+            self.tokens[start:],
+            [place - self._back - start for place in places],
+            self.config.block_size,
+            keeps=self.config.cached,
+            predicted=places,
+            reach=self._reach(start) if self.config.causal else (),
+        )
+
+    def _reach(self, start: int) -> list[int]:
+        """What tokens from `start` on see: finished text what comes before, the block all of itself, too."""
+        end = len(self.tokens)
+        return [place + 1 if place < self.begin else end for place in range(start, end)]
 
     def update(self, tokens: Sequence[int], scores: Sequence[float]) -> list[Edit]:
         """Unmask what the rule picks; open the next block when this one is full."""
@@ -379,6 +430,100 @@ class EditingRow(BlockRow):
         return True
 
 
+class SpeculativeRow(AutoregressiveRow):
+    """Left to right, with drafts: lossless self-speculation of a model of track `both`.
+
+    A pass reads the last token and the drafts behind it, causally, and behind the text and each draft a group of masks,
+    which sees the text up to there and itself. The outputs of the text verify the drafts: the longest prefix that
+    agrees is taken over, and one more token; the masks behind that prefix give the drafts of the next pass. So a pass
+    writes 1 to `drafts` + 1 tokens. Keys and values of masks are never held.
+
+    Attributes:
+        drafts: tokens behind the text that are to be verified.
+        drawn_from: of each draft the distribution (V,) that it was drawn from; empty for greedy ones.
+    """
+
+    config: Speculative
+
+    def __init__(self, request: Request, count: int, vocab: Vocabulary, config: Speculative) -> None:
+        super().__init__(request, count, vocab, config)
+        self.drafts: list[int] = []
+        self.drawn_from: Sequence[Tensor] = ()
+        self._limit = self.first + count
+        # with `self` a group's first mask predicts the token that the text before it predicts anyway
+        self._spare = int(config.predicts == "self")
+
+    @property
+    def size(self) -> int:
+        """The longest text, and the masks behind it."""
+        drafts = self.config.drafts
+        return self._limit + (drafts + 1) * (drafts + self._spare)
+
+    def window(self) -> Window:
+        """What is new of the text, the drafts, and a group of masks behind the text and each draft."""
+        text = [*self.tokens[self.held :], *self.drafts]
+        end = len(self.tokens)
+        # indices of the outputs that verify, the places they predict, and how many drafts each of them has seen
+        seen = list(range(len(self.drafts) + 1))
+        wanted, predicted = [end - 1 - self.held + n for n in seen], [end + n for n in seen]
+        places = list(range(self.held, self.held + len(text)))
+        tokens, reach, groups = list(text), [place + 1 for place in places], [0] * len(text)
+        for number in range(len(self.drafts) + 1):
+            behind = end + number
+            count = self._room(behind)
+            size = count + self._spare if count else 0
+            wanted += range(len(tokens) + size - count, len(tokens) + size)
+            predicted += range(behind + 1, behind + 1 + count)
+            seen += [number] * count
+            tokens += [self.vocab.mask] * size
+            places += range(behind, behind + size)
+            reach += [behind] * size
+            groups += [number + 1] * size
+        self._seen = seen
+        if len(tokens) == len(text):  # no masks: an autoregressive pass
+            return Window(self.held, tokens, wanted, CAUSAL, predicted=predicted)
+        return Window(
+            self.held, tokens, wanted, CAUSAL, predicted=predicted, reach=reach, groups=groups, positions=places
+        )
+
+    def update(self, tokens: Sequence[int], scores: Sequence[float]) -> list[Edit]:
+        """Take over the drafts that agree and one more token; what was proposed behind them is drafted next."""
+        agreed = self.agreed(tokens)
+        new = list(tokens[: agreed + 1])[: self._limit - len(self.tokens)]
+        for i, token in enumerate(new):
+            if token in self.vocab.ends:
+                new, self.ended = new[: i + 1], True
+                break
+        place = len(self.tokens) - self.first
+        self.drafts = self.proposed_behind(agreed, tokens)
+        self.tokens += new
+        self.held = len(self.tokens) - 1
+        self.finished = self.ended or len(self.tokens) == self._limit
+        return [Edit(place, (), tuple(new), final=True)]
+
+    def agreed(self, tokens: Sequence[int]) -> int:
+        """How many of the drafts equal what is proposed in their place."""
+        pairs = zip(self.drafts, tokens, strict=False)
+        return next((i for i, (draft, token) in enumerate(pairs) if draft != token), len(self.drafts))
+
+    def proposed_behind(self, agreed: int, values: Sequence[T]) -> list[T]:
+        """Of values of all wanted outputs those of the masks behind the first `agreed` drafts."""
+        first = len(self.drafts) + 1
+        return [value for value, seen in zip(values[first:], self._seen[first:], strict=True) if seen == agreed]
+
+    def texts(self) -> list[list[int]]:
+        """For each wanted output the text that it has seen, without masks."""
+        return [self.tokens + self.drafts[:seen] for seen in self._seen]
+
+    def no_end(self, place: int) -> bool:
+        """Places are those that are predicted."""
+        return Row.no_end(self, place)
+
+    def _room(self, place: int) -> int:
+        """How many tokens may be drafted behind the one at `place`."""
+        return max(min(self.config.drafts, self._limit - 1 - place), 0)
+
+
 def make_row(request: Request, vocab: Vocabulary, config: Decoding, context: int) -> Row:
     """The row of a request.
 
@@ -388,6 +533,8 @@ def make_row(request: Request, vocab: Vocabulary, config: Decoding, context: int
     if (request.suffix or request.given or request.fill) and not isinstance(config, Diffusion):
         raise UserError(NO_GAPS[type(config)])
     count = check_room(request, context, config.max_new_tokens)
+    if isinstance(config, Speculative):
+        return SpeculativeRow(request, count, vocab, config)
     if isinstance(config, Autoregressive):
         return AutoregressiveRow(request, count, vocab, config)
     if isinstance(config, Diffusion):

@@ -42,14 +42,17 @@ class MaskingProcess:
     def __init__(self, config: Masking) -> None:
         self.config, self.noise = config, make_noise(config.noise)
 
-    def corrupt(self, batch: TokenBatch, ctx: StepContext, block_size: int | None = None) -> Corrupted:
+    def corrupt(
+        self, batch: TokenBatch, ctx: StepContext, block_size: int | None = None, numbers: Tensor | None = None
+    ) -> Corrupted:
         """Draw x_t for a batch. The noise of a row depends on (seed, step, its global index) alone.
 
         Args:
             block_size: None: one time for each document; a number: one for each block of a document.
+            numbers: (B, L) block of each position within its document, instead of blocks of one size.
         """
         device = batch.tokens.device
-        group = groups_of(batch, block_size)
+        group = groups_of(batch, block_size, numbers)
         times = self._times(batch.rows, int(group.max()) + 1, ctx).to(device)
         uniforms = row_uniforms(batch.rows, group.shape[1], ctx.seed, "mask", ctx.step).to(device)
         draw = self._exact if self.config.mask_count == "exact" else self._bernoulli
@@ -120,17 +123,34 @@ def stratified_draws(
             yield batch.scored & ~hidden, opposite.double().gather(1, group)
 
 
-def groups_of(batch: TokenBatch, block_size: int | None) -> Tensor:
+def groups_of(batch: TokenBatch, block_size: int | None, numbers: Tensor | None = None) -> Tensor:
     """(B, L): which document of its row a position belongs to, or, with a block size, which block of all its documents.
 
-    Blocks are counted from each document's start; the last of a document may be shorter.
+    Blocks are counted from each document's start, the last of a document may be shorter; or `numbers` (B, L) says which
+    block of its document a position belongs to.
     """
+    if block_size is None and numbers is None:
+        return batch.doc_ids.clamp(min=0)
+    return begins_of(batch, batch.positions // block_size if numbers is None else numbers).cumsum(1)
+
+
+def begins_of(batch: TokenBatch, numbers: Tensor) -> Tensor:
+    """(B, L) bool: where another block, by `numbers` (B, L), or document begins than at the position before."""
     doc = batch.doc_ids.clamp(min=0)
-    if block_size is None:
-        return doc
-    block = batch.positions // block_size
-    begins = (doc[:, 1:] != doc[:, :-1]) | (block[:, 1:] != block[:, :-1])
-    return torch.nn.functional.pad(begins, (1, 0)).cumsum(1)
+    begins = (doc[:, 1:] != doc[:, :-1]) | (numbers[:, 1:] != numbers[:, :-1])
+    return torch.nn.functional.pad(begins, (1, 0))
+
+
+def drawn_blocks(batch: TokenBatch, ctx: StepContext, block_size: int, short: float) -> Tensor:
+    """(B, L) block of each position within its document, where blocks may begin anywhere and be shorter (tri-mode).
+
+    Each row draws how far its blocks are moved, U{0..size - 1}, so that the first of a document is cut; a share `short`
+    of the rows also draws its size, U{1..block_size}. A function of (seed, step, global row), as all noise is.
+    """
+    draws = row_uniforms(batch.rows, 3, ctx.seed, "blocks", ctx.step).to(batch.tokens.device)
+    size = torch.where(draws[:, 0] < short, (draws[:, 1] * block_size).long() + 1, block_size)
+    moved = (draws[:, 2] * size).long()
+    return (batch.positions + moved[:, None]) // size[:, None]
 
 
 def _exact_counts(

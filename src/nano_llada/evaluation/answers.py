@@ -9,8 +9,8 @@ from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.decode.types import Completion, Request, Sampler, collect
-from nano_llada.verify.verifier import verify
 from nano_llada.world import Example
+from nano_llada.world.verifier import verify
 
 
 @dataclass(frozen=True)

@@ -78,9 +78,9 @@ class HarnessModel:
         self.max_length = self.checkpoint.model.config.max_length if max_length is None else max_length
         check_window(self.checkpoint, self.max_length)
         self.max_gen_toks = min(256, self.max_length // 2) if max_gen_toks is None else max_gen_toks
-        size = decoding.pop("block_size", self.checkpoint.card.block_size)
-        if size is not None and self.checkpoint.card.autoregressive:
+        if "block_size" in decoding and not self.checkpoint.card.denoising:
             raise UserError("block_size: for diffusion models only, this one is autoregressive")
+        size = decoding.pop("block_size", self.checkpoint.card.block_size)
         self.decoding = changed(
             default_decoding(replace(self.checkpoint.card, block_size=size)), {"seed": seed} | decoding
         )

@@ -15,6 +15,7 @@ from nano_llada.core.errors import UserError
 from nano_llada.core.random import derive_seed
 from nano_llada.evaluation.items import Passage
 from nano_llada.evaluation.metric import Array
+from nano_llada.objectives.denoising import Reading
 from nano_llada.objectives.likelihood import NLL, bound_nll, exact_nll
 
 BUCKET = 32  # places of a window that are counted together
@@ -176,7 +177,8 @@ def row_nll(checkpoint: Checkpoint, batch: TokenBatch, draws: int, seed: int) ->
     if checkpoint.card.autoregressive:
         return exact_nll(checkpoint.model, batch)
     vocab, size = checkpoint.tokenizer.vocab, checkpoint.card.block_size
-    return bound_nll(checkpoint.model, batch, vocab, draws=draws, seed=seed, block_size=size)
+    reading = Reading.of(checkpoint.card)
+    return bound_nll(checkpoint.model, batch, vocab, draws=draws, seed=seed, block_size=size, reading=reading)
 
 
 def _bucketed(values: torch.Tensor) -> Array:

@@ -17,8 +17,8 @@ class SuiteOptions:
     catalogue: ClassVar[Mapping[str, Any]] = {}  # the suites that options are known of, by what names them
 
     suites: tuple[str, ...] = ()
-    """likelihood, choices, generation, quality, infilling, speed, calibration, or your own as FILE.py:NAME; default:
-    those of the first three that have examples."""
+    """likelihood, choices, generation, quality, infilling, speed, calibration, stories, or your own as FILE.py:NAME;
+    default: those of likelihood, choices, generation and stories that have examples."""
     text: tuple[str, ...] = ()
     """Text files: for likelihood, quality, infilling, speed and calibration."""
     skills: tuple[str, ...] = ()

@@ -403,7 +403,7 @@ class LeanModel:
 
     @classmethod
     def from_quantised(cls, config: ModelConfig, state: Mapping[str, Tensor], device: str = "cpu") -> LeanModel:
-        """From int8 weights (N, K) with scales (N,), as `quantise_state` makes them and `load_quantised` reads them."""
+        """From int8 weights (F, K) and scales (F,) by name, as `quantise_state` makes them."""
         return cls(config, state, "int8", torch.device(device))
 
     def new_store(self, slots: int, capacity: int) -> KeyValueStore:

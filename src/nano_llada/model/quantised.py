@@ -11,15 +11,10 @@ depend on the other rows of the batch, to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-
-from nano_llada.core.errors import UserError
 
 SCALE = ".scale"  # suffix of the tensor that holds the scales of a matrix
 HALF = 64  # zero point of a seven-bit digit
@@ -41,7 +36,10 @@ def dequantise(quantised: Tensor, scale: Tensor) -> Tensor:
 
 
 def quantise_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a model by name: a matrix (N, K) as int8 under its own name, scales (N,) under ``NAME.scale``."""
+    """The weights of a model by name, every matrix as int8 under its own name and its scales under ``NAME.scale``.
+
+    Every (F, K) tensor becomes int8 (F, K) and float32 (F,); others become float32 in their own shape.
+    """
     found: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if tensor.dim() == 2:
@@ -52,7 +50,10 @@ def quantise_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def dequantise_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `quantise_state`, up to rounding: matrices (N, K) in float32, which a `Transformer` loads."""
+    """The inverse of `quantise_state`, up to rounding: a state that a `Transformer` loads.
+
+    Every int8 (F, K) with its float32 scales (F,) becomes float32 (F, K); quantised again it has the same integers.
+    """
     return {
         name: dequantise(tensor, state[name + SCALE]) if tensor.dtype == torch.int8 else tensor
         for name, tensor in state.items()
@@ -60,48 +61,25 @@ def dequantise_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def save_quantised(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write the result of `quantise_state`, int8 (N, K) and scales (N,), as safetensors.
-
-    Raises:
-        UserError: if the file cannot be written.
-    """
-    try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {path}: {error}") from error
+def quantised_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what `quantise_state` makes of weights with these names and shapes."""
+    scales = {name + SCALE: shape[:1] for name, shape in shapes.items() if len(shape) == 2}
+    return {**shapes, **scales}
 
 
-def load_quantised(path: Path, shapes: Mapping[str, torch.Size | tuple[int, ...]]) -> dict[str, Tensor]:
-    """Read what `save_quantised` wrote, int8 (N, K) with scales (N,); `shapes`: of all weights and no others.
+def is_quantised(names: Iterable[str]) -> bool:
+    """Whether weights of these names are in eight bits."""
+    return any(name.endswith(SCALE) for name in names)
 
-    Raises:
-        UserError: for a missing or damaged file, a tensor that is missing, unknown or of the wrong shape or type, or
-            scales that are not positive numbers.
-    """
-    if not path.is_file():
-        raise UserError(f"{path} is missing")
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged or not a safetensors file: {error}") from error
-    wanted: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
-    for name, shape in shapes.items():
-        matrix = len(shape) == 2
-        wanted[name] = (tuple(shape), torch.int8 if matrix else torch.float32)
-        if matrix:
-            wanted[name + SCALE] = ((shape[0],), torch.float32)
-    if missing := sorted(set(wanted) - set(state)):
-        raise UserError(f"{path} lacks {missing[0]}: is it a file of int8 weights of this model?")
-    if extra := sorted(set(state) - set(wanted)):
-        raise UserError(f"{path} contains {extra[0]}, which the model does not have")
+
+def broken_scales(state: Mapping[str, Tensor]) -> Iterator[str]:
+    """What is wrong with int8 (F, K) matrices and float32 (F,) scales that were read from a file: types, and scales."""
     for name, tensor in state.items():
-        if (tuple(tensor.shape), tensor.dtype) != wanted[name]:
-            shape, dtype = wanted[name]
-            raise UserError(f"{path}: {name} is {tuple(tensor.shape)} {tensor.dtype}, the model needs {shape} {dtype}")
-        if name.endswith(SCALE) and not bool((tensor.isfinite() & (tensor > 0)).all()):
-            raise UserError(f"{path}: {name} contains a scale that is not a positive number")
-    return state
+        wanted = torch.int8 if name + SCALE in state else torch.float32
+        if tensor.dtype != wanted:
+            yield f"{name} is {tensor.dtype}, eight-bit weights have {wanted} there"
+        elif name.endswith(SCALE) and not bool((tensor.isfinite() & (tensor > 0)).all()):
+            yield f"{name} contains a scale that is not a positive number"
 
 
 class QuantisedProduct:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nano_llada.config.objectives import Denoising, NextToken, ObjectiveConfig, Policy, Preference
+from nano_llada.config.objectives import Denoising, NextToken, ObjectiveConfig, Policy, Preference, TriMode
 from nano_llada.core.batch import Objective
 from nano_llada.core.errors import UserError
-from nano_llada.objectives.denoising import DenoisingLoss
+from nano_llada.objectives.denoising import DenoisingLoss, TriModeLoss
 from nano_llada.objectives.next_token import NextTokenLoss
 from nano_llada.objectives.policy import PolicyLoss
 from nano_llada.objectives.preference import PreferenceLoss
@@ -16,6 +16,7 @@ from nano_llada.objectives.preference import PreferenceLoss
 OBJECTIVES: Mapping[type, Callable[[Any], Objective]] = {
     NextToken: NextTokenLoss,
     Denoising: DenoisingLoss,
+    TriMode: TriModeLoss,
     Preference: PreferenceLoss,
     Policy: PolicyLoss,
 }

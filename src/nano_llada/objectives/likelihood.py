@@ -13,7 +13,7 @@ from nano_llada.core.batch import Model, StepContext, TokenBatch, Vocabulary
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.diffusion.masking import count_in_groups, groups_of, stratified_draws
 from nano_llada.objectives.cross_entropy import head_nll
-from nano_llada.objectives.denoising import noisy_features
+from nano_llada.objectives.denoising import PLAIN, Reading, noisy_features, without_first
 from nano_llada.objectives.next_token import next_token_targets
 
 
@@ -39,18 +39,31 @@ def exact_nll(model: Model, batch: TokenBatch) -> NLL:
 
 @torch.no_grad()
 def bound_nll(
-    model: Model, batch: TokenBatch, vocab: Vocabulary, *, draws: int, seed: int, block_size: int | None = None
+    model: Model,
+    batch: TokenBatch,
+    vocab: Vocabulary,
+    *,
+    draws: int,
+    seed: int,
+    block_size: int | None = None,
+    reading: Reading = PLAIN,
 ) -> NLL:
     """Monte-Carlo estimate of the diffusion bound, (B,) nats, see `bound_scores`; exact with one token per unit."""
+    batch = readable(batch, reading)
     places = torch.zeros(batch.tokens.shape, dtype=torch.float64, device=batch.tokens.device)
     totals = []
-    for drawn in _drawn_nll(model, batch, vocab, draws, seed, block_size):
+    for drawn in _drawn_nll(model, batch, vocab, draws, seed, block_size, reading=reading):
         places += drawn / draws
         totals.append(drawn.sum(1))
     estimates = torch.stack(totals)
     error = estimates.std(0) / draws**0.5 if draws > 1 else torch.full_like(estimates[0], float("nan"))
     error = torch.where(bound_is_exact(batch, block_size), 0.0, error)
     return NLL(estimates.mean(0), error, batch.scored.sum(1), draws, places)
+
+
+def readable(batch: TokenBatch, reading: Reading) -> TokenBatch:
+    """The batch without scored tokens that no output predicts: with `next`, the first of each text."""
+    return without_first(batch) if reading.predicts == "next" else batch
 
 
 def bound_is_exact(batch: TokenBatch, block_size: int | None = None) -> Tensor:
@@ -63,7 +76,7 @@ def exact_scores(model: Model, batch: TokenBatch) -> Tensor:
     return -_spread(*_next_token_nll(model, batch)).sum(1)
 
 
-def bound_scores(
+def bound_scores(  # noqa: PLR0913 - what an estimate is made of
     model: Model,
     batch: TokenBatch,
     vocab: Vocabulary,
@@ -73,6 +86,7 @@ def bound_scores(
     block_size: int | None = None,
     rates: tuple[float, float] = (0.0, 1.0),
     complementary: bool = False,
+    reading: Reading = PLAIN,
 ) -> Tensor:
     """(draws, B) float64: estimates, each unbiased, of a lower bound on log p of each row; differentiable.
 
@@ -82,7 +96,8 @@ def bound_scores(
     with the same seed see the same masks. `rates` and `complementary`: see `stratified_draws`; within a band narrower
     than 0 to 1 the estimate is not a bound.
     """
-    drawn = _drawn_nll(model, batch, vocab, draws, seed, block_size, rates, complementary)
+    batch = readable(batch, reading)
+    drawn = _drawn_nll(model, batch, vocab, draws, seed, block_size, rates, complementary, reading)
     return torch.stack([-places.sum(1) for places in drawn])
 
 
@@ -106,6 +121,7 @@ def _bound_score(config: BoundScore) -> Score:
             block_size=config.block_size,
             rates=(config.mask_rate_min, config.mask_rate_max),
             complementary=config.complementary,
+            reading=Reading(config.predicts),
         )
 
     return score
@@ -127,7 +143,7 @@ def _next_token_nll(model: Model, batch: TokenBatch) -> tuple[Tensor, Tensor]:
     return select, head_nll(features, model.head.weight, targets).double()
 
 
-def _drawn_nll(
+def _drawn_nll(  # noqa: PLR0913 - as `bound_scores`
     model: Model,
     batch: TokenBatch,
     vocab: Vocabulary,
@@ -136,13 +152,14 @@ def _drawn_nll(
     block_size: int | None,
     rates: tuple[float, float] = (0.0, 1.0),
     complementary: bool = False,
+    reading: Reading = PLAIN,
 ) -> Iterator[Tensor]:
     """(B, L) float64 for each draw: the weighted nats of the tokens it hides, 0 elsewhere."""
     for hidden, weights in stratified_draws(
         batch, draws=draws, seed=seed, block_size=block_size, rates=rates, complementary=complementary
     ):
         noisy = batch.tokens.masked_fill(hidden, vocab.mask)
-        features, _ = noisy_features(model, noisy, batch, hidden, block_size)
+        features, _ = noisy_features(model, noisy, batch, hidden, block_size, reading)
         nll = head_nll(features, model.head.weight, batch.tokens[hidden]).double()
         yield _spread(hidden, nll * weights[hidden])
 

@@ -77,7 +77,7 @@ def _kind(path: Path) -> str:
     own = str(objective.get("type", "")) if isinstance(objective, dict) else ""
     if ":" not in own:
         config = read_record(RunConfig, where)
-        return f"{config.stage} {config.track}"
+        return config.kind
     stage = STAGES.get(str(data.get("format", "text")) if isinstance(data, dict) else "text", "pretrain")
     saved = step_folders(path)
     track = f" {read_description(saved[-1]).card.track}" if saved else ""

@@ -219,6 +219,6 @@ def tokenizer_warning(store: TokenStore, tokenizer: Tokenizer) -> list[str]:
         return []
     return [
         f"the bundled tokenizer ({BUNDLED_SIZE:,} tokens, made for the small world) takes a token for every {rate:.1f} "
-        "bytes of this text; one trained on it (nano-llada tokenizer train --data FILES --out FOLDER, then "
-        "--tokenizer FOLDER), or that of another model, needs fewer"
+        "bytes of this text; --tokenizer story is for stories and ordinary text, and one trained on yours (nano-llada "
+        "tokenizer train --data FILES --out FOLDER, then --tokenizer FOLDER), or that of another model, needs fewer"
     ]

@@ -43,6 +43,7 @@ class RunObserver:
 
     trainer: Trainer
     turns: bool = True
+    infills: bool = False  # the model that the run starts from
 
     def __init__(
         self,
@@ -159,7 +160,8 @@ class RunObserver:
         """
         self._check_lock()
         loss = self._validation[1] if self._validation[0] == step else None
-        card = replace(self.config.card(step, self.trainer.tokens), turns=self.turns)
+        card = self.config.card(step, self.trainer.tokens)
+        card = replace(card, turns=self.turns, infills=card.infills or self.infills)
 
         def write_model(folder: Path) -> None:
             save_model(folder, model_weights(self.model), self.model.config, self.tokenizer, card)

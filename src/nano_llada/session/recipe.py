@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from nano_llada.config.record import from_plain, read_config
-from nano_llada.config.run import RunConfig, default_run
+from nano_llada.config.run import KINDS, RunConfig, default_run
 from nano_llada.core.errors import UserError
 from nano_llada.core.words import did_you_mean
 from nano_llada.data.read import resolve
 
-KINDS = tuple(f"{stage} {track}" for stage in ("pretrain", "sft", "dpo", "rl") for track in ("ar", "diffusion"))
 COMMANDS = {  # kind -> command and its first words
     "tokenizer": ("tokenizer", "train"),
     "tokenizer characters": ("tokenizer", "train", "--kind=characters"),
@@ -184,8 +183,8 @@ def _run_config(entry: dict[str, Any], folder: Path, made: Made, where: str) -> 
         config = from_plain(RunConfig, entry | {"runs": folder.as_posix()}, base=default_run(stage, track), where=where)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
-    if (config.stage, config.track) != (stage, track):
-        raise UserError(f"{where}: its options describe a run of `{config.stage} {config.track}`, not `{kind}`")
+    if config.kind != kind:
+        raise UserError(f"{where}: its options describe a run of `{config.kind}`, not `{kind}`")
     return config
 
 

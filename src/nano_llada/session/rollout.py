@@ -113,7 +113,7 @@ class RolloutBatches:
         wanted: dict[str, Any] = {"max_new_tokens": rollouts.max_new_tokens, "temperature": rollouts.temperature}
         # by the probability of what was drawn, only likely tokens would be written: the group would be one answer
         wanted |= {"threshold": rollouts.threshold, "certainty": "likeliest", "block_size": card.block_size}
-        wanted |= {"edit_threshold": rollouts.edit_threshold}
+        wanted |= {"edit_threshold": rollouts.edit_threshold, "predicts": self.config.predicts}
         known = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in wanted.items() if name in known})
 

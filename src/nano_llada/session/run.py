@@ -123,7 +123,7 @@ def _train(
     machine = observer.machine
     with observer.watching():
         observer.log.say(
-            f"{config.name}: {config.stage} {config.track}, {count_parameters(trainer.model):,} parameters, "
+            f"{config.name}: {config.kind}, {count_parameters(trainer.model):,} parameters, "
             f"{trainer.total_steps} steps of {config.train.batch_size} x {config.data.sequence_length} tokens on "
             f"{machine.name} ({str(machine.dtype).removeprefix('torch.')}), ready after "
             f"{time.monotonic() - started:.1f} s"
@@ -225,6 +225,7 @@ def assemble(
         reference=load_reference(config, machine),
     )
     observer.trainer = trainer
+    observer.infills = start is not None and start.card.infills and start.card.track == config.track
     observer.turns = _learns_turns(config, batches, tokenizer, start)
     if resume and step_folders(config.folder):  # a run killed before its first checkpoint starts over
         tensors, plain = observer.checkpoints.resume(model)
@@ -405,6 +406,7 @@ def build_model(config: RunConfig, tokenizer: Tokenizer, start: Checkpoint | Non
         model.load_state_dict(start.model.state_dict())
         if config.card(0, 0).denoising and not start.card.denoising:
             start_mask_embedding(model, tokenizer)
+        _check_reading(config, start)
     if config.data.sequence_length > model.config.max_length:
         raise UserError(
             f"sequence_length {config.data.sequence_length} is longer than the model's max_length "
@@ -425,6 +427,16 @@ def _continued_shape(config: RunConfig, saved: ModelConfig) -> ModelConfig:
         where = f"of {config.init_from}; with --init-from the shape comes from the checkpoint"
         raise UserError(f"{', '.join(differ)} {where}")
     return replace(saved, **free)
+
+
+def _check_reading(config: RunConfig, start: Checkpoint) -> None:
+    """Raises UserError if a denoiser would be read in another way than it was trained."""
+    learnt, asked = start.card.predicts, config.objective.predicts
+    if config.card(0, 0).denoising and start.card.denoising and learnt != asked:
+        raise UserError(
+            f"{config.init_from} was trained with predicts {learnt}, this run has predicts {asked}, which reads its "
+            f"outputs one place off: give --predicts {learnt}"
+        )
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ from typing import Any
 from nano_llada.core.errors import UserError
 from nano_llada.verify.number import last_number, reference_number
 from nano_llada.verify.pattern import Matcher, check_pattern
-from nano_llada.verify.verifier import Verifier, verify
+from nano_llada.world.stories import answers as stories
+from nano_llada.world.verifier import Verifier, verify
 
 Judge = Callable[[str], bool]  # a model's text -> whether it is right
 
@@ -32,6 +33,8 @@ def judge_of(row: Mapping[str, Any], references: tuple[str, ...], matcher: Match
     spec = row.get("verifier")
     if spec is None:
         spec = "numeric" if any(map(_GSM8K.search, references)) else "exact"
+    if isinstance(spec, dict) and spec.get("kind") in stories.KINDS:
+        return _story_judge(spec), references
     if isinstance(spec, dict):
         verifier = read_verifier(spec)
         return functools.partial(verify, verifier), references or verifier.expected
@@ -59,6 +62,13 @@ def read_verifier(spec: Mapping[str, Any]) -> Verifier:
         raise ValueError(str(error)) from error
     except (TypeError, ValueError) as error:
         raise ValueError(f"the row's `verifier` cannot be read: {error}") from error
+
+
+def _story_judge(spec: Mapping[str, Any]) -> Judge:
+    try:
+        return stories.judge(spec)
+    except UserError as error:
+        raise ValueError(str(error)) from error
 
 
 def _exact(references: tuple[str, ...]) -> Judge:

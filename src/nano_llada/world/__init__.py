@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from nano_llada.verify.verifier import Verifier, verify
 from nano_llada.world.documents import DOCUMENT_KINDS, documents
 from nano_llada.world.generate import Example, chats, examples
 from nano_llada.world.preferences import preferences
 from nano_llada.world.skills import DEMO_SKILLS, SKILLS
 from nano_llada.world.splits import LANGUAGES, SPLITS, Key, Language, Split, split_of
+from nano_llada.world.verifier import Verifier, verify
 
 __all__ = [
     "DEMO_SKILLS",

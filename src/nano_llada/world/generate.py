@@ -9,10 +9,10 @@ from random import Random
 from typing import Any
 
 from nano_llada.core.errors import UserError
-from nano_llada.verify.verifier import Verifier
 from nano_llada.world.item import Item, Skill
 from nano_llada.world.skills import skill_named
 from nano_llada.world.splits import LANGUAGES, Key, Language, Split, check_request
+from nano_llada.world.verifier import Verifier
 
 # Redraws of an item already given, before its small world is taken to be used up and repeats are allowed.
 REDRAWS = 20

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from nano_llada.verify.verifier import Verifier
 from nano_llada.world.splits import Admits, Key, Language, Split, admitted_in, split_of
+from nano_llada.world.verifier import Verifier
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from itertools import combinations
 from random import Random
 from typing import Any
 
-from nano_llada.verify.verifier import verify
 from nano_llada.world.generate import Example, chats
 from nano_llada.world.skills_number import LARGEST, addition_walk, counted, subtraction_walk
 from nano_llada.world.skills_world import time_walk
 from nano_llada.world.splits import LANGUAGES, Language, Split
 from nano_llada.world.steps import Walk, near_tallies
+from nano_llada.world.verifier import verify
 from nano_llada.world.vocabulary import (
     ANIMALS,
     CATEGORIES,

@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from random import Random
 
-from nano_llada.verify.verifier import Verifier
 from nano_llada.world.item import Item, Skill, Turn, ask
 from nano_llada.world.splits import Admits, Key
+from nano_llada.world.verifier import Verifier
 from nano_llada.world.vocabulary import CATEGORIES, COLOURS, OBJECTS, PEOPLE, find, row
 
 JSON_ZH = ("写成JSON：{fields}。", "用JSON写：{fields}。")

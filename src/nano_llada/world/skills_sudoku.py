@@ -6,9 +6,9 @@ from functools import cache
 from itertools import permutations
 from random import Random
 
-from nano_llada.verify.verifier import Verifier, is_sudoku
 from nano_llada.world.item import Item, Skill, Turn
 from nano_llada.world.splits import Admits, Key
+from nano_llada.world.verifier import Verifier, is_sudoku
 
 SUDOKU_ZH = ("数独：{grid}。", "请填好数独：{grid}。")
 SUDOKU_EN = ("Sudoku: {grid}.", "Fill the sudoku: {grid}.")

@@ -23,6 +23,7 @@ SUITES = {
     "infilling": "Infilling",
     "speed": "Speed",
     "calibration": "Calibration",
+    "stories": "Stories",
 }
 SuiteOf = Callable[[str], type[Suite]]  # by the name in its records
 

@@ -22,7 +22,8 @@ from nano_llada.evaluation.metric import Array, CalibrationError, Metric, Ratio
 from nano_llada.evaluation.options import SuiteOptions
 from nano_llada.evaluation.record import Record
 from nano_llada.evaluation.suite import Subject, Suite
-from nano_llada.objectives.denoising import noisy_features
+from nano_llada.objectives.denoising import Reading, noisy_features
+from nano_llada.objectives.likelihood import readable
 from nano_llada.objectives.next_token import next_token_targets
 
 BINS = 10  # bin b holds confidences from b / 10 on
@@ -116,9 +117,11 @@ class Calibration(Suite):
             features = model.features(batch.tokens, pattern, positions=batch.positions, select=asked)
         else:
             uniforms = row_uniforms(batch.rows, batch.tokens.shape[1], self.seed, "calibration")
+            batch = readable(batch, Reading.of(checkpoint.card))
             asked = batch.scored & (uniforms.to(batch.tokens.device) < self.rate)
             targets, hidden = batch.tokens[asked], batch.tokens.masked_fill(asked, vocab.mask)
-            features, _ = noisy_features(model, hidden, batch, asked, checkpoint.card.block_size)
+            reading = Reading.of(checkpoint.card)
+            features, _ = noisy_features(model, hidden, batch, asked, checkpoint.card.block_size, reading)
         sure, right = [], []
         for some, target in zip(features.split(POSITIONS), targets.split(POSITIONS), strict=True):
             logits = forbid(some @ model.head.weight.T, vocab)

@@ -22,6 +22,7 @@ from nano_llada.evaluation.metric import Metric, Ratio, Share
 from nano_llada.evaluation.options import SuiteOptions, given
 from nano_llada.evaluation.record import Record
 from nano_llada.evaluation.suite import Subject, Suite
+from nano_llada.objectives.denoising import Reading
 from nano_llada.objectives.likelihood import bound_is_exact, bound_scores, exact_scores
 
 TIE = 1e-6  # share of a score by which rounding may change it from one batch size to another
@@ -149,9 +150,11 @@ class Choices(Suite):
         size = checkpoint.card.block_size
         exact = bound_is_exact(batch, size)
         draws = 1 if bool(exact.all()) else self.draws
-        vocab = checkpoint.tokenizer.vocab
-        found = bound_scores(checkpoint.model, batch, vocab, draws=draws, seed=self.seed, block_size=size).T.cpu()
-        return [row[:1] if one else row for row, one in zip(found, exact.tolist(), strict=True)]
+        vocab, reading = checkpoint.tokenizer.vocab, Reading.of(checkpoint.card)
+        found = bound_scores(
+            checkpoint.model, batch, vocab, draws=draws, seed=self.seed, block_size=size, reading=reading
+        )
+        return [row[:1] if one else row for row, one in zip(found.T.cpu(), exact.tolist(), strict=True)]
 
 
 def encode_choices(subject: Subject, question: ChoiceQuestion) -> tuple[list[ScoredRow], int]:

@@ -22,8 +22,8 @@ from nano_llada.evaluation.options import SuiteOptions
 from nano_llada.evaluation.questions import Question, read_questions
 from nano_llada.evaluation.record import Record
 from nano_llada.evaluation.suite import Subject, Suite
-from nano_llada.verify.verifier import verify
 from nano_llada.world import SKILLS, examples
+from nano_llada.world.verifier import verify
 
 
 @dataclass(frozen=True)

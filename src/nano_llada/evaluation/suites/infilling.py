@@ -16,6 +16,7 @@ from nano_llada.core.errors import UserError
 from nano_llada.core.random import derive_seed, generator
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.decode.types import Completion, Request
+from nano_llada.diffusion.suffix import suffix_first
 from nano_llada.evaluation.answers import complete
 from nano_llada.evaluation.items import Passage, passages
 from nano_llada.evaluation.metric import Metric, Ratio, Share, separately
@@ -53,9 +54,10 @@ class InfillingOptions:
 class Infilling(Suite):
     """Gaps of several lengths, in tokens of the subject's tokenizer: models with another one get other gaps.
 
-    Whole-text diffusion sees both sides; autoregressive and block models see the left side alone, as `sees` in each
-    record states. All generate exactly as many tokens as were cut out, without an end token. Passages too short for a
-    length (the gap and 16 tokens on each side) are skipped and counted in `skipped` of its records.
+    Whole-text diffusion sees both sides, and so does a model that learnt to fill gaps with what follows in front; other
+    autoregressive and block models see the left side alone, as `sees` in each record states. All generate exactly as
+    many tokens as were cut out, without an end token. Passages too short for a length (the gap and 16 tokens on each
+    side) are skipped and counted in `skipped` of its records.
     """
 
     name: ClassVar[str] = "infilling"
@@ -138,13 +140,14 @@ class Infilling(Suite):
 
     def _fill(self, subject: Subject, span: int, cuts: Sequence[_Cut], skipped: int) -> Iterator[Record]:
         tokenizer = subject.checkpoint.tokenizer
-        requests = [_request(cut, subject.decoding, tokenizer.vocab, self.seed) for cut in cuts]
+        learnt, room = subject.checkpoint.card.infills, subject.checkpoint.model.config.max_length
+        requests = [_request(cut, subject.decoding, tokenizer.vocab, self.seed, room if learnt else 0) for cut in cuts]
         # a model that cannot infill is kept from ending early by the minimum length
         most = max(span, subject.decoding.max_new_tokens)  # each request has its own limit
         decoding = replace(subject.decoding, min_new_tokens=span, max_new_tokens=most)
         writer = replace(subject, decoding=decoding).sampler()
         for number, completion in complete(writer, requests, self.batch_size):
-            cut, sees = cuts[number], "both" if requests[number].fill else "left"
+            cut, sees = cuts[number], "both" if requests[number].fill or learnt else "left"
             right = sum(a == b for a, b in zip(completion.tokens, cut.span, strict=False))
             values = {"exact": right == span, "token_right": right, "tokens": span, "forwards": completion.forwards}
             detail = _texts(tokenizer, cut, completion) | {"place": cut.place, "sees": sees, "skipped": skipped}
@@ -152,11 +155,15 @@ class Infilling(Suite):
             yield subject.record(self, f"span {span}", cut.passage.language, item, values, **detail)
 
 
-def _request(cut: _Cut, decoding: Decoding, vocab: Vocabulary, seed: int) -> Request:
+def _request(cut: _Cut, decoding: Decoding, vocab: Vocabulary, seed: int, room: int) -> Request:
+    """With `room` above 0, what follows comes first, as far as it fits into that many tokens."""
     number = derive_seed(seed, "infilling", cut.item, len(cut.span), cut.place)
     prompt = (vocab.eos, *cut.left)
     if isinstance(decoding, Diffusion):
         return Request(prompt, cut.right, seed=number, max_new_tokens=len(cut.span), fill=True)
+    if room:
+        right = cut.right[: room - len(prompt) - len(cut.span) - 2]
+        prompt = tuple(suffix_first(right, prompt, vocab))
     return Request(prompt, seed=number, max_new_tokens=len(cut.span))
 
 

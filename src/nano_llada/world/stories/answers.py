@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
 from nano_llada.core.errors import UserError
-from nano_llada.verify.verifier import Verifier, verify
+from nano_llada.world.splits import LANGUAGES, Language
 from nano_llada.world.stories.check import Report, Wanted, check, faithful_summary, fulfils, same_story
 from nano_llada.world.stories.events import Event, canonical
+from nano_llada.world.verifier import Verifier, verify
 
 Check = dict[str, Any]
 # What a story says of its teller and not of what happens: it differs between viewpoints.
@@ -41,28 +44,96 @@ def summary(language: str, source: str) -> Check:
     return {"kind": "summary", "language": language, "source": source}
 
 
-def passes(answer_check: Mapping[str, Any], answer: str) -> bool:
-    """Whether an answer is right. Any text may be given. Raises UserError for an unknown kind of check."""
+def judge(answer_check: Mapping[str, Any]) -> Callable[[str], bool]:
+    """What decides whether a text is right by this check. The judge takes any text.
+
+    Raises:
+        UserError: for an unknown kind of check, or fields that are missing or of another type.
+    """
     kind = answer_check.get("kind")
-    if kind == "exact":
-        return verify(Verifier.from_json(answer_check), answer)
-    if kind == "story":
-        return fulfils(_wanted(answer_check), answer)
-    if kind == "summary":
-        language = answer_check["language"]
-        return faithful_summary(answer.strip(), check(answer_check["source"], language), language)
-    if kind == "retelling":
-        told = check(answer, answer_check["language"])
-        source = check(answer_check["source"], answer_check["source_language"])
-        return _same_but_frame(told, source) if answer_check["viewpoint"] else same_story(told, source)
-    raise UserError(f"Unknown kind of check {kind!r}. Use one of: exact, story, summary, retelling.")
+    if not isinstance(kind, str) or kind not in _JUDGES:
+        raise UserError(f"Unknown kind of check {kind!r}. Use one of: {', '.join(_JUDGES)}.")
+    return _JUDGES[kind](answer_check)
 
 
-def _wanted(answer_check: Mapping[str, Any]) -> Wanted:
-    fields = {name: value for name, value in answer_check.items() if name != "kind"}
-    for name in ("words", "about"):
-        fields[name] = tuple(fields.get(name, ()))
-    return Wanted(**fields)
+def passes(answer_check: Mapping[str, Any], answer: str) -> bool:
+    """Whether an answer is right. Any text may be given. Raises UserError for a check that cannot be read."""
+    return judge(answer_check)(answer)
+
+
+def _exact_judge(data: Mapping[str, Any]) -> Callable[[str], bool]:
+    return functools.partial(verify, Verifier.from_json(data))
+
+
+def _story_judge(data: Mapping[str, Any]) -> Callable[[str], bool]:
+    return functools.partial(fulfils, _wanted(data))
+
+
+def _summary_judge(data: Mapping[str, Any]) -> Callable[[str], bool]:
+    language = _language(data, "language")
+    source = check(_text(data, "source"), language)
+    return lambda answer: faithful_summary(answer.strip(), source, language)
+
+
+def _retelling_judge(data: Mapping[str, Any]) -> Callable[[str], bool]:
+    language, source = _language(data, "language"), check(_text(data, "source"), _language(data, "source_language"))
+    same = _same_but_frame if data.get("viewpoint") else same_story
+    return lambda answer: same(check(answer, language), source)
+
+
+_JUDGES: Mapping[str, Callable[[Mapping[str, Any]], Callable[[str], bool]]] = {
+    "exact": _exact_judge,
+    "story": _story_judge,
+    "retelling": _retelling_judge,
+    "summary": _summary_judge,
+}
+KINDS = frozenset(_JUDGES) - {"exact"}  # the kinds that only stories have
+
+
+def _text(data: Mapping[str, Any], name: str) -> str:
+    value = data.get(name, "")
+    if not isinstance(value, str):
+        raise UserError(f"The check's `{name}` must be a text, not {value!r}.")
+    return value
+
+
+def _language(data: Mapping[str, Any], name: str) -> Language:
+    for language in LANGUAGES:
+        if data.get(name) == language:
+            return language
+    raise UserError(f"The check's `{name}` must be one of {', '.join(LANGUAGES)}, not {data.get(name)!r}.")
+
+
+def _names(data: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    values = data.get(name, ())
+    if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
+        raise UserError(f"The check's `{name}` must be a list of texts, not {values!r}.")
+    return tuple(values)
+
+
+def _wanted(data: Mapping[str, Any]) -> Wanted:
+    known = {"kind", *(field.name for field in fields(Wanted))}
+    if unknown := sorted(set(data) - known):
+        raise UserError(f"A check of a story has no field {unknown[0]!r}. Use some of: {', '.join(sorted(known))}.")
+    sentences = data.get("sentences", 0)
+    if isinstance(sentences, bool) or not isinstance(sentences, int) or sentences < 0:
+        raise UserError(f"The check's `sentences` must be a whole number of at least 0, not {sentences!r}.")
+    try:
+        events = tuple((str(kind), tuple(map(str, args))) for kind, args in data.get("events", ()))
+        adjectives = tuple((str(thing), str(word)) for thing, word in data.get("adjectives", ()))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"The check's `events` or `adjectives` are not lists of pairs: {error}.") from error
+    return Wanted(
+        _language(data, "language"),
+        _names(data, "words"),
+        sentences,
+        _text(data, "starts"),
+        _text(data, "tail"),
+        data.get("happy") is True,
+        _names(data, "about"),
+        events,
+        adjectives,
+    )
 
 
 def _same_but_frame(told: Report, source: Report) -> bool:

@@ -24,6 +24,7 @@ COMMANDS = {
     "generate": "continue or answer prompts with a trained model",
     "chat": "talk to a trained model, and watch a diffusion model write",
     "infill": "fill ___ gaps in a text with a diffusion model",
+    "trace": "show a saved trace pass by pass, or turn it into a page",
     "compare": "compare models: answers, exact match and speed; Markdown and HTML reports",
     "eval": "measure models by suites: likelihood, multiple choice, answers, quality, infilling, speed",
     "report": "one page about evaluations and training runs",

@@ -106,7 +106,7 @@ export class Player {
   }
 
   seek(count) {
-    this.count = Math.min(Math.max(count, 0), this.trace.frames.length);
+    this.count = Math.max(Math.min(1, this.trace.frames.length), Math.min(count, this.trace.frames.length)); // 1: the opening
     this.refresh();
   }
 
@@ -119,7 +119,7 @@ export class Player {
     clearTimeout(this.timer);
     this.timer = null;
     if (on) {
-      if (this.count >= this.trace.frames.length) this.seek(0);
+      if (this.count >= this.trace.frames.length) this.seek(1);
       const next = () => {
         this.seek(this.count + 1);
         this.timer = this.count < this.trace.frames.length && this.node.isConnected ? setTimeout(next, INTERVAL / Number(this.speed.value)) : null;
@@ -137,6 +137,7 @@ export class Player {
     const label = t("pass_of", { pass: writing.pass, passes: last });
     const answer = this.count === frames.length && !this.live ? text : "";
     this.canvas.draw(writing, { before, after, answer, label: `${t("text_at")} ${label}`, still: this.count === frames.length && !this.live });
+    this.slider.min = Math.min(1, frames.length);
     this.slider.max = frames.length;
     this.slider.value = this.count;
     this.slider.setAttribute("aria-valuetext", label);

@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
+
 from studio_server import StudioServer
 from traces import scripted, write
 

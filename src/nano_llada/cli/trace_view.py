@@ -107,13 +107,17 @@ def _style(place: Place, number: int) -> str:
 def _print_figures(trace: SavedTrace, console: Console) -> None:
     final = _at(trace, _last(trace))
     number, written = final.number, final.written
-    words = [f"{written} tokens", f"{number} passes"]
+    words = [_counted(written, "token", "tokens"), _counted(number, "pass", "passes")]
     if number:
         words.append(f"{written / number:.2f} tokens per pass")
     if final.edits:
-        words.append(f"{final.edits} edits")
+        words.append(_counted(final.edits, "edit", "edits"))
     if trace.seconds:
         words.append(f"{written / trace.seconds:.0f} tokens/s")
     if trace.finish_reason:
         words.append(visible(trace.finish_reason))
     _print(console, Text(" · ".join(words), style="dim"))
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"

@@ -58,7 +58,19 @@ export class Canvas {
     this.arrange(nodes);
     this.places = new Map(shown.map((place) => [this.elements.get(place.key), place]));
     this.text.setAttribute("aria-label", label);
+    this.keepHeight();
     this.hide();
+  }
+
+  /** Never lower than it was at this width: what is below must not jump while passes are looked through. */
+  keepHeight() {
+    const width = this.text.offsetWidth;
+    if (width !== this.width) {
+      this.text.style.removeProperty("min-height");
+      Object.assign(this, { width, height: 0 });
+    }
+    this.height = Math.max(this.height, this.text.offsetHeight);
+    if (this.height) this.text.style.setProperty("min-height", `${this.height}px`);
   }
 
   fixed(name, text) {

@@ -113,12 +113,22 @@ export class Chat {
       if (model.answers) await write(api.chat, { ...body, messages }, player, signal);
       else await write(api.complete, { ...body, prompt: content }, player, signal);
     });
+    if (!done && !trace.frames.length) return this.takeBack(content);
     turn.content = trace.text;
     player.finish();
     if (!done) turn.node.append(make("p", { class: "soft" }, t(this.app.stopped ? "stopped" : "unfinished")));
     else this.app.say(t("answered", { model: model.id, text: trace.text }));
     turn.node.scrollIntoView({ block: "nearest" });
     if (done && model.check) await this.mark(turn);
+  }
+
+  /** Nothing was answered: the message is in the field again. */
+  takeBack(content) {
+    this.turns.splice(-2);
+    this.draft = content;
+    this.app.show();
+    this.grow();
+    this.field.focus();
   }
 
   /** Where the server has a verifier: whether the story contradicts itself. */

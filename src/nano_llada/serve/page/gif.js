@@ -1,5 +1,7 @@
 // A small GIF encoder: pictures of equal size in, the bytes of an animated file out.
 
+const SAME = 255; // the number of no colour: a pixel that is as it was
+
 /** Up to 255 colours that occur most often, and a function from a picture's pixels to their numbers. */
 function palette(pictures) {
   const counts = new Map();
@@ -110,8 +112,11 @@ export function encodeGif(pictures, delays) {
     const [x, y, w, h] = before ? changed(now, before, width, height) : [0, 0, width, height];
     const pixels = new Uint8Array(w * h);
     for (let row = 0; row < h; row += 1)
-      pixels.set(now.subarray((y + row) * width + x, (y + row) * width + x + w), row * w);
-    parts.push([0x21, 0xf9, 4, 4, ...short(Math.round(delays[i] / 10)), 0, 0]);
+      for (let column = 0; column < w; column += 1) {
+        const place = (y + row) * width + x + column;
+        pixels[row * w + column] = before && now[place] === before[place] ? SAME : now[place];
+      }
+    parts.push([0x21, 0xf9, 4, before ? 5 : 4, ...short(Math.round(delays[i] / 10)), SAME, 0]);
     parts.push([0x2c, ...short(x), ...short(y), ...short(w), ...short(h), 0], compressed(pixels));
     before = now;
   });

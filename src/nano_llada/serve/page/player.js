@@ -16,9 +16,10 @@ export const fileName = (trace, end) => `${(trace.model || "trace").replace(/[^\
 export function figures(trace, writing) {
   const passes = trace.frames.at(-1)?.pass ?? 0;
   const tokens = writing.written;
-  const parts = [t("n_tokens", { n: tokens }), t("n_passes", { n: passes })];
+  const counted = (one, many, n) => t(n === 1 ? one : many, { n });
+  const parts = [counted("one_token", "n_tokens", tokens), counted("one_pass", "n_passes", passes)];
   if (passes) parts.push(t("per_pass", { n: (tokens / passes).toFixed(2) }));
-  if (writing.edits) parts.push(t("n_edits", { n: writing.edits }));
+  if (writing.edits) parts.push(counted("one_edit", "n_edits", writing.edits));
   if (trace.seconds) parts.push(t("per_second", { n: (tokens / trace.seconds).toFixed(tokens / trace.seconds < 20 ? 1 : 0) }));
   return parts;
 }

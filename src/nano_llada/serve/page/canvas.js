@@ -11,7 +11,7 @@ export function sureness(confidence) {
   return confidence === null ? null : STEPS.filter((step) => confidence >= step).length;
 }
 
-const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.01 ? 1 : 0)} %`;
+const percent = (share) => (share > 0 && share < 0.001 ? "< 0.1 %" : `${(100 * share).toFixed(share > 0 && share < 0.01 ? 1 : 0)} %`);
 
 /** A token as it can be read in a list: spaces and line ends are visible. */
 export function readable(text) {

@@ -32,6 +32,7 @@ export class Chat {
 
   draw(root) {
     this.log = make("div", { class: "log", role: "region", "aria-label": t("conversation") }, ...this.turns.map((turn) => this.turnNode(turn)));
+    this.turns.forEach((turn, i) => turn.node.classList.toggle("past", i < this.turns.length - 1));
     const { field, grow } = composer("prompt", () => this.send(), this.draft ?? "");
     this.field = field;
     field.addEventListener("input", () => (this.draft = field.value));
@@ -76,17 +77,23 @@ export class Chat {
     const mine = turn.role === "user";
     const name = make("h2", { class: "who" }, mine ? t("you") : turn.model);
     turn.node = make("article", { class: mine ? "turn mine" : "turn" }, name, mine ? make("p", { class: "said" }, turn.content) : turn.player.node);
+    if (!mine) turn.node.append(this.reopen(turn.node));
     return turn.node;
+  }
+
+  /** The button of an earlier answer that shows its controls, which would be many in a long conversation. */
+  reopen(node) {
+    const toggle = (event) => event.target.setAttribute("aria-expanded", String(node.classList.toggle("opened")));
+    return make("button", { type: "button", class: "plain reopen", "aria-expanded": "false", onclick: toggle }, t("replay_of"));
   }
 
   /** Draw everything again, in another language. */
   again() {
     for (const turn of this.turns) {
       if (turn.player?.live) continue;
-      const past = turn.node?.classList.contains("past");
       if (turn.player) turn.player = new Player(turn.player.trace, { bundled: this.app.bundled });
       turn.node = null;
-      this.turnNode(turn).classList.toggle("past", Boolean(past));
+      this.turnNode(turn);
       if (turn.verdict) this.verdict(turn);
     }
   }
@@ -100,7 +107,6 @@ export class Chat {
     const settings = this.app.settings.fields(model);
     const trace = newTrace(model, settings, { prompt: content });
     const player = new Player(trace, { quiet: true, bundled: this.app.bundled });
-    for (const turn of this.turns) turn.node?.classList.add("past");
     this.turns.push({ role: "user", content }, { role: "assistant", model: model.id, player, content: "" });
     this.app.show();
     this.field.focus();

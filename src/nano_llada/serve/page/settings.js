@@ -9,7 +9,7 @@ const SLIDERS = {
   temperature: { low: 0, high: 1.5, step: 0.05, plain: true },
   threshold: { low: 0.3, high: 1, step: 0.01, not: ["steps"] },
   edit_threshold: { low: 0, high: 1, step: 0.05 },
-  block_size: { low: 1, high: 64, step: 1 },
+  block_size: { low: 1, high: 64, step: 1, unlike: "canvas" }, // there it would change the way of writing
   block_length: { low: 1, high: 64, step: 1 },
   steps: { low: 1, high: 256, step: 1, not: ["threshold"] },
   k: { low: 1, high: 16, step: 1 },
@@ -53,7 +53,8 @@ export class Settings {
   }
 }
 
-const offered = (model) => Object.keys(SLIDERS).filter((name) => SLIDERS[name].plain || model.options.includes(name));
+const offered = (model) =>
+  Object.keys(SLIDERS).filter((name) => SLIDERS[name].plain || (model.options.includes(name) && SLIDERS[name].unlike !== model.kind));
 
 function presetsOf(model) {
   const known = PRESETS[model.kind] ?? {};

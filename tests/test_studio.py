@@ -16,7 +16,7 @@ import pytest
 from nano_llada.serve.replay import write_replay
 from nano_llada.serve.trace import passes, read_trace
 from studio_server import ANSWERS, MODELS, PAGE, StudioServer, card
-from traces import SCRIPT, WRONG, hostile, scripted, write
+from traces import SCRIPT, WRONG, edit, hostile, of_frames, scripted, token, write
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e '.[dev]')")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -264,12 +264,12 @@ def test_the_encoder_keeps_every_pixel_of_pictures_with_few_colours(visit):
           const { encodeGif } = await import("/page/gif.js");
           const shades = [0, 85, 170, 255];
           const pictures = [3, 4, 5].map((factor) => {
-            const data = new Uint8ClampedArray(4 * 97 * 61);
-            for (let i = 0; i < 97 * 61; i += 1) {
+            const data = new Uint8ClampedArray(4 * 61 * 37);
+            for (let i = 0; i < 61 * 37; i += 1) {
               const mixed = (i * i * factor + (i >> 5)) % 64;
               data.set([shades[mixed & 3], shades[(mixed >> 2) & 3], shades[mixed >> 4], 255], 4 * i);
             }
-            return { data, width: 97, height: 61 };
+            return { data, width: 61, height: 37 };
           });
           pictures.push(pictures[2]);
           const bytes = [...encodeGif(pictures, [100, 200, 300, 400])];
@@ -353,6 +353,17 @@ def test_what_is_no_trace_is_refused_as_the_command_refuses_it(visit, tmp_path):
     assert "version 9" in page.locator(".wrong").text_content()
 
 
+def test_a_trace_of_a_very_long_text_is_shown(visit, tmp_path):
+    page = visit("open")
+    masks = [token(None)] * 20_000
+    trace = of_frames([edit(0, 0, *masks)], [edit(i, 1, token("a ")) for i in range(0, 20_000, 2)])
+    page.set_input_files("#file", write(tmp_path / "long.json", trace))
+    page.wait_for_selector(".player")
+    assert len(text_of(page.locator(".player"))) == 20_000
+    page.locator("[data-act=back]").click()
+    assert page.locator(".text .mask").count() == 20_000
+
+
 # race, gaps, templates
 
 
@@ -383,6 +394,7 @@ def test_a_race_measures_each_lane_alone_and_replays_all(visit, server):
     assert max(lengths) > min(lengths) > 0
     page.click("text=Add a lane")
     assert page.locator(".lane").count() == 4
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Lane 4"
 
 
 def test_selected_text_becomes_a_gap_that_a_model_fills(visit, server):

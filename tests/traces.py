@@ -71,7 +71,11 @@ WRONG: dict[str, tuple[Any, str]] = {
     "a prompt that is a list": (of_frames(prompt=["a"]), "prompt"),
     "an option that is an object": (of_frames(decoding={"rule": {}}), "decoding.rule"),
     "an end that is a text": (of_frames(ends=["x"]), "ends[0]"),
-    "a text that grows for ever": (of_frames(*[[edit(0, 0, *[token("a")] * 500)]] * 201), "frames["),
+    "a text that grows beyond all bounds": (of_frames([edit(99_999, 0, token("a"), token("b"))]), "frames[0]"),
+    "more tokens than there can be": (
+        of_frames([edit(0, 0)] * 3) | {"frames": [frame(0, 0, 0, [])] * 100_001},
+        "frames",
+    ),
 }
 
 

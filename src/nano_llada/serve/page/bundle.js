@@ -12,7 +12,7 @@ const joined = (source) => source.replace(/^import .*\n/gm, "").replace(/^export
 const enclosed = (json) => json.replaceAll("<", "\\u003c");
 
 async function source(name) {
-  const answer = await fetch(new URL(name, document.baseURI), { cache: "force-cache" });
+  const answer = await fetch(new URL(name, document.baseURI));
   if (!answer.ok) throw new Error(`${name}: ${answer.status}`);
   return answer.text();
 }

@@ -109,10 +109,16 @@ export class Canvas {
   }
 
   arrange(nodes) {
-    nodes.forEach((node, i) => {
-      if (this.text.childNodes[i] !== node) this.text.insertBefore(node, this.text.childNodes[i] ?? null);
-    });
-    while (this.text.childNodes.length > nodes.length) this.text.lastChild.remove();
+    let next = this.text.firstChild; // walked along, since finding the i-th child takes i steps
+    for (const node of nodes) {
+      if (node === next) next = next.nextSibling;
+      else this.text.insertBefore(node, next);
+    }
+    while (next) {
+      const after = next.nextSibling;
+      next.remove();
+      next = after;
+    }
   }
 
   key(event) {

@@ -67,7 +67,7 @@ class Filling {
   }
 
   runButton(key, run) {
-    return make("button", { type: "button", class: "main", onclick: () => (this.app.running ? this.app.stop() : run()) }, t(this.app.running ? "stop" : key));
+    return make("button", { type: "button", class: "main", "data-idle": key, onclick: () => (this.app.running ? this.app.stop() : run()) }, t(this.app.running ? "stop" : key));
   }
 }
 

@@ -39,7 +39,8 @@ export class Open {
   show(trace) {
     this.trace = trace;
     const player = new Player(trace, { bundled: this.bundled });
-    const about = [trace.model, trace.kind, trace.created.slice(0, 10)].filter(Boolean).join(" · ");
+    const options = Object.entries(trace.decoding).map(([name, value]) => `${name} ${value}`);
+    const about = [trace.model, trace.kind, trace.created.slice(0, 10), ...options].filter(Boolean).join(" · ");
     const head = make("p", { class: "soft" }, about);
     const said = trace.prompt && !trace.before && !trace.after ? make("p", { class: "said" }, trace.prompt) : "";
     this.place.replaceChildren(head, said, player.node);

@@ -41,7 +41,7 @@ export class Race {
     this.draft ??= t("example_1");
     const { field, grow } = composer("prompt", () => this.start(), this.draft);
     field.addEventListener("input", () => (this.draft = field.value));
-    this.start_button = make("button", { type: "button", class: "main", onclick: () => (this.app.running ? this.app.stop() : this.start()) }, t(this.app.running ? "stop" : "start_race"));
+    this.start_button = make("button", { type: "button", class: "main", "data-idle": "start_race", onclick: () => (this.app.running ? this.app.stop() : this.start()) }, t(this.app.running ? "stop" : "start_race"));
     const form = make("form", { class: "composer", onsubmit: (event) => event.preventDefault() }, field, this.start_button);
     this.grid = make("div", { class: "lanes" }, ...this.lanes.map((lane, i) => this.lane(lane, i)));
     const more = this.lanes.length < MOST && this.app.models.length ? make("button", { type: "button", class: "plain", onclick: () => this.add() }, t("add_lane")) : "";
@@ -57,9 +57,9 @@ export class Race {
     const select = make("select", { "aria-label": t("lane", { n: i + 1 }) }, ...all.map((choice, j) => make("option", { value: j, selected: choice.name === lane.choice.name }, choice.name)));
     select.addEventListener("change", () => {
       Object.assign(lane, { choice: all[select.value], player: null, row: null });
-      this.app.show();
+      this.redraw(i);
     });
-    const close = this.lanes.length > 2 ? button(null, t("remove_lane", { n: i + 1 }), () => (this.lanes.splice(i, 1), this.app.show()), { class: "cross" }) : "";
+    const close = this.lanes.length > 2 ? button(null, t("remove_lane", { n: i + 1 }), () => (this.lanes.splice(i, 1), this.redraw(i)), { class: "cross" }) : "";
     const kind = make("p", { class: "soft small" }, kindName(lane.choice.model.kind));
     lane.stage = make("div", { class: "stage" }, lane.player?.node ?? "");
     lane.meter = make("p", { class: "figures" });
@@ -69,7 +69,13 @@ export class Race {
   add() {
     const all = this.choices();
     this.lanes.push({ choice: all[this.lanes.length % all.length], player: null });
+    this.redraw(this.lanes.length - 1);
+  }
+
+  /** With the focus where it was. */
+  redraw(i) {
     this.app.show();
+    this.grid.querySelectorAll("select")[Math.min(i, this.lanes.length - 1)]?.focus();
   }
 
   async start() {

@@ -22,7 +22,7 @@ class App {
     this.running = null; // what stops the request that is under way
     this.stopped = false;
     this.view = "chat";
-    this.bundled = async (trace) => bundle(trace, await this.sources);
+    this.bundled = async (trace) => bundle(trace, await (this.sources ?? sources()));
     this.views = { chat: new Chat(this), race: new Race(this), fill: new Fill(this), templates: new Templates(this), open: new Open(this.bundled) };
   }
 
@@ -32,8 +32,7 @@ class App {
     this.listen();
     this.go();
     await this.load();
-    this.sources = sources();
-    this.sources.catch(() => {}); // told when a replay is saved
+    this.sources = await sources().catch(() => null); // then they are asked for again when a replay is saved
   }
 
   /** Ask the server what it serves. */
@@ -99,8 +98,7 @@ class App {
     const view = this.views[this.view];
     if (this.view === "chat") view.busy();
     else for (const button of document.querySelectorAll("main .toolbar .main, main .composer .main")) {
-      button.dataset.idle ??= button.textContent;
-      button.textContent = this.running ? t("stop") : button.dataset.idle;
+      button.textContent = t(this.running ? "stop" : button.dataset.idle);
     }
   }
 

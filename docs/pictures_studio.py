@@ -38,7 +38,7 @@ class Camera:
     def shoot(self, page: Page, name: str) -> None:
         """Write a picture of at most 150 kB."""
         page.wait_for_timeout(700)
-        picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+        picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(200, dither=Image.Dither.NONE)
         path = OUT / f"studio-{name}.png"
         picture.save(path, optimize=True)
         assert path.stat().st_size <= 150_000, path
@@ -49,6 +49,7 @@ class Camera:
         page = self.page(**options)
         page.locator(".card").first.click()
         page.wait_for_selector("body:not(.busy) .player.done")
+        page.mouse.move(5, 5)
         return page
 
 
@@ -72,7 +73,10 @@ def chat_and_canvas(camera: Camera) -> None:
     dark = camera.answered(color_scheme="dark")
     seek(dark, 15)
     camera.shoot(dark, "dark")
-    camera.shoot(camera.answered(viewport={"width": 390, "height": 780}, device_scale_factor=1), "phone")
+    phone = camera.answered(viewport={"width": 390, "height": 780})
+    seek(phone, 18)
+    phone.mouse.move(5, 5)
+    camera.shoot(phone, "phone")
 
 
 def seek(page: Page, count: int) -> None:

@@ -27,9 +27,11 @@ function lay(brush, words, top) {
       put("", place, 26);
       continue;
     }
-    for (const piece of text.split(/(\n)/)) {
+    for (const piece of text.split(/(\n|\s+)/).filter(Boolean)) {
+      const width = brush.measureText(piece).width;
       if (piece === "\n") [x, y] = [MARGIN, y + LINE];
-      else if (brush.measureText(piece).width <= WIDTH - 2 * MARGIN) piece && put(piece, place, brush.measureText(piece).width);
+      else if (!piece.trim()) x += x > MARGIN ? width : 0;
+      else if (width <= WIDTH - 2 * MARGIN) put(piece, place, width);
       else for (const letter of piece) put(letter, place, brush.measureText(letter).width);
     }
   }

@@ -94,9 +94,8 @@ export function drawPanel(panel, models, model, settings, choose) {
     drawPanel(panel, models, model, settings, choose);
     if (focus) document.getElementById(focus)?.focus();
   };
-  const select = make("select", { id: "model", onchange: () => choose(select.value) }, ...models.map((one) => make("option", { value: one.id, selected: one.id === model?.id }, one.id)));
+  const select = make("select", { id: "model", onchange: () => choose(select.value) }, ...models.map((one) => make("option", { value: one.id, selected: one.id === model.id }, one.id)));
   const picker = make("div", { class: "setting" }, make("label", { for: "model" }, t("model")), select);
-  if (!model) return panel.replaceChildren(make("h2", {}, t("decoding")), picker);
   picker.append(make("small", {}, t("about_model", { kind: kindName(model.kind), size: short(model.parameters) }).replace(/ · $/, "")));
   const presets = presetsOf(model).map(([name, values]) => {
     const apply = () => {

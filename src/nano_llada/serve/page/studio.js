@@ -61,8 +61,8 @@ class App {
       else link.removeAttribute("aria-current");
     document.body.dataset.view = this.view;
     this.views[this.view].draw(at("main"));
-    at("panel").hidden = this.view === "open";
-    drawPanel(at("panel"), this.models, this.model, this.settings, (id) => {
+    at("panel").hidden = this.view === "open" || !this.model;
+    if (this.model) drawPanel(at("panel"), this.models, this.model, this.settings, (id) => {
       this.model = this.models.find((model) => model.id === id);
       this.show();
       at("model").focus();

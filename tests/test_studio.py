@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -397,6 +398,22 @@ def test_a_race_measures_each_lane_alone_and_replays_all(visit, server):
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Lane 4"
 
 
+def test_one_model_races_against_itself_by_its_presets(visit, server):
+    server.models = MODELS[:1]
+    page = visit("race")
+    page.click("text=Start the race")
+    page.wait_for_selector("tbody tr")
+    names = page.locator("tbody th").all_text_contents()
+    assert names == ["story-block · Quality", "story-block · Balanced", "story-block · Fast"]
+    asked = [(body["diffusion"]["threshold"], body["diffusion"]["edit_threshold"]) for _, body in server.requests]
+    assert asked == [(0.7, 0.5), (0.6, 0.25), (0.5, 0)]
+    page.get_by_label("Lane 2", exact=True).locator("select").select_option("story-block")
+    assert page.locator("tbody").count() == 0
+    page.click("text=Start the race")
+    page.wait_for_selector("tbody tr")
+    assert server.requests[-2][1]["diffusion"].keys() == {"frames", "alternatives"}
+
+
 def test_selected_text_becomes_a_gap_that_a_model_fills(visit, server):
     page = visit("fill")
     page.click("text=Fill the gaps")
@@ -654,6 +671,56 @@ def test_a_wrong_key_is_asked_for_and_kept_in_the_tab_alone(visit, server):
     page.wait_for_selector("#model option", state="attached")
     assert ask(page, "a kite")
     assert page.evaluate("JSON.stringify(localStorage)").find("right") < 0
+
+
+# the real server
+
+
+def test_the_page_and_the_real_server_agree(visit, browser):
+    serving = pytest.importorskip("serving", reason="the server needs the extra [serve]")
+    with serving.live(serving.writers()) as live:
+        page = browser.new_context(reduced_motion="reduce").new_page()
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        answer = page.goto(f"{live.url}/")
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        page.wait_for_selector("#model option", state="attached")
+        for kind in ("ar", "canvas", "block", "editing"):
+            page.select_option("#model", kind)
+            page.click("text=New chat") if page.locator(".turn").count() else None
+            player = ask(page, "red ball?")
+            expected = post(f"{live.url}/v1/chat/completions", {"model": kind, "messages": said("red ball?")})
+            assert text_of(player) == expected["choices"][0]["message"]["content"].replace("\ufffd", "◌"), kind
+            passes = int(player.locator(".passes").get_attribute("max")) - 1
+            assert passes == expected["usage"]["forwards"] > 0, kind
+            assert text_of(player)
+            player.locator(".text .token").first.hover()
+            assert player.locator(".bubble li").count() == 4
+        page.goto(f"{live.url}/page/#fill")
+        page.fill("#prompt", "a ⟨2⟩ ball is ⟨3⟩.")
+        page.click(".toolbar .main")
+        page.wait_for_selector(".player.done")
+        filled = post(f"{live.url}/v1/infill", {"model": "canvas", "text": "a ___ ball is ___.", "gaps": [2, 3]})
+        assert text_of(page.locator(".player")) == filled["text"].replace("\ufffd", "◌")
+        page.goto(f"{live.url}/page/#race")
+        page.click("text=Start the race")
+        page.wait_for_selector("tbody tr")
+        assert page.locator("tbody tr").count() == 3
+        page.context.close()
+        assert wrong == []
+
+
+def said(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def post(address: str, body: dict[str, Any]) -> Any:
+    data = json.dumps(body).encode()
+    request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        return json.loads(answer.read())
 
 
 # nothing from outside becomes HTML

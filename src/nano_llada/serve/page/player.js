@@ -63,7 +63,10 @@ export class Player {
     const items = [save("save_json", "json", () => this.saveTrace()), save("save_gif", "gif", () => this.saveGif())];
     if (this.bundled) items.splice(1, 0, save("save_html", "html", () => this.saveReplay()));
     const menu = make("div", { class: "menu" }, ...items);
-    return make("details", { class: "save" }, make("summary", { "aria-label": t("save"), title: t("save") }, icon("save")), menu);
+    const leave = ({ currentTarget: menu, relatedTarget: next }) => {
+      if (next && !menu.contains(next)) menu.open = false;
+    };
+    return make("details", { class: "save", onfocusout: leave }, make("summary", { "aria-label": t("save"), title: t("save") }, icon("save")), menu);
   }
 
   async save(run) {

@@ -5,7 +5,7 @@ import { legend } from "./canvas.js";
 import { composer } from "./chat.js";
 import { button, icon, make } from "./dom.js";
 import { Player } from "./player.js";
-import { kindName } from "./settings.js";
+import { kindName, presetsOf } from "./settings.js";
 import { Replay } from "./trace.js";
 import { t } from "./words.js";
 import { asked, newTrace, write } from "./write.js";
@@ -20,12 +20,18 @@ export class Race {
     this.draft = null;
   }
 
-  /** Every model in every mode that it has. */
+  /** Every model in every mode that it has, as it is set and by every preset. */
   choices() {
     return this.app.models.flatMap((model) => {
       const modes = model.modes.length > 1 && model.options.includes("mode") ? model.modes : [null];
-      return modes.map((mode) => ({ model, mode, name: mode ? `${model.id} · ${mode}` : model.id }));
+      const presets = [null, ...Object.keys(presetsOf(model))];
+      return modes.flatMap((mode) => presets.map((preset) => ({ model, mode, preset })));
     });
+  }
+
+  /** As it is called in the lists and in the table. */
+  name({ model, mode, preset }) {
+    return [model.id, mode, preset && t(preset)].filter(Boolean).join(" · ");
   }
 
   prepare() {
@@ -33,7 +39,9 @@ export class Race {
     if (this.lanes.length || !all.length) return;
     const kinds = ["ar", "block", "tri", "editing", "canvas"];
     const first = kinds.map((kind) => all.find(({ model }) => model.kind === kind)).filter(Boolean);
-    this.lanes = (first.length > 1 ? first : all).slice(0, 3).map((choice) => ({ choice, player: null }));
+    const presets = all.filter((choice) => choice.preset && choice.model === all[0].model && choice.mode === all[0].mode);
+    const lanes = first.length > 1 ? first : presets.length ? presets : all;
+    this.lanes = lanes.slice(0, 3).map((choice) => ({ choice, player: null }));
   }
 
   draw(root) {
@@ -54,7 +62,7 @@ export class Race {
 
   lane(lane, i) {
     const all = this.choices();
-    const select = make("select", { "aria-label": t("lane", { n: i + 1 }) }, ...all.map((choice, j) => make("option", { value: j, selected: choice.name === lane.choice.name }, choice.name)));
+    const select = make("select", { "aria-label": t("lane", { n: i + 1 }) }, ...all.map((choice, j) => make("option", { value: j, selected: this.name(choice) === this.name(lane.choice) }, this.name(choice))));
     select.addEventListener("change", () => {
       Object.assign(lane, { choice: all[select.value], player: null, row: null });
       this.redraw(i);
@@ -86,8 +94,8 @@ export class Race {
     this.results.replaceChildren();
     const seed = Math.floor(Math.random() * 2 ** 31);
     for (const lane of this.lanes) {
-      const { model, mode } = lane.choice;
-      const settings = this.app.settings.fields(model, mode);
+      const { model, mode, preset } = lane.choice;
+      const settings = this.app.settings.fields(model, mode, preset);
       settings.plain.seed = seed;
       lane.player = new Player(newTrace(model, settings, { prompt }), { quiet: true, bare: true });
       Object.assign(lane, { row: null, settings });
@@ -105,7 +113,7 @@ export class Race {
 
   async one(lane, prompt, signal) {
     const { model } = lane.choice;
-    this.app.say(t("race_running", { model: lane.choice.name }));
+    this.app.say(t("race_running", { model: this.name(lane.choice) }));
     lane.stage.parentNode.classList.add("running");
     try {
       const body = asked(model, lane.settings);
@@ -115,7 +123,7 @@ export class Race {
       const { trace } = lane.player;
       const tokens = new Replay(trace.frames, trace.ends).at(trace.frames.length).written;
       const passes = trace.frames.at(-1)?.pass ?? 0;
-      lane.row = { name: lane.choice.name, tokens, passes, seconds: trace.seconds, first };
+      lane.row = { tokens, passes, seconds: trace.seconds, first };
     } finally {
       lane.stage.parentNode.classList.remove("running");
     }
@@ -123,7 +131,7 @@ export class Race {
 
   /** The table, and one clock for all lanes. */
   finish(play = false) {
-    const rows = this.lanes.map(({ row }) => row);
+    const rows = this.lanes.map(({ row, choice }) => ({ ...row, name: this.name(choice) }));
     const best = Math.max(...rows.map((row) => row.tokens / row.seconds));
     const line = (row) => {
       const rate = row.tokens / row.seconds;

@@ -44,10 +44,11 @@ export class Settings {
     for (const other of SLIDERS[name].not ?? []) if (value !== null) delete mine[other];
   }
 
-  /** For a request: `{plain, diffusion}`. */
-  fields(model, mode = null) {
+  /** For a request: `{plain, diffusion}`; with a preset instead of what is set for diffusion. */
+  fields(model, mode = null, preset = null) {
     const out = { plain: {}, diffusion: {} };
     for (const [name, value] of Object.entries(this.of(model))) out[SLIDERS[name].plain ? "plain" : "diffusion"][name] = value;
+    if (preset) out.diffusion = Object.fromEntries(Object.entries(presetsOf(model)[preset]).filter(([, value]) => value !== null));
     if (mode && mode !== model.modes[0]) out.diffusion.mode = mode;
     return out;
   }
@@ -56,9 +57,13 @@ export class Settings {
 const offered = (model) =>
   Object.keys(SLIDERS).filter((name) => SLIDERS[name].plain || (model.options.includes(name) && SLIDERS[name].unlike !== model.kind));
 
-function presetsOf(model) {
-  const known = PRESETS[model.kind] ?? {};
-  return Object.entries(known).filter(([, values]) => Object.keys(values).some((name) => model.options.includes(name)));
+/** The presets of a model, name -> values, of options that it has. */
+export function presetsOf(model) {
+  const known = Object.entries(PRESETS[model.kind] ?? {}).map(([preset, values]) => {
+    const had = Object.entries(values).filter(([name]) => model.options.includes(name));
+    return [preset, Object.fromEntries(had)];
+  });
+  return Object.fromEntries(known.filter(([, values]) => Object.keys(values).length));
 }
 
 /** Whether what is set is exactly a preset. */
@@ -97,14 +102,13 @@ export function drawPanel(panel, models, model, settings, choose) {
   const select = make("select", { id: "model", onchange: () => choose(select.value) }, ...models.map((one) => make("option", { value: one.id, selected: one.id === model.id }, one.id)));
   const picker = make("div", { class: "setting" }, make("label", { for: "model" }, t("model")), select);
   picker.append(make("small", {}, t("about_model", { kind: kindName(model.kind), size: short(model.parameters) }).replace(/ · $/, "")));
-  const presets = presetsOf(model).map(([name, values]) => {
+  const presets = Object.entries(presetsOf(model)).map(([name, values]) => {
     const apply = () => {
       for (const other of Object.keys(SLIDERS)) if (!SLIDERS[other].plain) settings.set(model, other, null);
-      for (const [option, value] of Object.entries(values)) if (model.options.includes(option)) settings.set(model, option, value);
+      for (const [option, value] of Object.entries(values)) settings.set(model, option, value);
       draw(`preset-${name}`);
     };
-    const known = Object.fromEntries(Object.entries(values).filter(([option]) => model.options.includes(option)));
-    return make("button", { type: "button", id: `preset-${name}`, "aria-pressed": String(chosen(model, settings, known)), onclick: apply }, t(name));
+    return make("button", { type: "button", id: `preset-${name}`, "aria-pressed": String(chosen(model, settings, values)), onclick: apply }, t(name));
   });
   const reset = make("button", { type: "button", class: "plain", id: "reset", onclick: () => (settings.values.delete(model.id), draw("model")) }, t("reset"));
   panel.replaceChildren(

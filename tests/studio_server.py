@@ -48,7 +48,13 @@ MODELS = [
         {"threshold": None, "steps": None, "block_length": None},
         ["threshold", "steps", "block_length"],
     ),
-    card("story-tri", "tri", {"k": 4}, ["k", "mode", "block_size", "threshold"], modes=["speculate", "block", "ar"]),
+    card(
+        "story-tri",
+        "tri",
+        {"drafts": 2},
+        ["decode", "drafts", "block_size", "threshold"],
+        modes=["speculative", "ar", "block"],
+    ),
 ]
 
 # what is asked contains -> (answer, what some of its words are at first)
@@ -86,7 +92,7 @@ class Script:
         self.words, self.first, self.rng = tokens_of(answer), first, random.Random(f"{answer}{seed}")
         about = model["nano_llada"]
         self.mode = mode or about["kind"]
-        self.edits = about["kind"] in ("editing", "tri")
+        self.edits = about["kind"] == "editing"
 
     @cached_property
     def ids(self) -> dict[str, int]:
@@ -111,16 +117,21 @@ class Script:
         return round(1 - 0.7 * self.rng.random() ** 7, 3)
 
     def frames(self) -> Iterator[tuple[float, dict[str, Any], str]]:
-        if self.mode == "ar":
-            yield from self.left_to_right()
+        if self.mode in ("ar", "speculative"):
+            yield from self.left_to_right(3 if self.mode == "speculative" else 1)
         else:
             yield from self.in_blocks(len(self.words) + 1 if self.mode == "canvas" else 16)
 
-    def left_to_right(self) -> Iterator[tuple[float, dict[str, Any], str]]:
+    def left_to_right(self, most: int) -> Iterator[tuple[float, dict[str, Any], str]]:
         yield 0, frame(0, 0, 0, []), ""
-        for i, word in enumerate([*self.words, "<end>"]):
-            edit = {"start": i, "removed": 0, "inserted": [self.token(word, self.sure())], "final": True}
-            yield 1, frame(i + 1, i + 1, i + 1, [edit]), "" if word == "<end>" else word
+        words, number, start = [*self.words, "<end>"], 0, 0
+        while start < len(words):
+            number += 1
+            some = words[start : start + self.rng.randint(1, most)]
+            inserted = [self.token(word, self.sure()) for word in some]
+            edit = {"start": start, "removed": 0, "inserted": inserted, "final": True}
+            start += len(some)
+            yield 1, frame(number, start, start, [edit]), "".join(some).replace("<end>", "")
 
     def in_blocks(self, size: int) -> Iterator[tuple[float, dict[str, Any], str]]:
         words = [*self.words, "<end>"]
@@ -263,7 +274,7 @@ class Handler(BaseHTTPRequestHandler):
         answer, first = self.server.answer or next(
             (found for key, found in ANSWERS.items() if key in asked), (OTHER, {})
         )
-        script = Script(answer, first, model, body["diffusion"].get("mode", ""))
+        script = Script(answer, first, model, body["diffusion"].get("decode", model["nano_llada"]["modes"][0]))
         yield {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}
         for wait, now, delta in script.frames():
             time.sleep(wait * self.server.pause)

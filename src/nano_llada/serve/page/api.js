@@ -40,7 +40,7 @@ export async function models() {
   const { data } = await (await request("/v1/models")).json();
   return data.map(({ id, nano_llada: about = {} }) => ({
     id: String(id),
-    kind: about.kind ?? "ar",
+    kind: about.options?.includes("decode") ? "tri" : (about.kind ?? "ar"),
     modes: about.modes ?? [],
     answers: about.answers !== false,
     turns: about.turns !== false,

@@ -5,7 +5,7 @@ import { legend } from "./canvas.js";
 import { composer } from "./chat.js";
 import { button, icon, make } from "./dom.js";
 import { Player } from "./player.js";
-import { kindName, presetsOf } from "./settings.js";
+import { kindName, modesOf, presetsOf } from "./settings.js";
 import { Replay } from "./trace.js";
 import { t } from "./words.js";
 import { asked, newTrace, write } from "./write.js";
@@ -23,22 +23,21 @@ export class Race {
   /** Every model in every mode that it has, as it is set and by every preset. */
   choices() {
     return this.app.models.flatMap((model) => {
-      const modes = model.modes.length > 1 && model.options.includes("mode") ? model.modes : [null];
-      const presets = [null, ...Object.keys(presetsOf(model))];
-      return modes.flatMap((mode) => presets.map((preset) => ({ model, mode, preset })));
+      const modes = modesOf(model).length ? modesOf(model) : [null];
+      return modes.flatMap((mode) => [null, ...Object.keys(presetsOf(model, mode))].map((preset) => ({ model, mode, preset })));
     });
   }
 
   /** As it is called in the lists and in the table. */
   name({ model, mode, preset }) {
-    return [model.id, mode, preset && t(preset)].filter(Boolean).join(" · ");
+    return [model.id, mode && kindName(mode), preset && t(preset)].filter(Boolean).join(" · ");
   }
 
   prepare() {
     const all = this.choices();
     if (this.lanes.length || !all.length) return;
-    const kinds = ["ar", "block", "tri", "editing", "canvas"];
-    const first = kinds.map((kind) => all.find(({ model }) => model.kind === kind)).filter(Boolean);
+    const way = ({ model, mode }) => (mode ?? model.kind).replace("editing", "block");
+    const first = ["ar", "block", "speculative", "canvas"].map((name) => all.find((choice) => way(choice) === name)).filter(Boolean);
     const presets = all.filter((choice) => choice.preset && choice.model === all[0].model && choice.mode === all[0].mode);
     const lanes = first.length > 1 ? first : presets.length ? presets : all;
     this.lanes = lanes.slice(0, 3).map((choice) => ({ choice, player: null }));
@@ -68,7 +67,7 @@ export class Race {
       this.redraw(i);
     });
     const close = this.lanes.length > 2 ? button(null, t("remove_lane", { n: i + 1 }), () => (this.lanes.splice(i, 1), this.redraw(i)), { class: "cross" }) : "";
-    const kind = make("p", { class: "soft small" }, kindName(lane.choice.model.kind));
+    const kind = make("p", { class: "soft small" }, kindName(lane.choice.mode ?? lane.choice.model.kind));
     lane.stage = make("div", { class: "stage" }, lane.player?.node ?? "");
     lane.meter = make("p", { class: "figures" });
     return make("section", { class: "lane", "aria-label": t("lane", { n: i + 1 }) }, make("div", { class: "lane-head" }, select, close), kind, lane.stage, lane.meter);

@@ -6,7 +6,7 @@ import { readFrame } from "./trace.js";
 /** An empty trace of a request to a model. */
 export function newTrace(model, settings, { prompt = "", before = "", after = "" } = {}) {
   const decoding = { ...settings.diffusion, ...settings.plain };
-  const about = { model: model.id, kind: settings.diffusion.mode ?? model.kind, created: new Date().toISOString() };
+  const about = { model: model.id, kind: settings.diffusion.decode ?? model.kind, created: new Date().toISOString() };
   return { ...about, prompt, before, after, text: "", ends: model.ends, seconds: null, decoding, finish: "", frames: [] };
 }
 

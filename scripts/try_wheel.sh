@@ -20,6 +20,8 @@ $run data world --out world --documents 300 --chats 300 --seed 1
 $run pretrain ar --data world/pretrain-train.jsonl --validation world/pretrain-validation.jsonl --name first \
     --steps 20 --batch-size 4 --sequence-length 64 --hidden-size 32 --num-layers 1 --num-heads 2 --cache cache --threads 1
 $run generate runs/first --prompt "Tom has" --max-new-tokens 8
+echo '{"format": "nano-llada-trace", "version": 1, "frames": []}' > empty.trace.json
+$run trace empty.trace.json --html replay.html
 "$place/venv/bin/python" -c "
 import nano_llada
 model = nano_llada.load('runs/first')

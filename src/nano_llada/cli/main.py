@@ -26,6 +26,7 @@ COMMANDS = {
     "chat": "talk to a trained model, and watch a diffusion model write",
     "drafts": "measure how many tokens a tri-mode model should draft in a pass",
     "infill": "fill ___ gaps in a text with a diffusion model",
+    "trace": "show a saved trace pass by pass, or turn it into a page",
     "compare": "compare models: answers, exact match and speed; Markdown and HTML reports",
     "eval": "measure models by suites: likelihood, multiple choice, answers, quality, infilling, speed",
     "report": "one page about evaluations and training runs",

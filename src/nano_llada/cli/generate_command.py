@@ -64,8 +64,9 @@ class Options:
 
 
 SHOWN = {
-    "options": "mode samples stop show_steps json_lines device",
+    "options": "mode samples stop show_steps json_lines device threads",
     **WRITING,
+    "writing": "max_new_tokens temperature top_p seed",
     "what the text must be": "json_schema regex template require ban",
 }
 

@@ -64,7 +64,7 @@ def _propose_alike(logits: Tensor, looks: Sequence[tuple[Row, Sequence[int]]], v
     if config.repetition_penalty != 1.0:
         logits = penalise(logits, _seen(looks, logits.shape[-1]).to(device), config.repetition_penalty, vocab)
     for span, one, places in _guided(looks):
-        logits[span] = _guide(one, places, logits[span], vocab)
+        _guide(one, places, logits[span], vocab)
     best = logits.argmax(-1)
     tokens = best
     if config.temperature:
@@ -95,19 +95,19 @@ def _guided(looks: Sequence[tuple[Row, Sequence[int]]]) -> Iterator[tuple[slice,
         first += len(places)
 
 
-def _guide(row: Row, places: Sequence[int], logits: Tensor, vocab: Vocabulary) -> Tensor:
-    """(n, V) logits of a row under a constraint: left to right, of the tokens that may follow.
+def _guide(row: Row, places: Sequence[int], logits: Tensor, vocab: Vocabulary) -> None:
+    """Left to right, only tokens that may follow keep their logits (n, V), which are changed.
 
     A row with masks may propose anything. What it reads is kept: if that cannot be completed, it chooses from it.
     """
     assert row.guide is not None
     if isinstance(row.config, Autoregressive):
         allowed = torch.from_numpy(row.guide.following(row.tokens)).to(logits.device)
-    else:
-        allowed = torch.ones(row.guide.vocabulary, dtype=torch.bool, device=logits.device)
-        row.guide.reading = LogitReading(row, places, logits[:, : row.guide.vocabulary], vocab)
-    beyond = logits.shape[-1] - len(allowed)  # ids without a token, of a model whose vocabulary is padded
-    return logits.masked_fill(~torch.nn.functional.pad(allowed, (0, beyond)), -torch.inf)
+        allowed = torch.nn.functional.pad(allowed, (0, logits.shape[-1] - len(allowed)))
+        logits.masked_fill_(~allowed, -torch.inf)
+        return
+    row.guide.reading = LogitReading(row, places, logits[:, : row.guide.vocabulary], vocab)
+    logits[:, row.guide.vocabulary :] = -torch.inf  # ids without a token, of a model whose vocabulary is padded
 
 
 class LogitReading:
@@ -120,7 +120,7 @@ class LogitReading:
     def weights(self) -> NDArray[np.float64]:
         """Log-probabilities (n, V). Where tokens are drawn, those of masked places have Gumbel noise, and what top-k,
         top-p or min-p remove is only taken where nothing else is acceptable."""
-        row, logits = self._row, self._logits.double()
+        row, logits = self._row, self._logits
         found = logits.log_softmax(-1)
         if row.config.temperature:
             hidden = torch.tensor([row.masked(place) for place in self.places], device=logits.device)
@@ -128,7 +128,7 @@ class LogitReading:
             drawn = (logits / row.config.temperature).log_softmax(-1) + REMOVED * kept.isneginf()
             drawn += gumbel(logits.shape[-1], [row.rng] * len(self.places)).to(logits.device)
             found = torch.where(hidden[:, None], drawn, found)
-        weights: NDArray[np.float64] = found.cpu().numpy()
+        weights: NDArray[np.float64] = found.double().cpu().numpy()
         return weights
 
     def scores(self, places: Sequence[int], tokens: Sequence[int], possible: NDArray[np.bool_]) -> list[float]:

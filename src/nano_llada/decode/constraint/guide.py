@@ -88,13 +88,14 @@ class Guide:
     def allows(self, tokens: Sequence[int], plan: Mapping[int, int]) -> bool:
         """Whether the text with some tokens in their places can be completed."""
         text = self._text(tokens, plan)
-        begin = next((i for i, token in enumerate(text) if token is None or self._first + i in plan), len(text))
+        begin = min([*plan, self._first + (text.index(None) if None in text else len(text))]) - self._first
         state = self._after([token for token in text[:begin] if token is not None])
-        if state == DEAD:
-            return False
         last = max((i + 1 for i, token in enumerate(text) if token is not None), default=0)
-        states = np.array([state], dtype=np.int32)
         end = len(text) if self._exact else max(last, begin)
+        while begin < end and (token := text[begin]) is not None and state != DEAD:
+            state = self.automaton.step(state, token)
+            begin += 1
+        states = np.array([] if state == DEAD else [state], dtype=np.int32)
         for token in text[begin:end]:
             states = self.automaton.spread(states, token)
         return bool(self.automaton.final(states, None if self._exact else self._count - end).any())

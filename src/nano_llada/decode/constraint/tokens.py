@@ -8,9 +8,9 @@ the members of each label and then one over the edges, which are a few for each 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from nano_llada.decode.constraint.automaton import DEAD, Bools, ByteAutomaton, Ints, distances, spans, too_large
 
 MOST_PAIRS = 50_000_000  # of a state and a token that may follow it
+KEPT_SETS = 2048  # of states, and those that follow them
 _CHUNK = 256  # states whose tokens are found together
 
 Floats = NDArray[np.float64]
@@ -105,6 +106,15 @@ class TokenAutomaton:
 
     def spread(self, states: Ints, token: int | None) -> Ints:
         """The states after a token, or after any one token (None), from any of some states."""
+        return self._spread(states.tobytes(), token)
+
+    @cached_property
+    def _spread(self) -> Callable[[bytes, int | None], Ints]:
+        """`spread`, whose last results are kept: the same few sets come again in every pass."""
+        return lru_cache(KEPT_SETS)(self._spread_from)
+
+    def _spread_from(self, packed: bytes, token: int | None) -> Ints:
+        states = np.frombuffer(packed, dtype=np.int32)
         edges = spans(self.first[states], self.first[states + 1])
         if token is not None:
             edges = edges[self.members[self.label[edges], self.classes[token]]]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nano_llada.api import train as train
     from nano_llada.config.card import ModelCard as ModelCard
     from nano_llada.config.data import DataConfig as DataConfig
+    from nano_llada.config.decoding import Constraint as Constraint
     from nano_llada.config.decoding import DecodingOptions as DecodingOptions
     from nano_llada.config.model import ModelConfig as ModelConfig
     from nano_llada.config.objectives import BlockSizeSchedule as BlockSizeSchedule
@@ -50,6 +51,7 @@ _PLACES = {  # public name -> module
     "TrainedRun": "api",
     "ModelCard": "config.card",
     "DataConfig": "config.data",
+    "Constraint": "config.decoding",
     "DecodingOptions": "config.decoding",
     "ModelConfig": "config.model",
     "BlockSizeSchedule": "config.objectives",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, overload
 
@@ -12,7 +13,7 @@ import torch
 
 from nano_llada.checkpoint.files import Checkpoint, load_checkpoint, model_weights, save_model, write_checkpoint
 from nano_llada.config.card import ModelCard
-from nano_llada.config.decoding import Decoding, DecodingOptions, Diffusion, decoding_for
+from nano_llada.config.decoding import Constraint, Decoding, DecodingOptions, Diffusion, decoding_for
 from nano_llada.config.record import from_plain
 from nano_llada.core.batch import TokenBatch, Vocabulary
 from nano_llada.core.errors import UserError
@@ -20,6 +21,8 @@ from nano_llada.core.own import name_of
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message, Role
 from nano_llada.data.tokenizer import Tokenizer
+from nano_llada.decode.constraint.compile import Compiler
+from nano_llada.decode.constraint.tokens import TokenAutomaton
 from nano_llada.decode.engine import BatchSampler
 from nano_llada.decode.types import Completion, Event, Request, Sampler, StopTest, collect, gather
 from nano_llada.diffusion.suffix import suffix_first
@@ -164,16 +167,34 @@ class LanguageModel:
 
     @overload
     def generate(
-        self, prompt: str, *, chat: bool | None = None, stop: Sequence[str] = (), **options: Any
+        self,
+        prompt: str,
+        *,
+        chat: bool | None = None,
+        stop: Sequence[str] = (),
+        constraint: Constraint | None = None,
+        **options: Any,
     ) -> WrittenText: ...
 
     @overload
     def generate(
-        self, prompt: Sequence[str], *, chat: bool | None = None, stop: Sequence[str] = (), **options: Any
+        self,
+        prompt: Sequence[str],
+        *,
+        chat: bool | None = None,
+        stop: Sequence[str] = (),
+        constraint: Constraint | None = None,
+        **options: Any,
     ) -> list[WrittenText]: ...
 
     def generate(
-        self, prompt: str | Sequence[str], *, chat: bool | None = None, stop: Sequence[str] = (), **options: Any
+        self,
+        prompt: str | Sequence[str],
+        *,
+        chat: bool | None = None,
+        stop: Sequence[str] = (),
+        constraint: Constraint | None = None,
+        **options: Any,
     ) -> WrittenText | list[WrittenText]:
         """Continue a text, or answer it: one prompt gives one text, a list of prompts a list in the same order.
 
@@ -181,29 +202,39 @@ class LanguageModel:
             prompt: text; several are decoded in one batch, which changes none of the texts.
             chat: whether the prompt is a user's message to be answered; default: as the model was trained.
             stop: end a text before any of these.
+            constraint: what every text must be: JSON of a schema, a pattern, a template, with or without some words.
             options: fields of `nano_llada.DecodingOptions`, such as max_new_tokens, temperature or threshold.
 
         Raises:
-            UserError: for options that this model does not have, or a prompt that is empty or too long.
+            UserError: for options that this model does not have, a prompt that is empty or too long, or a constraint
+                that is not supported or has no text of at most max_new_tokens tokens.
         """
         chat = self.card.answers if chat is None else chat
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        texts = list(self.write(prompts, self.decoding(**options), chat=chat, stop=stop))
+        texts = list(self.write(prompts, self.decoding(**options), chat=chat, stop=stop, constraint=constraint))
         return texts[0] if isinstance(prompt, str) else texts
 
-    def chat(self, messages: Prompt, *, stop: Sequence[str] = (), **options: Any) -> WrittenText:
+    def chat(
+        self, messages: Prompt, *, stop: Sequence[str] = (), constraint: Constraint | None = None, **options: Any
+    ) -> WrittenText:
         """Answer a conversation: a text, or messages with `role` (system, user, assistant) and `content`.
 
         Raises:
             UserError: for a conversation without messages, and as `generate` does.
         """
-        steps = self.steps(messages, self.decoding(**options), chat=True, stop=stop)
+        steps = self.steps(messages, self.decoding(**options), chat=True, stop=stop, constraint=constraint)
         (done,) = collect(steps, 1, self.tokenizer.vocab.ends)
         asked = as_messages(messages)[-1].content
         return self._written(asked, done, stop)
 
     def stream(
-        self, prompt: Prompt, *, chat: bool | None = None, stop: Sequence[str] = (), **options: Any
+        self,
+        prompt: Prompt,
+        *,
+        chat: bool | None = None,
+        stop: Sequence[str] = (),
+        constraint: Constraint | None = None,
+        **options: Any,
     ) -> Iterator[list[Event]]:
         """The forward passes of one text, each as a list of what it wrote; see `nano_llada.decode.types`.
 
@@ -211,7 +242,7 @@ class LanguageModel:
             UserError: as `generate` does.
         """
         chat = (self.card.answers or not isinstance(prompt, str)) if chat is None else chat
-        return self.steps(prompt, self.decoding(**options), chat=chat, stop=stop)
+        return self.steps(prompt, self.decoding(**options), chat=chat, stop=stop, constraint=constraint)
 
     def score(self, text: str, *, given: str = "", draws: int = 32, seed: int = 0) -> TextScore:
         """How likely a text is, as the start of a document, or as the continuation of `given`.
@@ -285,11 +316,29 @@ class LanguageModel:
             raise UserError("a conversation can only be answered, not continued as text")
         return tuple(encode_start(self.tokenizer, prompt))
 
+    def automaton(self, constraint: Constraint) -> TokenAutomaton:
+        """What a request's text must be, for an engine; the last ones that were asked for are kept.
+
+        Raises:
+            UserError: for what is not supported in the constraint, by name, or if no text satisfies it.
+        """
+        return self._compiler.compile(constraint)
+
+    @cached_property
+    def _compiler(self) -> Compiler:
+        return Compiler(self.tokenizer.bytes_of_tokens(), self.tokenizer.vocab.ends)
+
     def steps(
-        self, prompt: Prompt, decoding: Decoding, *, chat: bool, stop: Sequence[str] = ()
+        self,
+        prompt: Prompt,
+        decoding: Decoding,
+        *,
+        chat: bool,
+        stop: Sequence[str] = (),
+        constraint: Constraint | None = None,
     ) -> Iterator[list[Event]]:
         """As `stream`, with decoding settings that are complete."""
-        request = Request(self.encode(prompt, chat=chat))
+        request = Request(self.encode(prompt, chat=chat), automaton=self._required(constraint, stop))
         return self._sampler(decoding).stream([request], stop_at(self.tokenizer, stop))
 
     def write(
@@ -300,6 +349,7 @@ class LanguageModel:
         chat: bool,
         samples: int = 1,
         stop: Sequence[str] = (),
+        constraint: Constraint | None = None,
         batch_size: int = 16,
     ) -> Iterator[WrittenText]:
         """As `generate`, with decoding settings that are complete, and `samples` texts for each prompt."""
@@ -308,13 +358,23 @@ class LanguageModel:
         if len(prompts) > 1:  # before anything is written; one alone needs no number, and the sampler refuses it
             refuse_long("prompt", encoded, self.model.config.max_length)
         pairs = zip(prompts, encoded, strict=True)
-        jobs = [(prompt, Request(tokens, seed=i)) for prompt, tokens in pairs for i in range(samples)]
+        automaton = self._required(constraint, stop)
+        jobs = [
+            (prompt, Request(tokens, seed=i, automaton=automaton)) for prompt, tokens in pairs for i in range(samples)
+        ]
         steps = sampler.stream([request for _, request in jobs], stop_at(self.tokenizer, stop))
         done, finished = gather(steps, sampler.ends), dict[int, Completion]()
         for number, (prompt, _) in enumerate(jobs):
             while number not in finished:
                 finished.update([next(done)])
             yield self._written(prompt, finished.pop(number), stop)
+
+    def _required(self, constraint: Constraint | None, stop: Sequence[str]) -> TokenAutomaton | None:
+        if constraint is None:
+            return None
+        if stop:
+            raise UserError("a constraint says where a text ends: leave out stop")
+        return self.automaton(constraint)
 
     def infill(self, text: str, length: int | Sequence[int] = 4, **options: Any) -> str:
         """Fill each ___ of a text.

@@ -7,15 +7,16 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nano_llada.cli import stdin
 from nano_llada.cli.default_model import DEFAULT, model_and_text
 from nano_llada.cli.options import WRITING, parse
 from nano_llada.config.checks import Count, Threads, check_numbers
-from nano_llada.config.decoding import DecodingOptions, decoding_for
+from nano_llada.config.decoding import Constraint, DecodingOptions, decoding_for
 from nano_llada.core.errors import UserError
 from nano_llada.core.terminal import visible
+from nano_llada.core.text import read_text
 
 NO_PROMPT = "no prompt: give one after the run, or lines on standard input"
 
@@ -44,6 +45,18 @@ class Options:
     """Show every forward pass for the first prompt."""
     json_lines: bool = False
     """Print one JSON object per text, with its statistics."""
+    json_object: bool = False
+    """Write a JSON object, at most three objects and lists inside one another."""
+    json_schema: Path | None = None
+    """Write JSON that fits the schema in this file."""
+    regex: str | None = None
+    """Write a text that this regular expression matches as a whole."""
+    template: str | None = None
+    """Write this text with its gaps filled: ___, ___{1,20} (so many characters) or ___(REGEX)."""
+    require: tuple[str, ...] = ()
+    """Words that the text must contain."""
+    ban: tuple[str, ...] = ()
+    """Words that the text must not contain, not even as parts of longer words."""
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
     """How to write."""
 
@@ -51,7 +64,12 @@ class Options:
         check_numbers(self)
 
 
-SHOWN = {"options": "mode samples stop batch_size show_steps json_lines device threads", **WRITING}
+SHOWN = {
+    "options": "mode samples stop show_steps json_lines device threads",
+    **WRITING,
+    "writing": "max_new_tokens temperature top_p seed",
+    "what the text must be": "json_schema regex template require ban",
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -70,6 +88,7 @@ def main(arguments: Sequence[str]) -> int:
     prompts = options.prompt or (() if arriving else tuple(stdin.prompts()))
     if not prompts and not arriving:
         raise UserError(NO_PROMPT)
+    constraint = constraint_of(options)
     from rich.console import Console
 
     from nano_llada.cli.view import watch
@@ -83,7 +102,7 @@ def main(arguments: Sequence[str]) -> int:
     chat = options.mode == "chat" or (options.mode == "auto" and writer.checkpoint.card.answers)
     if options.show_steps:
         console = Console(stderr=options.json_lines)  # standard output is for programs
-        steps = writer.steps(prompts[0], decoding, chat=chat, stop=options.stop)
+        steps = writer.steps(prompts[0], decoding, chat=chat, stop=options.stop, constraint=constraint)
         watched = watch(steps, writer.checkpoint.tokenizer, console)
         (done,) = collect(watched, 1, writer.checkpoint.tokenizer.vocab.ends)
         rate = f"{done.tokens_per_forward:.2f} tokens a pass"
@@ -93,7 +112,13 @@ def main(arguments: Sequence[str]) -> int:
     for batch in some:
         empty = False
         for text in writer.write(
-            batch, decoding, chat=chat, samples=options.samples, stop=options.stop, batch_size=options.batch_size
+            batch,
+            decoding,
+            chat=chat,
+            samples=options.samples,
+            stop=options.stop,
+            constraint=constraint,
+            batch_size=options.batch_size,
         ):
             if options.json_lines:
                 told = vars(text) | {"tokens_per_forward": text.tokens_per_forward}
@@ -104,3 +129,20 @@ def main(arguments: Sequence[str]) -> int:
     if empty:
         raise UserError(NO_PROMPT)
     return 0
+
+
+def constraint_of(options: Options) -> Constraint | None:
+    """What the texts must be; None if nothing is asked for.
+
+    Raises:
+        UserError: for a schema that cannot be read, or an empty word.
+    """
+    schema = None if options.json_schema is None else read_text(options.json_schema, "the JSON schema ")
+    given: dict[str, Any] = {"json_object": options.json_object, "json_schema": schema, "regex": options.regex}
+    given |= {"template": options.template, "require": options.require, "ban": options.ban}
+    if all(value in (None, False, ()) for value in given.values()):
+        return None
+    try:
+        return Constraint(**given)
+    except ValueError as error:
+        raise UserError(f"{options.json_schema}: {error}" if schema is not None else str(error)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
@@ -27,8 +28,9 @@ from nano_llada.core.words import did_you_mean
 
 if TYPE_CHECKING:
     Named = str | type  # what Python code may hand over; a record keeps the name
+    Schema = str | Mapping[str, Any] | bool  # a record keeps the text
 else:
-    Named = str
+    Named = Schema = str
 
 Temperature = Annotated[float, Range(0, 1e6)]
 Strategy = Literal["low_confidence", "random", "margin", "entropy"]
@@ -244,6 +246,49 @@ def _check_rule(record: Diffusion | Block) -> None:
 MODES = {"q": (0.7, 0.5), "s": (0.5, 0.0)}
 
 Decoding = Autoregressive | Speculative | Diffusion | Block
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What a written text must be. Everything that is given holds at once, for every kind of decoding.
+
+    Raises:
+        ValueError: if nothing is given, for an empty word, or a schema that is not JSON.
+    """
+
+    json_object: bool = False
+    """A JSON object, at most three objects and lists inside one another."""
+    json_schema: Schema | None = None
+    """JSON that fits this schema: its text (in Python also as a dictionary). Properties come in the order of the
+    schema, and no others."""
+    regex: str | None = None
+    """A text that this regular expression matches as a whole."""
+    template: str | None = None
+    """A text with ___ at each gap: ___{1,20} for so many characters, ___(REGEX) for what an expression matches."""
+    require: tuple[str, ...] = ()
+    """Words that the text must contain, also as parts of longer words."""
+    ban: tuple[str, ...] = ()
+    """Words that the text must not contain, not even as parts of longer words."""
+
+    def __post_init__(self) -> None:
+        for name in ("require", "ban"):
+            words = getattr(self, name)
+            object.__setattr__(self, name, (words,) if isinstance(words, str) else tuple(words))
+        if "" in (*self.require, *self.ban):
+            raise ValueError("a required or banned word is empty: every text contains it")
+        if all(value in (None, False, ()) for value in vars(self).values()):
+            raise ValueError("a constraint needs a form (json_object, json_schema, regex, template) or words")
+        if self.json_schema is not None:
+            object.__setattr__(self, "json_schema", _schema_text(self.json_schema))
+
+
+def _schema_text(schema: Schema) -> str:
+    """A schema as compact text, its keys in their order."""
+    try:
+        plain = json.loads(schema) if isinstance(schema, str) else schema
+        return json.dumps(plain, ensure_ascii=False, allow_nan=False)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"json_schema is not JSON: {error}") from error
 
 
 @dataclass(frozen=True)

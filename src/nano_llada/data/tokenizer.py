@@ -15,6 +15,7 @@ from nano_llada.core.files import write_json, write_text
 from nano_llada.core.text import printable, read_text
 from nano_llada.data.hostile import checked, unheard
 from nano_llada.data.pieces import LONGEST_TOKEN, PIECE, batches, broken, is_text, may_be_cut
+from nano_llada.data.token_bytes import token_bytes
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -147,6 +148,10 @@ class Tokenizer:
         """Text of ids; special tokens are written out, or left out."""
         text: str = self._backend.decode(list(ids), skip_special_tokens=not specials)
         return text
+
+    def bytes_of_tokens(self) -> tuple[bytes | None, ...]:
+        """By id, what each token adds to a text; None for special tokens. Raises UserError as `token_bytes` does."""
+        return token_bytes(json.loads(self._backend.to_str()), self.vocab.size)
 
     def token(self, index: int) -> str:
         """One token as it reads by itself, e.g. for a terminal view."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nano_llada.config.decoding import Autoregressive, Decoding, Diffusion
 from nano_llada.core.batch import Vocabulary
 from nano_llada.decode.rows import Row, SpeculativeRow
 from nano_llada.decode.speculation import drawn, verified
+
+REMOVED = -1e4  # the weight of a token that a filter removes: nothing else is as unlikely
 
 Proposal = tuple[list[int], list[float]]  # a token for each place, and how sure the model is of it
 
@@ -62,20 +66,82 @@ def _propose_alike(logits: Tensor, looks: Sequence[tuple[Row, Sequence[int]]], v
     early = [row.no_end(place) for row, places in looks for place in places]
     logits = forbid(logits, vocab, no_end=torch.tensor(early, device=device) if any(early) else None)
     if config.repetition_penalty != 1.0:
-        logits = penalise(logits, _seen(looks, vocab.size).to(device), config.repetition_penalty, vocab)
+        logits = penalise(logits, _seen(looks, logits.shape[-1]).to(device), config.repetition_penalty, vocab)
+    for span, one, places in _guided(looks):
+        _guide(one, places, logits[span], vocab)
     best = logits.argmax(-1)
     tokens = best
     if config.temperature:
         hidden = torch.tensor([row.masked(place) for row, places in looks for place in places], device=device)
         streams = [row.rng for row, places in looks for _ in places]
         tokens = torch.where(hidden, choose(logits, config, streams), best)
+    return tokens.tolist(), _scores(row, logits, tokens, best, vocab)
+
+
+def _scores(row: Row, logits: Tensor, tokens: Tensor, best: Tensor, vocab: Vocabulary) -> list[float]:
+    """How sure the model is of tokens (N,), as the options of a row measure it; `best` are the likeliest."""
+    config = row.config
     if row.score is None or isinstance(config, Autoregressive):
-        return tokens.tolist(), []
+        return []
     scores = confidence(logits, tokens if config.certainty == "chosen" else best, row.score)
     if isinstance(config, Diffusion) and config.end_confidence < 1:
-        is_end = torch.isin(tokens, torch.tensor(vocab.ends, device=device))
+        is_end = torch.isin(tokens, torch.tensor(vocab.ends, device=logits.device))
         scores = torch.where(is_end, scores * config.end_confidence, scores)
-    return tokens.tolist(), scores.tolist()
+    return scores.tolist()
+
+
+def _guided(looks: Sequence[tuple[Row, Sequence[int]]]) -> Iterator[tuple[slice, Row, Sequence[int]]]:
+    """Rows under a constraint, with their part of the logits."""
+    first = 0
+    for row, places in looks:
+        if row.guide is not None:
+            yield slice(first, first + len(places)), row, places
+        first += len(places)
+
+
+def _guide(row: Row, places: Sequence[int], logits: Tensor, vocab: Vocabulary) -> None:
+    """Left to right, only tokens that may follow keep their logits (n, V), which are changed.
+
+    A row with masks may propose anything. What it reads is kept: if that cannot be completed, it chooses from it.
+    """
+    assert row.guide is not None
+    if isinstance(row.config, Autoregressive):
+        allowed = torch.from_numpy(row.guide.following(row.tokens)).to(logits.device)
+        allowed = torch.nn.functional.pad(allowed, (0, logits.shape[-1] - len(allowed)))
+        logits.masked_fill_(~allowed, -torch.inf)
+        return
+    row.guide.reading = LogitReading(row, places, logits[:, : row.guide.vocabulary], vocab)
+    logits[:, row.guide.vocabulary :] = -torch.inf  # ids without a token, of a model whose vocabulary is padded
+
+
+class LogitReading:
+    """The logits (n, V) of a pass at some places of a row; see `guide.Reading`."""
+
+    def __init__(self, row: Row, places: Sequence[int], logits: Tensor, vocab: Vocabulary) -> None:
+        self.places = places
+        self._row, self._logits, self._vocab = row, logits, vocab
+
+    def weights(self) -> NDArray[np.float64]:
+        """Log-probabilities (n, V). Where tokens are drawn, those of masked places have Gumbel noise, and what top-k,
+        top-p or min-p remove is only taken where nothing else is acceptable."""
+        row, logits = self._row, self._logits
+        found = logits.log_softmax(-1)
+        if row.config.temperature:
+            hidden = torch.tensor([row.masked(place) for place in self.places], device=logits.device)
+            kept = truncate(logits, row.config)
+            drawn = (logits / row.config.temperature).log_softmax(-1) + REMOVED * kept.isneginf()
+            drawn += gumbel(logits.shape[-1], [row.rng] * len(self.places)).to(logits.device)
+            found = torch.where(hidden[:, None], drawn, found)
+        weights: NDArray[np.float64] = found.double().cpu().numpy()
+        return weights
+
+    def scores(self, places: Sequence[int], tokens: Sequence[int], possible: NDArray[np.bool_]) -> list[float]:
+        """How sure the model is of tokens at some of the places, among the `possible` (n, V) ones."""
+        if not places:
+            return []
+        rows, device = torch.tensor([self.places.index(place) for place in places]), self._logits.device
+        logits = self._logits[rows].masked_fill(~torch.from_numpy(possible).to(device), -torch.inf)
+        return _scores(self._row, logits, torch.tensor(tokens, device=device), logits.argmax(-1), self._vocab)
 
 
 def _speculate(logits: Tensor, row: SpeculativeRow, places: Sequence[int], vocab: Vocabulary) -> Proposal:
@@ -155,9 +221,14 @@ def choose(logits: Tensor, config: Decoding, streams: Sequence[torch.Generator])
     """(N,) tokens: the likeliest, or drawn with Gumbel noise in float64; row i draws from `streams[i]`."""
     if config.temperature == 0:
         return logits.argmax(-1)
-    noise = torch.stack([torch.rand(logits.shape[-1], dtype=torch.float64, generator=rng) for rng in streams])
-    gumbel = -(-noise.clamp_(min=1e-300).log()).log()
-    return (truncate(logits, config).double() + gumbel.to(logits.device)).argmax(-1)
+    noise = gumbel(logits.shape[-1], streams).to(logits.device)
+    return (truncate(logits, config).double() + noise).argmax(-1)
+
+
+def gumbel(size: int, streams: Sequence[torch.Generator]) -> Tensor:
+    """(N, V) float64 Gumbel noise, V being `size`; row i is drawn from `streams[i]`."""
+    noise = torch.stack([torch.rand(size, dtype=torch.float64, generator=rng) for rng in streams])
+    return -(-noise.clamp_(min=1e-300).log()).log()
 
 
 def confidence(logits: Tensor, tokens: Tensor, strategy: str) -> Tensor:

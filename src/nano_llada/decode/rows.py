@@ -6,9 +6,9 @@ hands the proposed tokens to `update`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -16,7 +16,8 @@ from nano_llada.config.decoding import Autoregressive, Block, Decoding, Diffusio
 from nano_llada.core.batch import Vocabulary
 from nano_llada.core.errors import UserError
 from nano_llada.core.random import generator
-from nano_llada.decode.rules import Progress, make_rule, pick
+from nano_llada.decode.constraint.guide import Guide
+from nano_llada.decode.rules import Progress, Rule, make_rule, pick
 from nano_llada.decode.types import Edit, Request
 
 T = TypeVar("T")
@@ -85,6 +86,23 @@ class Window:
         return replace(self, wanted=(), predicted=(), **parts)
 
 
+@dataclass(frozen=True)
+class Proposed:
+    """Tokens for masked places of a row, and how sure the model is of each."""
+
+    places: Sequence[int]
+    tokens: Sequence[int]
+    scores: Sequence[float]
+
+    def picked(self, rule: Rule, progress: Progress) -> dict[int, int]:
+        """What a rule picks of them, by place."""
+        chosen = pick(rule, self.scores, progress) if self.places else []
+        return {self.places[i]: self.tokens[i] for i in chosen}
+
+
+NO_CHANGES: Mapping[int, int] = {}
+
+
 class Row:
     """What all kinds of row share. `update` is called with a proposal for every wanted token of the last window.
 
@@ -96,6 +114,7 @@ class Row:
             prefix does not exist. Then nothing can be computed in advance or reused.
         score: the confidence that `update` needs, None for none.
         finished, ended: whether nothing is left to do, and whether that is because of an end token.
+        guide: keeps the text acceptable; None without a constraint.
     """
 
     grain: int | None = None
@@ -107,6 +126,9 @@ class Row:
         self.rng = generator(config.seed, "decode", request.seed)
         self.held = 0
         self.finished = self.ended = False
+        self.guide: Guide | None = None
+        if request.automaton is not None:
+            self.guide = Guide(request.automaton, vocab.mask, self.first, count, exact=request.fill)
 
     @property
     def size(self) -> int:
@@ -149,6 +171,22 @@ class Row:
         before = None if self.masked(place) else self.tokens[place]
         self.tokens[place] = token
         return Edit(place - self.first, (before,), (token,), final)
+
+    def _unmask(
+        self, rule: Rule, proposed: Proposed, progress: Progress, changes: Mapping[int, int] = NO_CHANGES
+    ) -> dict[int, int]:
+        """What the rule picks of the tokens proposed for masked places, by place, and the changes of written ones.
+
+        Under a constraint, if that would leave no acceptable text: what the rule picks of the best acceptable one.
+        """
+        picked = {**proposed.picked(rule, progress), **changes}
+        if self.guide is None or not picked or self.guide.allows(self.tokens, picked):
+            return picked
+        best = self.guide.best(self.tokens, changes)
+        return {
+            **Proposed(list(best.tokens), list(best.tokens.values()), best.scores).picked(rule, progress),
+            **best.changes,
+        }
 
     def _ends(self) -> bool | None:
         """Whether the text has an end with nothing masked before it; None while something masked comes first."""
@@ -241,8 +279,9 @@ class CanvasRow(Row):
         hidden, plan = self._hidden(), self._quota[self._block]
         # a rule that ignores the plan may take more passes; the plan's last quota then repeats
         quota = plan[min(self._step, len(plan) - 1)]
-        picked = pick(self._rule, scores, Progress(self._step, len(plan), quota, self.rng))
-        edits = [self._write(hidden[i], tokens[i], final=True) for i in picked]
+        proposed = Proposed(hidden, tokens, scores)
+        picked = self._unmask(self._rule, proposed, Progress(self._step, len(plan), quota, self.rng))
+        edits = [self._write(place, token, final=True) for place, token in picked.items()]
         self._step += 1
         self.ended = not self._fill and bool(self._ends())
         while self._block < len(self._blocks) and not self._hidden():
@@ -313,9 +352,8 @@ class BlockRow(Row):
 
     def update(self, tokens: Sequence[int], scores: Sequence[float]) -> list[Edit]:
         """Unmask what the rule picks; open the next block when this one is full."""
-        picked = self._pick(self._wanted(), scores)
-        proposed = dict(zip(self._wanted(), tokens, strict=True))
-        edits = [self._write(place, proposed[place], final=True) for place in picked]
+        picked = self._pick(Proposed(self._wanted(), tokens, scores))
+        edits = [self._write(place, token, final=True) for place, token in picked.items()]
         self.held = self.begin
         return edits + self._proceed()
 
@@ -327,12 +365,10 @@ class BlockRow(Row):
         """Places of the current block that are still masked."""
         return [i for i in range(max(self.begin, self.first), len(self.tokens)) if self.masked(i)]
 
-    def _pick(self, hidden: Sequence[int], scores: Sequence[float]) -> list[int]:
-        if not hidden:
-            return []
-        picked = pick(self._rule, scores, Progress(self._step, self._passes, 1, self.rng))
-        self._step += 1
-        return [hidden[i] for i in picked]
+    def _pick(self, proposed: Proposed, changes: Mapping[int, int] = NO_CHANGES) -> dict[int, int]:
+        picked = self._unmask(self._rule, proposed, Progress(self._step, self._passes, 1, self.rng), changes)
+        self._step += bool(proposed.places)
+        return picked
 
     def _proceed(self) -> list[Edit]:
         """Continue with this block, or open the next one, or be finished."""
@@ -384,9 +420,11 @@ class EditingRow(BlockRow):
         """Unmask and edit in one step, both judged by the text before it."""
         look = {place: (token, score) for place, token, score in zip(self._wanted(), tokens, scores, strict=True)}
         hidden = self._hidden()
-        picked = self._pick(hidden, [look[place][1] for place in hidden])
-        changed = [place for place in look if self._disagrees(place, *look[place])]
-        edits = [self._write(place, look[place][0], final=False) for place in (*picked, *changed)]
+        proposed = Proposed(hidden, [look[place][0] for place in hidden], [look[place][1] for place in hidden])
+        changes = {place: look[place][0] for place in look if self._disagrees(place, *look[place])}
+        written = self._pick(proposed, changes)
+        changed = [place for place in written if not self.masked(place)]
+        edits = [self._write(place, token, final=False) for place, token in written.items()]
         limit = self.config.reread_threshold
         self._certain = {i for i, (token, score) in look.items() if self.tokens[i] == token and score > limit}
         # an earlier block that changed is computed again, and with it everything after it
@@ -532,14 +570,24 @@ def make_row(request: Request, vocab: Vocabulary, config: Decoding, context: int
     """
     if (request.suffix or request.given or request.fill) and not isinstance(config, Diffusion):
         raise UserError(NO_GAPS[type(config)])
+    if request.automaton is not None and config.min_new_tokens:
+        raise UserError("a constraint says where a text may end: leave out min_new_tokens")
     count = check_room(request, context, config.max_new_tokens)
+    row = _row_class(config, request)(request, count, vocab, config)
+    if row.guide is not None:
+        row.guide.check(row.tokens)
+    return row
+
+
+def _row_class(config: Decoding, request: Request) -> Callable[[Request, int, Vocabulary, Any], Row]:
     if isinstance(config, Speculative):
-        return SpeculativeRow(request, count, vocab, config)
+        # drafts know nothing of constraints, and left to right the text is the same
+        return SpeculativeRow if request.automaton is None else AutoregressiveRow
     if isinstance(config, Autoregressive):
-        return AutoregressiveRow(request, count, vocab, config)
+        return AutoregressiveRow
     if isinstance(config, Diffusion):
-        return CanvasRow(request, count, vocab, config)
-    return (EditingRow if config.edits else BlockRow)(request, count, vocab, config)
+        return CanvasRow
+    return EditingRow if config.edits else BlockRow
 
 
 def check_room(request: Request, context: int, default: int) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from nano_llada.config.decoding import Decoding
+from nano_llada.decode.constraint.tokens import TokenAutomaton
 
 FinishReason = Literal["stop", "length", "cancelled", "failed"]
 
@@ -28,6 +29,7 @@ class Request:
     given: tuple[tuple[int, int], ...] = ()
     fill: bool = False  # infilling: every masked place is written; end tokens are not written and end nothing
     decoding: Decoding | None = None  # of this request; default: the engine's
+    automaton: TokenAutomaton | None = None  # what the text after the prompt must be; see `constraint.compile`
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
 LIGHT = [name for name in NAMES if name.startswith(("config/", "cli/", "__init__.py", "core/errors.py", "core/own.py"))]
 # parts of torch that take long to import, or are not there in every build
 OPTIONAL_TORCH = ("torch._functorch", "torch.nn.attention.flex_attention", "torch.utils.tensorboard")
+OPTIONAL_TORCH += ("torch.distributed.",)
 SLOW = {"torch", "transformers", "matplotlib", "datasets", "pyarrow"}
 DRAWS = {"rand", "randn", "randint", "randperm", "multinomial", "bernoulli", "normal", "poisson", "rand_like"}
 DRAWS |= {"randn_like", "randint_like", "uniform_", "normal_", "random_", "bernoulli_", "exponential_", "trunc_normal_"}

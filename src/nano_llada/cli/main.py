@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from nano_llada.core.errors import UserError
+from nano_llada.core.errors import ReportedElsewhere, UserError
 from nano_llada.core.words import nearest
 
 COMMANDS = {
@@ -33,6 +33,9 @@ COMMANDS = {
     "export": "turn an AR checkpoint into a transformers folder",
     "doctor": "what this machine will use, and why",
 }
+
+# those whose work `torchrun` can divide among processes
+SEVERAL = frozenset({"pretrain", "sft", "dpo", "rl", "resume", "recipe", "eval"})
 
 
 def usage() -> str:
@@ -68,9 +71,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(command: str, arguments: Sequence[str]) -> int:
     """The exit status of a command; what a person can correct is printed in one line, without a traceback."""
     try:
+        if command not in SEVERAL and os.environ.get("WORLD_SIZE", "1") != "1":
+            from nano_llada.training.parallel import refuse_several  # imports torch
+
+            refuse_several(command)
         module = importlib.import_module(f"nano_llada.cli.{command}_command")
         status: int = module.main(arguments)
         return status
+    except ReportedElsewhere:
+        return 2
     except UserError as error:
         return _complain(str(error))
     except BrokenPipeError:  # the reader of our output has seen enough

@@ -1,0 +1,72 @@
+"""The training state of a model that several processes hold together: each writes its part, any number reads it.
+
+PyTorch's distributed checkpoints, in safetensors files rather than its own format, which needs a pickle.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+
+from nano_llada.core.errors import UserError
+from nano_llada.core.files import WRITING, writing
+
+FOLDER = "training"  # in a checkpoint, instead of training.safetensors
+
+
+def staging(run: Path, step: int) -> Path:
+    """Where the parts of a checkpoint are written before it has a name; `core.files.sweep` knows it as unfinished."""
+    return run / f".step-{step:06d}.shards{WRITING}"
+
+
+def fresh(folder: Path) -> None:
+    """Make a folder for the parts of a checkpoint. Raises UserError if it cannot be made."""
+    with writing(f"the checkpoint in {folder.parent}", "earlier checkpoints are untouched"):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+
+
+def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Every process of the group calls this with its parts of the same tensors. The folder exists.
+
+    Raises:
+        UserError: in all of them, if one cannot write.
+    """
+    # a second to import, and most runs do without
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    try:
+        save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    except CheckpointException as error:
+        raise UserError(f"cannot write the training state to {folder}: {_reasons(error)}") from error
+
+
+def read_shards(folder: Path, into: Mapping[str, Tensor]) -> None:
+    """Fill tensors, or this process's parts of them, with what was saved under their names.
+
+    In a group every process calls this; the number that wrote the folder does not matter.
+
+    Raises:
+        UserError: for files that are missing or damaged, names that are not there, or other shapes.
+    """
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    try:
+        load(dict(into), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=not dist.is_initialized())
+    except (CheckpointException, RuntimeError, ValueError, KeyError, OSError) as error:
+        raise UserError(f"{folder} cannot be read: {_reasons(error)}") from error
+
+
+def _reasons(error: Any) -> str:
+    """The first line of each process's error."""
+    failures = getattr(error, "failures", None) or {0: (error, None)}
+    return "; ".join(sorted({str(one[0]).strip().split("\n")[0][:200] for one in failures.values()}))

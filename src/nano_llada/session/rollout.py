@@ -68,6 +68,11 @@ class RolloutBatches:
         self._drawn: tuple[int, PolicyBatch] | None = None
         self.rows_per_epoch = len(questions) * self.rollouts.group_size * self.rollouts.reuse
 
+    @property
+    def model(self) -> Transformer:
+        """The model as one that can write; where several processes hold parts of it, made anew at every call."""
+        return self._usable()
+
     def batch(self, step: int) -> PolicyBatch:
         """The answers for an optimizer step, drawn now or for an earlier step that they are reused from."""
         number = step // self.rollouts.reuse
@@ -94,7 +99,7 @@ class RolloutBatches:
             Request(self.questions[question].tokens, seed=derive_seed(self.seed, "rollout", number, i))
             for i, question in enumerate(asked)
         ]
-        model = self._usable().eval()
+        model = self.model.eval()
         sampler = make_sampler(model, self.tokenizer.vocab, self._decoding())
         done = parallel.in_shares(requests, lambda mine: collect(sampler.stream(mine), len(mine), sampler.ends))
         texts = [self.tokenizer.decode(completion.tokens, specials=False) for completion in done]

@@ -7,8 +7,9 @@ process, where nothing is sent: `my_rows` is all rows, `summed` gives back what 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -94,9 +95,19 @@ def joined(device: str) -> Iterator[None]:
         raise UserError(f"{started_as()} processes did not find each other: {_gist(error)}; use torchrun") from error
     try:
         with contextlib.ExitStack() as quiet:
+            quiet.enter_context(lost_explained())
             if not first():
                 quiet.enter_context(contextlib.redirect_stdout(quiet.enter_context(_nowhere())))
             yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def lost_explained() -> Iterator[None]:
+    """What PyTorch raises in a message to a process that died becomes a UserError."""
+    try:
+        yield
     except (RuntimeError, dist.DistBackendError) as error:
         if not any(word in str(error).lower() for word in LOST):
             raise
@@ -105,8 +116,6 @@ def joined(device: str) -> Iterator[None]:
             "above or in its own log. What was saved is intact: continue with "
             "`torchrun ... -m nano_llada resume RUN`"
         ) from error
-    finally:
-        dist.destroy_process_group()
 
 
 def _nowhere() -> Any:
@@ -178,16 +187,19 @@ def everyones(value: T) -> list[T]:
     return found
 
 
-def shared_out(jobs: Sequence[T], work: Callable[[T], R]) -> list[R]:
-    """What `work` gives for each job, in their order; process r does jobs r, r + size, ... and everybody gets all.
+def shared_out(jobs: Iterable[T], work: Callable[[T], R]) -> Iterator[tuple[T, R]]:
+    """Each job with what `work` gives for it, in their order; process r does jobs r, r + size and so on.
+
+    What `work` gives is sent to all processes: plain values, or tensors on the CPU.
 
     Raises:
         ReportedElsewhere: where another process fails; that one raises what was wrong.
     """
-    with _together():
-        done = [work(job) for job in jobs[rank() :: size()]]
-    shares = everyones(done)
-    return [shares[number % size()][number // size()] for number in range(len(jobs))]
+    waiting = iter(jobs)
+    while some := list(itertools.islice(waiting, size())):
+        with _together():
+            done = [work(job) for job in some[rank() : rank() + 1]]
+        yield from zip(some, itertools.chain.from_iterable(everyones(done)), strict=True)
 
 
 def in_shares(things: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:

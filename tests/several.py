@@ -27,6 +27,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import Tensor
 
+from nano_llada.checkpoint.distributed import ShardWriter, fresh, read_shards
 from nano_llada.config.objectives import BlockSizeSchedule, Denoising, ExactScore, Policy, Rollouts, TokenEditing
 from nano_llada.config.run import RunConfig
 from nano_llada.core import device
@@ -173,6 +174,19 @@ def stopped(scene: Scene) -> None:
         execute(scene.config("ar", "stopped", parallel="fsdp"))
 
 
+def changed_while_written(scene: Scene) -> bool:
+    """Whether what is written is what the tensors held when writing began."""
+    folder = scene.place.root / "written"
+    parallel.on_first(lambda: fresh(folder))
+    writer, tensor = ShardWriter(), torch.arange(2.0e6)
+    writer.start(folder, {"x": tensor})
+    tensor.zero_()
+    writer.wait()
+    read = torch.empty(2_000_000)
+    read_shards(folder, {"x": read})
+    return bool((read == torch.arange(2.0e6)).all())
+
+
 def died(scene: Scene) -> None:
     """The last process dies."""
     with at_step(3, lambda: os._exit(9) if parallel.rank() == parallel.size() - 1 else None):
@@ -201,10 +215,11 @@ def tasks(scene: Scene) -> dict[str, Task]:
     for how in HOW:
         found[f"one to {how}"] = lambda s, h=how: train(s.config("ar", f"one-{h}", parallel=h), resume=True)
     found["fsdp to ddp"] = lambda s: train(s.config("ar", "fsdp-ddp", parallel="ddp"), resume=True)
-    found["exists"] = lambda s: execute(s.config("full", "ddp"))
-    found["uneven"] = lambda s: execute(s.config("full", "uneven", batch_size=parallel.size() + 1))
-    found["not a number"] = lambda s: execute(s.config("full", "nan", learning_rate=1e30, clip_norm=0.0))
+    found["exists"] = lambda s: train(s.config("full", "ddp"))
+    found["uneven"] = lambda s: train(s.config("full", "uneven", batch_size=parallel.size() + 1))
+    found["not a number"] = lambda s: train(s.config("full", "nan", learning_rate=1e30, clip_norm=0.0))
     found["stopped"] = stopped
+    found["written"] = changed_while_written
     found["evaluated"] = lambda s: evaluate(s, "evaluated-shared")
     found["died"] = died
     return found
@@ -222,7 +237,7 @@ def member(rank: int, size: int, port: int, scene: Scene) -> None:
             if name == "fsdp to ddp":
                 parallel.on_first(lambda: scene.cut("ar", "fsdp", "fsdp-ddp"))
             try:
-                result: Any = {"done": task(scene) if name.split()[0] in {*RUNS, "one", "fsdp"} else task(scene) and 0}
+                result: Any = {"done": task(scene)}
             except Exception as error:
                 with contextlib.suppress(Exception):
                     error = _as_told(error)

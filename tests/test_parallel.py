@@ -80,6 +80,11 @@ def test_divided_state_is_in_parts_and_the_weights_are_one_file(group):
         assert all(torch.allclose(weights[name], one[name], atol=1e-4) for name in one)
 
 
+def test_training_goes_on_while_a_checkpoint_is_written(group):
+    assert group.result("written", 0) == {"done": True}
+    assert not list((group.root / "fsdp" / "ar").glob(".step*"))
+
+
 def test_only_the_first_process_shows_anything(group):
     shown = [(group.root / "results" / f"out-{rank}.txt").read_text(encoding="utf-8") for rank in (0, 1)]
     assert "finished at step" in shown[0]

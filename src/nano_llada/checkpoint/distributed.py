@@ -6,7 +6,10 @@ PyTorch's distributed checkpoints, in safetensors files rather than its own form
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +34,51 @@ def fresh(folder: Path) -> None:
         folder.mkdir()
 
 
-def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Every process of the group calls this with its parts of the same tensors. The folder exists.
+@dataclass
+class ShardWriter:
+    """Writes the parts of one checkpoint at a time, in every process of a group, while training goes on.
 
-    Raises:
-        UserError: in all of them, if one cannot write.
+    The tensors are copied when writing starts. A thread then writes them and talks to the other processes through a
+    group of its own, which training does not use.
     """
-    # a second to import, and most runs do without
-    from torch.distributed.checkpoint.api import CheckpointException
-    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
-    from torch.distributed.checkpoint.state_dict_saver import save
 
-    try:
-        save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
-    except CheckpointException as error:
-        raise UserError(f"cannot write the training state to {folder}: {_reasons(error)}") from error
+    _group: Any = None
+    _writing: Future[Any] | None = None
+    _folder: Path = Path()
+
+    def start(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
+        """Begin to write into a folder that exists; every process calls this with its parts of the same tensors."""
+        # a second to import, and most runs do without
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+        from torch.distributed.checkpoint.state_dict_saver import async_save
+
+        if self._group is None:
+            self._group = dist.new_group(backend="gloo")
+        writer: Any = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        self._folder = folder
+        self._writing = async_save(dict(tensors), storage_writer=writer, process_group=self._group)  # type: ignore[assignment]
+
+    @property
+    def done(self) -> bool:
+        """Whether all processes have written; known by the first of them."""
+        return self._writing is not None and self._writing.done()
+
+    def wait(self) -> None:
+        """Return when all have written, or if nothing is being written.
+
+        Raises:
+            UserError: in all of them, if one could not write.
+        """
+        from torch.distributed.checkpoint.api import CheckpointException
+
+        if self._writing is None:
+            return
+        try:
+            self._writing.result()
+        except (CheckpointException, OSError) as error:
+            raise UserError(f"cannot write the training state to {self._folder}: {_reasons(error)}") from error
+        finally:
+            self._writing = None
 
 
 def read_shards(folder: Path, into: Mapping[str, Tensor]) -> None:
@@ -60,8 +93,11 @@ def read_shards(folder: Path, into: Mapping[str, Tensor]) -> None:
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.state_dict_loader import load
 
+    alone = not dist.is_initialized()
     try:
-        load(dict(into), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=not dist.is_initialized())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # we know
+            load(dict(into), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=alone)
     except (CheckpointException, RuntimeError, ValueError, KeyError, OSError) as error:
         raise UserError(f"{folder} cannot be read: {_reasons(error)}") from error
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from nano_llada.checkpoint.distributed import fresh, staging, write_shards
+from nano_llada.checkpoint.distributed import ShardWriter, fresh, staging
 from nano_llada.checkpoint.files import read_description, save_model, unusable
 from nano_llada.checkpoint.manager import RunCheckpoints, TrainingState
 from nano_llada.checkpoint.merge import best_checkpoints, merge_checkpoints
+from nano_llada.config.card import ModelCard
 from nano_llada.config.outcome import Ending, Outcome, State
 from nano_llada.config.run import RunConfig
 from nano_llada.core import device as hardware
@@ -40,6 +41,15 @@ def _progress(values: Mapping[str, float]) -> str:
     if "block_size" in values:
         told.append(f"blocks of {values['block_size']:.0f}")
     return "  ".join(told)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What is said of a checkpoint beside its tensors."""
+
+    step: int
+    card: ModelCard
+    loss: float | None  # of validation, where it was measured at this step
 
 
 class RunObserver:
@@ -67,6 +77,8 @@ class RunObserver:
         self._validation: tuple[int, float] = (-1, 0.0)
         self._window: list[StepReport] = []
         self._stop_signal: int | None = None
+        self._shards = ShardWriter()
+        self._unnamed: Callable[[], object] | None = None  # names the checkpoint that is being written
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -128,6 +140,7 @@ class RunObserver:
             UserError: if the run folder was deleted, or cannot be written.
         """
         self._check_lock()
+        self._name_if_written()
         self._window.append(report)
         config = self.config
         if report.step % config.train.log_every == 0 or report.step == self.log.total_steps:
@@ -166,13 +179,17 @@ class RunObserver:
             UserError: if it cannot be written, or the weights are not finite; earlier checkpoints stay.
         """
         self._check_lock()
+        self._complete_save()
         layout = self.trainer.layout
         with self.trainer.averaged():
             weights = layout.weights()
             tensors, plain = self.trainer.state()
             parallel.on_first(lambda: self._check_weights(step, weights))
-            shards = self._shards(step, tensors) if layout.divided else None
-            parallel.on_first(lambda: self._write(step, weights, (tensors, plain), shards))
+            state = (tensors, {**plain, "window": [asdict(report) for report in self._window]})
+            if layout.divided:
+                self._start_save(step, weights, state)
+            else:
+                parallel.on_first(lambda: self._write(self._checkpoint(step), weights, state, None))
 
     def _check_weights(self, step: int, weights: Mapping[str, Tensor]) -> None:
         for problem in unusable(weights):
@@ -180,24 +197,40 @@ class RunObserver:
                 f"step {step} is not saved: {problem}; start again with a lower --learning-rate, as another --name"
             )
 
-    def _shards(self, step: int, tensors: Mapping[str, Tensor]) -> Path:
-        """Every process writes its part of the training state."""
-        folder = staging(self.config.folder, step)
+    def _start_save(self, step: int, weights: Mapping[str, Tensor], state: TrainingState) -> None:
+        """Every process begins to write its part of the training state; the checkpoint has no name until all have."""
+        folder, made = staging(self.config.folder, step), self._checkpoint(step)
         parallel.on_first(lambda: fresh(folder))
-        write_shards(folder, tensors)
-        return folder
+        self._shards.start(folder, state[0])
+        self._unnamed = lambda: self._write(made, weights, ({}, state[1]), folder)
 
-    def _write(self, step: int, weights: Mapping[str, Tensor], state: TrainingState, shards: Path | None) -> None:
-        """Give a checkpoint its name, with everything in it."""
-        loss = self._validation[1] if self._validation[0] == step else None
+    def _complete_save(self) -> None:
+        """Wait for the checkpoint that is being written, if there is one, and give it its name."""
+        if (name := self._unnamed) is not None:
+            self._unnamed = None
+            self._shards.wait()
+            parallel.on_first(name)
+
+    def _name_if_written(self) -> None:
+        """In the first process, which alone has something left to do: the same without waiting."""
+        if parallel.first() and self._unnamed is not None and self._shards.done:
+            name = self._unnamed
+            self._shards.wait()
+            name()
+            self._unnamed = lambda: None  # the others will ask
+
+    def _checkpoint(self, step: int) -> _Made:
+        """What is said of a checkpoint: as it is now, whenever it is written."""
         card = replace(self.config.card(step, self.trainer.tokens), turns=self.turns)
+        return _Made(step, card, self._validation[1] if self._validation[0] == step else None)
+
+    def _write(self, made: _Made, weights: Mapping[str, Tensor], state: TrainingState, shards: Path | None) -> None:
+        """Give a checkpoint its name, with everything in it."""
 
         def write_model(folder: Path) -> None:
-            save_model(folder, weights, self.model.config, self.tokenizer, card)
+            save_model(folder, weights, self.model.config, self.tokenizer, made.card)
 
-        tensors, plain = state
-        window = [asdict(report) for report in self._window]
-        self.checkpoints.save(step, write_model, (tensors, {**plain, "window": window}), loss, shards)
+        self.checkpoints.save(made.step, write_model, state, made.loss, shards)
 
     def usable_model(self) -> Transformer:
         """The model as one that can write: where several processes hold parts of it, a whole copy in each."""
@@ -234,6 +267,7 @@ class RunObserver:
     def finish(self, ending: Ending) -> None:
         """The plot, the last samples, the merged model, and how the run ended."""
         step, total = self.trainer.step, self.log.total_steps
+        self._complete_save()
         parallel.on_first(self._plot)
         if ending == "interrupted":
             self.record(ending)

@@ -27,7 +27,8 @@ R = TypeVar("R")
 Shape = tuple[int, int]
 
 PATIENCE = timedelta(minutes=30)  # the first process may tokenise, or write samples, while the others wait
-LOST = ("connection closed", "connection reset", "broken pipe", "timed out waiting", "nccl", "gloo", "recvvalue")
+# what PyTorch says, somewhere in its errors, when a message finds nobody
+LOST = ("connection closed", "connection reset", "connection refused", "broken pipe", "timed out", "nccl", "gloo")
 
 
 # Processes
@@ -109,10 +110,11 @@ def lost_explained() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, dist.DistBackendError) as error:
-        if not any(word in str(error).lower() for word in LOST):
+        how = next((words for words in LOST if words in str(error).lower()), None)
+        if how is None:
             raise
         raise UserError(
-            f"process {rank()} of {size()} ended because another one did ({_gist(error)}); what that one said is "
+            f"process {rank()} of {size()} ended because another one did ({how}); what that one said is "
             "above or in its own log. What was saved is intact: continue with "
             "`torchrun ... -m nano_llada resume RUN`"
         ) from error

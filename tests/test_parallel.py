@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import several
 from nano_llada.checkpoint.files import step_folders
 from nano_llada.config.processes import Processes
 from nano_llada.session.outcome import read_outcome
+from nano_llada.session.run import execute
 from nano_llada.training import parallel
 from several import HOW, RUNS, Scene
 from tiny import read_lines
@@ -78,6 +80,21 @@ def test_divided_state_is_in_parts_and_the_weights_are_one_file(group):
         weights = load_file(newest / "model.safetensors")
         assert weights.keys() == one.keys()
         assert all(torch.allclose(weights[name], one[name], atol=1e-4) for name in one)
+
+
+def test_a_flipped_bit_in_one_part_is_noticed_and_the_checkpoint_before_is_used(group):
+    config = group.scene.config("ar", "flipped")
+    shutil.copytree(group.root / "fsdp" / "ar", config.folder)
+    part = step_folders(config.folder)[-1] / "training" / "shard-00002-model-00001-of-00001.safetensors"
+    data = bytearray(part.read_bytes())
+    data[-5] ^= 1
+    part.write_bytes(data)
+    with several.unmeasured():
+        assert execute(config, resume=True).state == "finished"
+    notes = (config.folder / "log.txt").read_text(encoding="utf-8")
+    assert f"{part} does not match its checksum" in notes
+    assert f"resuming from step-{STEPS // 2:06d}: the damaged one is now step-{STEPS:06d}.damaged" in notes
+    assert several.furthest(group.root / "one" / "ar", config.folder) < 1e-5
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(group):

@@ -20,6 +20,7 @@ COMMANDS = {
     "dpo": "align with preferences (DPO): dpo ar, or dpo diffusion",
     "rl": "train on the model's own answers with verifiable rewards: rl ar (GRPO), or rl diffusion (EBPO)",
     "resume": "continue an interrupted run, or train a finished one further",
+    "plan": "memory, speed and time of a run before it is started, here and on GPUs: plan pretrain ar",
     "recipe": "run a whole pipeline that a recipe file describes",
     "generate": "continue or answer prompts with a trained model",
     "chat": "talk to a trained model, and watch a diffusion model write",

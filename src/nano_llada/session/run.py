@@ -35,6 +35,7 @@ from nano_llada.session.inputs import check_inputs
 from nano_llada.session.lock import RunLock
 from nano_llada.session.observer import RunObserver
 from nano_llada.session.outcome import read_outcome
+from nano_llada.session.plan import warning
 from nano_llada.training import parallel
 from nano_llada.training.trainer import StepBatches, Trainer
 
@@ -83,6 +84,7 @@ def _execute(config: RunConfig, *, resume: bool) -> Outcome:
         with removed_if_it_fails(config.folder, bool(new)):
             notes = parallel.on_first(lambda: _prepare(config, tokenizer, start, resume=resume)) or []
             trainer, observer = assemble(config, machine, tokenizer, start, resume=resume, lock=lock)
+            notes += warning(config, observer.model.config, machine, parallel.size())
         _train(config, trainer, observer, tokenizer, [*notes, *observer.checkpoints.notes], started)
     outcome = parallel.agreed(lambda: read_outcome(config.folder))
     assert outcome is not None  # the observer wrote it

@@ -283,7 +283,8 @@ def test_resume_gives_back_weights_state_and_losses(tmp_path, tokenizer):
     leftover.mkdir()
     again = RunCheckpoints(tmp_path, 2, 1)
     model = small_model(tokenizer, seed=9)
-    tensors, plain = again.resume(model)
+    saved = again.resume(model)
+    tensors, plain = saved.tensors, saved.plain
     assert plain == {"step": 6}
     assert torch.equal(tensors["moment"], torch.tensor([6]))
     assert torch.equal(model.norm.weight, torch.full((32,), 6.0))

@@ -70,7 +70,7 @@ def make(random_model, tokenizer, tmp_path):
         questions = questions_of(rows, tokenizer, tmp_path)
         (tmp_path / folder).mkdir(exist_ok=True)
         return RolloutBatches(
-            random_model if model is None else model,
+            lambda: random_model if model is None else model,
             tokenizer,
             objective,
             questions,

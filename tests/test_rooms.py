@@ -20,6 +20,7 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
 LIGHT_ROOMS = ("config/", "cli/", "__init__.py", "core/errors.py", "core/own.py", "core/waiting.py")
 LIGHT = [name for name in NAMES if name.startswith(LIGHT_ROOMS)]
 OPTIONAL_TORCH = ("torch.utils.tensorboard",)  # needs the package `tensorboard`, an extra of ours
+OPTIONAL_TORCH += ("torch.distributed.",)  # not in every build of torch
 SLOW = {"torch", "transformers", "matplotlib", "datasets", "pyarrow"}
 DRAWS = {"rand", "randn", "randint", "randperm", "multinomial", "bernoulli", "normal", "poisson", "rand_like"}
 DRAWS |= {"randn_like", "randint_like", "uniform_", "normal_", "random_", "bernoulli_", "exponential_", "trunc_normal_"}

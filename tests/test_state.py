@@ -243,15 +243,18 @@ def test_a_run_folder_that_is_deleted_while_it_trains_ends_the_run_at_once(place
     assert not back or list(config.folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("size", ["2", "16"])
-def test_several_processes_of_torchrun_are_refused_before_anything_is_written(place, monkeypatch, size):
-    monkeypatch.setenv("WORLD_SIZE", size)
-    config = tiny_run(place, name="x")
-    for call in (lambda: execute(config), lambda: complete([config])):
-        assert f"WORLD_SIZE is {size}: this was started as {size} processes" in complaint(call)
+@pytest.mark.parametrize("command", ["demo", "generate", "export"])
+def test_several_processes_of_torchrun_are_refused_where_the_work_cannot_be_shared(place, monkeypatch, capsys, command):
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    assert run_cli([command, place.runs / "x"]) == 2
+    said = capsys.readouterr().err
+    assert f"this was started as 16 processes, and each of them would do the same work: {command} uses one" in said
     assert not place.runs.exists()
+
+
+def test_one_process_of_torchrun_is_one_process(place, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert execute(config).state == "finished"
+    assert execute(tiny_run(place, name="x")).state == "finished"
 
 
 # How a run ended

@@ -17,7 +17,7 @@ from nano_llada.session.run import execute
 NAMES, COLOURS, THINGS = ("Tom", "Amy", "Bob", "Eve"), ("red", "blue", "green"), ("ball", "cat", "hat", "kite")
 TOLD = ("汤姆有一个红色的球。", "艾米有一只蓝色的猫。", "鲍勃有一顶绿色的帽子。")
 SHAPE = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 64, "max_length": 256}
-PARTS = ("objective", "model", "data", "train")
+PARTS = ("objective", "model", "data", "train", "processes")
 OPTIONS: dict[str, Any] = {
     "sequence_length": 64,
     "validation_share": 0.1,

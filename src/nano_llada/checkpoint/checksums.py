@@ -62,8 +62,9 @@ def check_readable(path: Path) -> None:
 
 
 def write_checksums(folder: Path) -> None:
-    """Add checksums.json to a folder of files. Raises OSError."""
-    sums = {path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != FILE}
+    """Add checksums.json to a folder of files and folders. Raises OSError."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / FILE]
+    sums = {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
     write_json(folder / FILE, sums)
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nano_llada.checkpoint.checksums import DamagedCheckpoint, check_checksums, read_json
+from nano_llada.checkpoint.distributed import FOLDER
 from nano_llada.checkpoint.files import (
     BEST,
     PROGRESS,
@@ -30,7 +31,17 @@ from nano_llada.core.errors import UserError
 from nano_llada.core.files import remove_folder, sweep, write_json, writing
 from nano_llada.model.transformer import Transformer
 
-State = tuple[Mapping[str, Tensor], Mapping[str, Any]]
+TrainingState = tuple[Mapping[str, Tensor], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class SavedTraining:
+    """What a checkpoint holds for a resumed run beside the weights."""
+
+    folder: Path
+    plain: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]  # none if they are divided
+    shards: Path | None  # the folder of divided ones
 
 
 @dataclass(frozen=True)
@@ -51,8 +62,19 @@ class RunCheckpoints:
     losses: dict[str, float] = field(default_factory=dict)  # checkpoint -> validation loss, where measured
     notes: list[str] = field(default_factory=list)  # what has to be said about damaged checkpoints
 
-    def save(self, step: int, write_model: Callable[[Path], None], state: State, loss: float | None) -> Path:
+    def save(
+        self,
+        step: int,
+        write_model: Callable[[Path], None],
+        state: TrainingState,
+        loss: float | None,
+        shards: Path | None = None,
+    ) -> Path:
         """Write a checkpoint and drop those that need not be kept.
+
+        Args:
+            shards: a folder beside the checkpoints with the tensors of the state, which several processes have written
+                already; it becomes part of the checkpoint.
 
         Raises:
             UserError: if it cannot be written; what was there before stays.
@@ -64,7 +86,10 @@ class RunCheckpoints:
 
         def fill(hidden: Path) -> None:
             write_model(hidden)
-            save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, hidden / TRAINING)
+            if shards is None:
+                save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, hidden / TRAINING)
+            else:
+                shards.replace(hidden / FOLDER)
             losses = self.losses | ({folder.name: loss} if loss is not None else {})
             progress = dict(plain) | {"validation_losses": losses}
             write_json(hidden / PROGRESS, progress)
@@ -121,7 +146,7 @@ class RunCheckpoints:
         folders = step_folders(self.run)
         return step_of(folders[-1]) if folders else 0
 
-    def resume(self, model: Transformer) -> State:
+    def resume(self, model: Transformer) -> SavedTraining:
         """Load the newest checkpoint's weights into the model; gives the rest of the training state.
 
         A damaged one is put aside as `step-N.damaged`, with a note in `notes`, where there is an earlier one.
@@ -135,16 +160,16 @@ class RunCheckpoints:
                 raise UserError(f"no checkpoint in {self.run}: there is no step-N folder")
             folder = folders.pop()
             try:
-                tensors, plain = _read_state(folder, model)
+                check_checksums(folder)
+                saved, losses = read_saved(folder, model)
                 break
             except DamagedCheckpoint as error:
                 if not folders:
                     raise
                 self.notes.append(f"{error}; resuming from {folders[-1].name}: {_put_aside(folder)}")
-        losses = plain.pop("validation_losses")
         self.losses = {name: loss for name, loss in losses.items() if math.isfinite(loss)}
         self.tidy()
-        return tensors, plain
+        return saved
 
 
 def _put_aside(folder: Path) -> str:
@@ -157,22 +182,23 @@ def _put_aside(folder: Path) -> str:
     return f"the damaged one is now {aside.name}"
 
 
-def _read_state(folder: Path, model: Transformer) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
-    """Weights into the model, tensors and plain values of the training state.
+def read_saved(folder: Path, model: Transformer) -> tuple[SavedTraining, Mapping[str, float]]:
+    """Weights into the model; the training state, and the validation losses of the run's checkpoints.
 
     Raises:
-        DamagedCheckpoint: if a file is missing, cut off, changed, or holds values that cannot be.
+        DamagedCheckpoint: if a file is missing, cut off, or holds values that cannot be.
         UserError: for a checkpoint without training state, and files that may not be read.
     """
-    check_checksums(folder)
     read_description(folder)
     if not (folder / PROGRESS).is_file():
         raise UserError(f"{folder} holds a model but no training state; start a new run with --init-from")
     plain = read_json(folder / PROGRESS, "validation_losses", "step")
     _check_progress(plain, folder)
-    tensors = read_tensors(folder / TRAINING)
+    losses = plain.pop("validation_losses")
+    shards = folder / FOLDER if (folder / FOLDER).is_dir() else None
+    tensors = {} if shards else read_tensors(folder / TRAINING)
     load_weights(model, folder / WEIGHTS)
-    return tensors, plain
+    return SavedTraining(folder, plain, tensors, shards), losses
 
 
 def _check_progress(plain: Mapping[str, Any], folder: Path) -> None:

@@ -66,13 +66,15 @@ def main(arguments: Sequence[str]) -> int:
     from nano_llada.core.device import choose_machine, use_threads
     from nano_llada.report.evaluation import run_evaluation
     from nano_llada.report.tables import figure_rows
+    from nano_llada.training import parallel
 
-    use_threads(options.threads)
-    device = choose_machine(options.device).device
-    done = run_evaluation(subjects(options, device), options.suites, options.out, device)
-    for suite in done.suites:
-        print_table(figure_rows(done.results, suite))
-    print(f"the report is {done.folder / 'report.html'}")
+    with parallel.joined(options.device):
+        use_threads(options.threads)
+        device = choose_machine(options.device).device
+        done = run_evaluation(subjects(options, device), options.suites, options.out, device)
+        for suite in done.suites:
+            print_table(figure_rows(done.results, suite))
+        print(f"the report is {done.folder / 'report.html'}")
     return 0
 
 

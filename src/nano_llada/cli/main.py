@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from nano_llada.core.errors import UserError
+from nano_llada.core.errors import ReportedElsewhere, UserError
 from nano_llada.core.waiting import let_threads_sleep
 from nano_llada.core.words import nearest
 
@@ -21,6 +21,7 @@ COMMANDS = {
     "dpo": "align with preferences (DPO): dpo ar, or dpo diffusion",
     "rl": "train on the model's own answers with verifiable rewards: rl ar (GRPO), or rl diffusion (EBPO)",
     "resume": "continue an interrupted run, or train a finished one further",
+    "plan": "memory, speed and time of a run before it is started, here and on GPUs: plan pretrain ar",
     "recipe": "run a whole pipeline that a recipe file describes",
     "generate": "continue or answer prompts with a trained model",
     "chat": "talk to a trained model, and watch a diffusion model write",
@@ -37,6 +38,9 @@ COMMANDS = {
     "export": "turn an AR checkpoint into a transformers folder",
     "doctor": "what this machine will use, and why",
 }
+
+# those whose work `torchrun` can divide among processes
+SEVERAL = frozenset({"pretrain", "sft", "dpo", "rl", "resume", "recipe", "eval"})
 
 
 def usage() -> str:
@@ -73,9 +77,15 @@ def _run(command: str, arguments: Sequence[str]) -> int:
     """The exit status of a command; what a person can correct is printed in one line, without a traceback."""
     let_threads_sleep(os.environ)
     try:
+        if command not in SEVERAL and os.environ.get("WORLD_SIZE", "1") != "1":
+            from nano_llada.training.parallel import refuse_several  # imports torch
+
+            refuse_several(command)
         module = importlib.import_module(f"nano_llada.cli.{command}_command")
         status: int = module.main(arguments)
         return status
+    except ReportedElsewhere:
+        return 2
     except UserError as error:
         return _complain(str(error))
     except BrokenPipeError:  # the reader of our output has seen enough

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from nano_llada.cli.options import parse
 from nano_llada.config.checks import Count, CountOrZero, Positive, Rows, Threads, check_numbers
 from nano_llada.config.data import DataConfig
+from nano_llada.config.processes import Processes
 from nano_llada.config.record import read_record
 from nano_llada.config.run import RunConfig
 from nano_llada.config.train import TrainConfig
@@ -52,6 +53,8 @@ class Options:
     """Where to send metrics, in addition to metrics.jsonl."""
     cache: Path | None = None
     """Folder for tokenised data."""
+    parallel: Literal["ddp", "fsdp"] | None = None
+    """How several processes divide the work; their number may have changed, too."""
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -105,6 +108,7 @@ def resumed(options: Options) -> RunConfig:
             saved,
             train=replace(saved.train, **_of(TrainConfig, given)),
             data=replace(saved.data, **_of(DataConfig, given)),
+            processes=Processes(given["parallel"]) if "parallel" in given else saved.processes,
         )
         runs = options.run.parent if options.run.name == saved.name else folder.parent
         return replace(config, runs=runs, **_of(RunConfig, given))

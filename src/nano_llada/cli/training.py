@@ -123,6 +123,21 @@ def train(stage: str, arguments: Sequence[str]) -> int:
     """Parse, train, and give the exit status: 130 if the run was interrupted (it is saved)."""
     track, rest = choose_word(arguments, {track: about for (of, track), about in ABOUT.items() if of == stage}, stage)
     rest, resume = take_flag(rest, "--resume")
+    config = run_config(stage, track, rest)
+    if stage != "pretrain" and config.init_from is None:
+        kind = "pretrained" if stage == "sft" else "fine-tuned"
+        raise UserError(f"{stage} starts from a {kind} model: give it with --init-from")
+    from nano_llada.session.run import execute  # imports torch: not for --help
+
+    return 130 if execute(config, resume=resume).state == "interrupted" else 0
+
+
+def run_config(stage: str, track: str, rest: Sequence[str]) -> RunConfig:
+    """The run that options describe.
+
+    Raises:
+        UserError: for options that do not exist, contradict each other, or describe another kind of run.
+    """
     rest, own = take_option(rest, "--objective")
     refuse_shape_options(rest)
     words, file = take_option(rest, "--config")
@@ -133,12 +148,7 @@ def train(stage: str, arguments: Sequence[str]) -> int:
         config = _config(stage, track, words, start, file, own)
     if config.kind != f"{stage} {track}":
         raise UserError(f"these options describe a run of `{config.kind}`, not `{stage} {track}`")
-    if stage != "pretrain" and config.init_from is None:
-        kind = "pretrained" if stage == "sft" else "fine-tuned"
-        raise UserError(f"{stage} starts from a {kind} model: give it with --init-from")
-    from nano_llada.session.run import execute  # imports torch: not for --help
-
-    return 130 if execute(config, resume=resume).state == "interrupted" else 0
+    return config
 
 
 def _config(

@@ -21,6 +21,7 @@ from nano_llada.config.objectives import (
     Preference,
     TriMode,
 )
+from nano_llada.config.processes import Processes
 from nano_llada.config.train import TrainConfig
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class RunConfig:
     """Training data and how it becomes rows."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Optimisation, checkpoints and logging."""
+    processes: Processes = field(default_factory=Processes)
+    """How several processes divide the work."""
 
     def __post_init__(self) -> None:
         for name in ("runs", "init_from", "reference", "tokenizer"):  # in Python, strings are paths too

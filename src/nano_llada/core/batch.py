@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -85,6 +85,8 @@ class StepContext:
     global_rows: int  # rows of the global batch, over all micro-batches and processes
     measuring: bool = False  # on validation data: what changes over a run has its final value
     reference: Model | None = None  # a frozen model to compare with, for objectives that need one
+    # of several processes, whether one needs a pass through the model that all have to make together
+    anywhere: Callable[[bool], bool] = bool
 
     @property
     def progress(self) -> float:

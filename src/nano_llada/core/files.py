@@ -72,7 +72,10 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         hidden.mkdir(parents=True)
         mode = _new_file_mode(hidden)
         fill(hidden)
-        for path in hidden.iterdir():
+        for path in hidden.rglob("*"):
+            if path.is_dir():
+                sync_folder(path)
+                continue
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
             path.chmod(mode)

@@ -9,6 +9,7 @@ from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.decode.types import Completion, Request, Sampler, collect
+from nano_llada.training import parallel
 from nano_llada.world import Example
 from nano_llada.world.verifier import verify
 
@@ -39,10 +40,13 @@ def answer_examples(
 def complete(sampler: Sampler, requests: Sequence[Request], batch_size: int) -> Iterator[tuple[int, Completion]]:
     """Each request's number and what was written for it; those of similar lengths are written together, short first."""
     order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt) + len(requests[i].suffix))
-    for first in range(0, len(order), batch_size):
-        chunk = order[first : first + batch_size]
-        steps = sampler.stream([requests[i] for i in chunk])
-        yield from zip(chunk, collect(steps, len(chunk), sampler.ends), strict=True)
+    chunks = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+
+    def write(chunk: list[int]) -> list[Completion]:
+        return list(collect(sampler.stream([requests[i] for i in chunk]), len(chunk), sampler.ends))
+
+    for chunk, done in parallel.shared_out(chunks, write):  # whole chunks: each is computed as one process would
+        yield from zip(chunk, done, strict=True)
 
 
 def exact_match(answers: Iterable[Answer], *, skill: str | None = None, language: str | None = None) -> float:

@@ -17,6 +17,7 @@ from nano_llada.evaluation.items import Passage
 from nano_llada.evaluation.metric import Array
 from nano_llada.objectives.denoising import Reading
 from nano_llada.objectives.likelihood import NLL, bound_nll, exact_nll
+from nano_llada.training import parallel
 
 BUCKET = 32  # places of a window that are counted together
 
@@ -99,12 +100,16 @@ def passage_likelihoods(
     check_window(checkpoint, window)
     buckets = -(-(window - 1) // BUCKET)
     nats, tokens, variance = np.zeros((len(texts), buckets)), np.zeros((len(texts), buckets)), np.zeros(len(texts))
-    for owners, batch in window_batches(checkpoint, texts, numbers, window, batch_size):
-        nll = row_nll(checkpoint, batch, draws, seed)
-        for total, values in ((nats, nll.places), (tokens, batch.scored)):
-            some = _bucketed(values)
+
+    def measure(part: tuple[list[int], TokenBatch]) -> tuple[Array, Array, Array]:
+        nll = row_nll(checkpoint, part[1], draws, seed)
+        return _bucketed(nll.places), _bucketed(part[1].scored), nll.standard_error.square().cpu().numpy()
+
+    parts = window_batches(checkpoint, texts, numbers, window, batch_size)
+    for (owners, _), (costs, counts, errors) in parallel.shared_out(parts, measure):
+        for total, some in ((nats, costs), (tokens, counts)):
             np.add.at(total[:, : some.shape[1]], owners, some)
-        np.add.at(variance, owners, nll.standard_error.square().cpu().numpy())
+        np.add.at(variance, owners, errors)
     found = []
     for costs, counts, spread in zip(nats, tokens.astype(int), variance, strict=True):
         used = np.count_nonzero(counts)  # windows are filled from the left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import inspect
 import json
@@ -21,6 +22,7 @@ from nano_llada.core.errors import UserError
 from nano_llada.core.progress import duration
 from nano_llada.evaluation.record import RECORDS, Record, read_records, write_records
 from nano_llada.evaluation.suite import Subject, Suite
+from nano_llada.training import parallel
 
 PLAN, PARTS = "plan.json", "parts"
 NEUTRAL = frozenset({"batch_size"})  # fields of suites that do not change any figure
@@ -83,8 +85,8 @@ def evaluate(
     Raises:
         UserError: if the folder holds another evaluation or cannot be written, or for examples that do not fit.
     """
-    _open(folder, plan)
-    if (folder / RECORDS).is_file():
+    parallel.on_first(lambda: _open(folder, plan))
+    if parallel.agreed((folder / RECORDS).is_file):
         print(f"{folder}: already measured", flush=True)
         return list(read_records(folder))
     jobs = [
@@ -98,16 +100,29 @@ def evaluate(
     took: dict[str, list[float]] = {}  # seconds of each measurement, by suite
     for number, (suite, subject) in enumerate(jobs):
         path = folder / PARTS / f"{number:03d}.jsonl"
-        if not path.is_file():
+        if not parallel.agreed(path.is_file):
             begin = time.perf_counter()
-            write_records(path, measured(suite, subject, protocols[suite.name]))
+            _write_part(path, measured(suite, subject, protocols[suite.name]))
             took.setdefault(suite.name, []).append(time.perf_counter() - begin)
             if rest := [later.name for later, _ in jobs[number + 1 :]]:
                 print(outlook(rest, took), flush=True)
         found += read_records(path)
+    parallel.on_first(lambda: _finish(folder, found))
+    return found
+
+
+def _write_part(path: Path, records: Iterator[Record]) -> None:
+    """Measure and write; of several processes the first writes, and all measure."""
+    if parallel.first():
+        write_records(path, records)
+    else:
+        collections.deque(records, maxlen=0)
+    parallel.everyones(None)  # nobody reads the file before it is there
+
+
+def _finish(folder: Path, found: Sequence[Record]) -> None:
     write_records(folder / RECORDS, found)
     shutil.rmtree(folder / PARTS, ignore_errors=True)
-    return found
 
 
 def outlook(rest: Sequence[str], took: Mapping[str, Sequence[float]]) -> str:

@@ -123,13 +123,18 @@ class DenoisingLoss:
     ) -> tuple[Corrupted, int]:
         """The batch with the model's own draft in some rows (multi-turn forward), and the positions it computed."""
         rows = self.editing.drafted_rows(noisy, ctx)
-        if not bool((noisy.masked & rows[:, None]).any()):
+        wanted = bool((noisy.masked & rows[:, None]).any())
+        if not ctx.anywhere(wanted):
             return noisy, 0
+        if not wanted:  # a pass in vain, with the processes that need one
+            rows = torch.ones_like(rows)
         some, hidden = noisy.batch.select(rows), noisy.masked[rows]
         reading = replace(reading, numbers=None if reading.numbers is None else reading.numbers[rows])
         with torch.no_grad():
             features, positions = noisy_features(model, noisy.tokens[rows], some, hidden, size, reading)
             predicted = head_choice(features, model.head.weight, ctx.vocab.unwritable)
+        if not wanted:
+            return noisy, 0
         return self.editing.draft(noisy, rows, predicted, ctx), positions
 
     def _metrics(self, noisy: Corrupted, nll: Tensor, end: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

@@ -16,6 +16,7 @@ from nano_llada.evaluation.results import Results, measure
 from nano_llada.evaluation.suite import Subject
 from nano_llada.evaluation.suites import make_suites
 from nano_llada.report.write import write_report
+from nano_llada.training import parallel
 
 
 @dataclass(frozen=True)
@@ -55,5 +56,7 @@ def run_evaluation(
     records = evaluate(subjects, suites, folder, plan)
     classes = {suite.name: type(suite) for suite in suites}
     results = measure(records, lambda name: classes[name].metrics)
-    write_report(records, folder, "nano-llada: evaluation", classes.__getitem__, results=results)
+    parallel.on_first(
+        lambda: write_report(records, folder, "nano-llada: evaluation", classes.__getitem__, results=results)
+    )
     return Evaluation(folder, tuple(classes), tuple(records), results)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -30,11 +30,19 @@ from nano_llada.verify.reward import VERIFIER, load_reward
 
 
 def load_batches(
-    config: RunConfig, objective: Objective, model: Transformer, tokenizer: Tokenizer
+    config: RunConfig,
+    objective: Objective,
+    model: Transformer,
+    tokenizer: Tokenizer,
+    usable: Callable[[], Transformer] | None = None,
 ) -> tuple[Batches | RolloutBatches, Batches | None]:
-    """Training batches, and validation batches where there are any, for whatever the objective learns from."""
+    """Training batches, and validation batches where there are any, for whatever the objective learns from.
+
+    Args:
+        usable: gives the model as one that can write, where several processes hold parts of it; default: `model`.
+    """
     if config.objective.draws_answers:
-        return load_rollouts(config, cast(PolicyLoss, objective), model, tokenizer), None
+        return load_rollouts(config, cast(PolicyLoss, objective), usable or (lambda: model), model, tokenizer), None
     return load_data(config, tokenizer)
 
 
@@ -134,7 +142,13 @@ def _usable(store: TokenStore, data: DataConfig) -> Ints:
     return np.setdiff1d(usable, equal)
 
 
-def load_rollouts(config: RunConfig, objective: PolicyLoss, model: Transformer, tokenizer: Tokenizer) -> RolloutBatches:
+def load_rollouts(
+    config: RunConfig,
+    objective: PolicyLoss,
+    usable: Callable[[], Transformer],
+    model: Transformer,
+    tokenizer: Tokenizer,
+) -> RolloutBatches:
     """Batches that the model draws itself.
 
     Raises:
@@ -154,7 +168,7 @@ def load_rollouts(config: RunConfig, objective: PolicyLoss, model: Transformer, 
     if bad.count:
         print(bad.summary())
     return RolloutBatches(
-        model,
+        usable,
         tokenizer,
         objective,
         questions,

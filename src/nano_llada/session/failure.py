@@ -10,12 +10,13 @@ import torch
 from nano_llada.checkpoint.files import step_folders
 from nano_llada.config.data import DataConfig
 from nano_llada.config.run import RunConfig
-from nano_llada.core.errors import UserError
+from nano_llada.core.errors import ReportedElsewhere, UserError
 from nano_llada.data.read import BadRows, resolve
 from nano_llada.data.rows import Where
 from nano_llada.data.store import Encoding, documents
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.session.rollout import RolloutBatches
+from nano_llada.training import parallel
 from nano_llada.training.trainer import BrokenLoss, Trainer
 
 ALLOCATOR = "DefaultCPUAllocator"  # begins PyTorch's complaint, on every system
@@ -29,6 +30,8 @@ def explained(config: RunConfig, trainer: Trainer, tokenizer: Tokenizer) -> Iter
     try:
         yield
     except BrokenLoss as error:
+        if not parallel.first():  # all of them meet it
+            raise ReportedElsewhere(str(error)) from error
         drawn = trainer.batches if isinstance(trainer.batches, RolloutBatches) else None
         asked = (question.where for question in drawn.questions) if drawn is not None else None
         raise explain_broken_loss(config, asked or document_places(config.data, tokenizer), error) from error

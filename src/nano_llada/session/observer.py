@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nano_llada.checkpoint.files import model_weights, read_description, save_model, unusable
-from nano_llada.checkpoint.manager import RunCheckpoints
+from torch import Tensor
+
+from nano_llada.checkpoint.distributed import ShardWriter, fresh, staging
+from nano_llada.checkpoint.files import read_description, save_model, unusable
+from nano_llada.checkpoint.manager import RunCheckpoints, TrainingState
 from nano_llada.checkpoint.merge import best_checkpoints, merge_checkpoints
+from nano_llada.config.card import ModelCard
 from nano_llada.config.outcome import Ending, Outcome, State
 from nano_llada.config.run import RunConfig
 from nano_llada.core import device as hardware
@@ -23,7 +27,8 @@ from nano_llada.model.transformer import Transformer
 from nano_llada.session.lock import RunLock
 from nano_llada.session.outcome import write_outcome
 from nano_llada.session.samples import encode_sample_prompts, sample_texts
-from nano_llada.training.log import RunLog, open_tracker, read_metrics
+from nano_llada.training import parallel
+from nano_llada.training.log import Log, QuietLog, RunLog, open_tracker, read_metrics
 from nano_llada.training.plots import plot_losses
 from nano_llada.training.trainer import StepReport, Trainer
 
@@ -36,6 +41,15 @@ def _progress(values: Mapping[str, float]) -> str:
     if "block_size" in values:
         told.append(f"blocks of {values['block_size']:.0f}")
     return "  ".join(told)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What is said of a checkpoint beside its tensors."""
+
+    step: int
+    card: ModelCard
+    loss: float | None  # of validation, where it was measured at this step
 
 
 class RunObserver:
@@ -57,19 +71,23 @@ class RunObserver:
         self.config, self.tokenizer, self.model, self.machine, self._lock = config, tokenizer, model, machine, lock
         encode_sample_prompts(tokenizer, config, model.config.max_length)  # refused now, not after hours
         self.checkpoints = RunCheckpoints(config.folder, config.train.keep_last, config.train.keep_best)
-        self.log = RunLog(config.folder, steps, open_tracker(config.train.tracker, config.folder))
+        self.log: Log = QuietLog(steps)
+        if parallel.first():
+            self.log = RunLog(config.folder, steps, open_tracker(config.train.tracker, config.folder))
         self._peak_rate = hardware.matmul_rate(machine)
         self._validation: tuple[int, float] = (-1, 0.0)
         self._window: list[StepReport] = []
         self._stop_signal: int | None = None
+        self._shards = ShardWriter()
+        self._unnamed: Callable[[], object] | None = None  # names the checkpoint that is being written
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """While the block runs, Ctrl-C and SIGTERM end the run after the current step instead of killing it."""
 
         def ask(number: int, frame: object) -> None:
-            if self._stop_signal is not None:  # asked twice: do not wait
-                raise KeyboardInterrupt
+            if self._stop_signal is not None and parallel.size() == 1:  # asked twice: do not wait
+                raise KeyboardInterrupt  # torchrun repeats what a terminal has sent to its processes already
             self._stop_signal = number
 
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -100,6 +118,8 @@ class RunObserver:
 
     def record(self, state: State, reason: str | None = None) -> None:
         """Write outcome.json: how the run stands now. What is saved counts, not what was computed."""
+        if not parallel.first():
+            return
         best = self.checkpoints.best
         saved = self.checkpoints.last_step
         write_outcome(
@@ -121,6 +141,7 @@ class RunObserver:
             UserError: if the run folder was deleted, or cannot be written.
         """
         self._check_lock()
+        self._name_if_written()
         self._window.append(report)
         config = self.config
         if report.step % config.train.log_every == 0 or report.step == self.log.total_steps:
@@ -134,7 +155,7 @@ class RunObserver:
                 "grad_norm": report.grad_norm,
                 "tokens": self.trainer.tokens,
                 "tokens_per_second": sum(r.tokens for r in window) / seconds,
-                "mfu": flops / seconds / self._peak_rate,
+                "mfu": flops / seconds / self._peak_rate / parallel.size(),
                 "memory_gib": hardware.peak_memory(self.machine.device) / 2**30,
             }
             named = {name for r in window for name in r.metrics}
@@ -159,21 +180,70 @@ class RunObserver:
             UserError: if it cannot be written, or the weights are not finite; earlier checkpoints stay.
         """
         self._check_lock()
-        loss = self._validation[1] if self._validation[0] == step else None
+        self._complete_save()
+        layout = self.trainer.layout
+        with self.trainer.averaged():
+            weights = layout.weights()
+            tensors, plain = self.trainer.state()
+            parallel.on_first(lambda: self._check_weights(step, weights))
+            state = (tensors, {**plain, "window": [asdict(report) for report in self._window]})
+            if layout.divided:
+                self._start_save(step, weights, state)
+            else:
+                parallel.on_first(lambda: self._write(self._checkpoint(step), weights, state, None))
+
+    def _check_weights(self, step: int, weights: Mapping[str, Tensor]) -> None:
+        for problem in unusable(weights):
+            raise UserError(
+                f"step {step} is not saved: {problem}; start again with a lower --learning-rate, as another --name"
+            )
+
+    def _start_save(self, step: int, weights: Mapping[str, Tensor], state: TrainingState) -> None:
+        """Every process begins to write its part of the training state; the checkpoint has no name until all have."""
+        folder, made = staging(self.config.folder, step), self._checkpoint(step)
+        parallel.on_first(lambda: fresh(folder))
+        self._shards.start(folder, state[0])
+        self._unnamed = lambda: self._write(made, weights, ({}, state[1]), folder)
+
+    def _complete_save(self) -> None:
+        """Wait for the checkpoint that is being written, if there is one, and give it its name."""
+        if (name := self._unnamed) is not None:
+            self._unnamed = None
+            self._shards.wait()
+            parallel.on_first(name)
+
+    def _name_if_written(self) -> None:
+        """In the first process, which alone has something left to do: the same without waiting."""
+        if parallel.first() and self._unnamed is not None and self._shards.done:
+            name = self._unnamed
+            self._shards.wait()
+            name()
+            self._unnamed = lambda: None  # the others will ask
+
+    def _checkpoint(self, step: int) -> _Made:
+        """What is said of a checkpoint: as it is now, whenever it is written."""
         card = self.config.card(step, self.trainer.tokens)
         card = replace(card, turns=self.turns, infills=card.infills or self.infills)
+        return _Made(step, card, self._validation[1] if self._validation[0] == step else None)
+
+    def _write(self, made: _Made, weights: Mapping[str, Tensor], state: TrainingState, shards: Path | None) -> None:
+        """Give a checkpoint its name, with everything in it."""
 
         def write_model(folder: Path) -> None:
-            save_model(folder, model_weights(self.model), self.model.config, self.tokenizer, card)
+            save_model(folder, weights, self.model.config, self.tokenizer, made.card)
 
-        with self.trainer.averaged():
-            for problem in unusable(model_weights(self.model)):
-                raise UserError(
-                    f"step {step} is not saved: {problem}; start again with a lower --learning-rate, as another --name"
-                )
-            tensors, plain = self.trainer.state()
-            window = [asdict(report) for report in self._window]
-            self.checkpoints.save(step, write_model, (tensors, plain | {"window": window}), loss)
+        self.checkpoints.save(made.step, write_model, state, made.loss, shards)
+
+    def usable_model(self) -> Transformer:
+        """The model as one that can write: where several processes hold parts of it, a whole copy in each."""
+        if not self.trainer.layout.divided:
+            return self.model
+        return self._whole(self.trainer.layout.weights(everywhere=True))
+
+    def _whole(self, weights: Mapping[str, Tensor]) -> Transformer:
+        model = Transformer(self.model.config)
+        model.load_state_dict(dict(weights), strict=not self.model.config.tie_embeddings)
+        return model.to(self.machine.device).eval()
 
     def continue_window(self, plain: Mapping[str, Any]) -> None:
         """Take over the reports that were not logged yet when a checkpoint was written."""
@@ -185,18 +255,22 @@ class RunObserver:
 
     def write_samples(self, step: int) -> None:
         """Continue or answer the sample prompts with the model as it is."""
-        if not self.config.sample_prompts or self.log.has_samples(step):
+        if not self.config.sample_prompts or parallel.agreed(lambda: self.log.has_samples(step)):
             return
         with self.trainer.averaged():
-            self.model.eval()
-            card = self.config.card(step, self.trainer.tokens)
-            texts = sample_texts(self.model, self.tokenizer, self.config, card)
+            weights = self.trainer.layout.weights()
+            parallel.on_first(lambda: self._write_samples(step, weights))
+
+    def _write_samples(self, step: int, weights: Mapping[str, Tensor]) -> None:
+        model = self._whole(weights) if self.trainer.layout.divided else self.model.eval()
+        texts = sample_texts(model, self.tokenizer, self.config, self.config.card(step, self.trainer.tokens))
         self.log.samples(step, zip(self.config.sample_prompts, texts, strict=True))
 
     def finish(self, ending: Ending) -> None:
         """The plot, the last samples, the merged model, and how the run ended."""
         step, total = self.trainer.step, self.log.total_steps
-        self._plot()
+        self._complete_save()
+        parallel.on_first(self._plot)
         if ending == "interrupted":
             self.record(ending)
             self.log.say(
@@ -205,7 +279,7 @@ class RunObserver:
             return
         self.write_samples(step)
         if self.config.train.merge_best:
-            self._merge()
+            parallel.on_first(self._merge)
         self.record(ending)
         self.log.say(f"{self.config.name}: {ending} at step {step} of {total}, saved in {self.config.folder}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from nano_llada.language_model import make_sampler
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives.policy import PolicyLoss
 from nano_llada.session.questions import Question
+from nano_llada.training import parallel
 from nano_llada.verify.reward import Reward
 
 FILE = "rollouts.jsonl"
@@ -47,7 +48,7 @@ class RolloutBatches:
 
     def __init__(  # noqa: PLR0913 - as of a trainer, each part has one user
         self,
-        model: Transformer,
+        usable: Callable[[], Transformer],
         tokenizer: Tokenizer,
         objective: PolicyLoss,
         questions: Sequence[Question],
@@ -58,7 +59,7 @@ class RolloutBatches:
         folder: Path,
         machine: Machine,
     ) -> None:
-        self.model, self.tokenizer, self.objective = model, tokenizer, objective
+        self._usable, self.tokenizer, self.objective = usable, tokenizer, objective
         self.denoising = ModelCard(objective.config.track).denoising
         self.config, self.rollouts = objective.config, objective.config.rollouts
         self.questions, self.reward, self.rows, self.seed = questions, reward, rows, seed
@@ -66,6 +67,11 @@ class RolloutBatches:
         self._asked = rows // self.rollouts.group_size
         self._drawn: tuple[int, PolicyBatch] | None = None
         self.rows_per_epoch = len(questions) * self.rollouts.group_size * self.rollouts.reuse
+
+    @property
+    def model(self) -> Transformer:
+        """The model as one that can write; where several processes hold parts of it, made anew at every call."""
+        return self._usable()
 
     def batch(self, step: int) -> PolicyBatch:
         """The answers for an optimizer step, drawn now or for an earlier step that they are reused from."""
@@ -93,9 +99,9 @@ class RolloutBatches:
             Request(self.questions[question].tokens, seed=derive_seed(self.seed, "rollout", number, i))
             for i, question in enumerate(asked)
         ]
-        self.model.eval()
-        sampler = make_sampler(self.model, self.tokenizer.vocab, self._decoding())
-        done = collect(sampler.stream(requests), len(requests), sampler.ends)
+        model = self.model.eval()
+        sampler = make_sampler(model, self.tokenizer.vocab, self._decoding())
+        done = parallel.in_shares(requests, lambda mine: collect(sampler.stream(mine), len(mine), sampler.ends))
         texts = [self.tokenizer.decode(completion.tokens, specials=False) for completion in done]
         rewards = [self._reward(question, text) for question, text in zip(asked, texts, strict=True)]
         # what is learnt: each answer, and the token that ends it where the model wrote one
@@ -103,8 +109,8 @@ class RolloutBatches:
         prompts = [self.questions[question].tokens for question in asked]
         batch = self._collate(prompts, answers, rewards, [0.0] * len(asked))
         if rollouts.reuse > 1:
-            batch = replace(batch, old_scores=self._scores(batch, number * rollouts.reuse))
-        self._write(number, asked, texts, answers, batch)
+            batch = replace(batch, old_scores=self._scores(model, batch, number * rollouts.reuse))
+        parallel.on_first(lambda: self._write(number, asked, texts, answers, batch))
         return batch
 
     def _decoding(self) -> Decoding:
@@ -148,12 +154,14 @@ class RolloutBatches:
         return PolicyBatch(tokens, scored, docs, positions, torch.arange(len(tokens)), told, advantages, old)
 
     @torch.no_grad()
-    def _scores(self, batch: PolicyBatch, step: int) -> torch.Tensor:
+    def _scores(self, model: Transformer, batch: PolicyBatch, step: int) -> torch.Tensor:
         ctx = StepContext(self.tokenizer.vocab, self.seed, step, step + 1, self.rows)
         seed = self.objective.noise_seed(self.seed, step)
         device, dtype, enabled = self._machine.device, self._machine.dtype, self._machine.autocast
         with torch.autocast(device.type, dtype, enabled=enabled):  # as in training, or rounding would move the ratio
-            return self.objective.score(self.model, batch.to(device), ctx, seed).mean(0).double().cpu()
+            part = batch.select(parallel.my_rows(self.rows)).to(device)
+            mine = self.objective.score(model, part, ctx, seed).mean(0).double().cpu()
+        return torch.cat(parallel.everyones(mine))
 
     def _write(
         self,

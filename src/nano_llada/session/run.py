@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,12 @@ from typing import Any
 import torch
 
 from nano_llada.checkpoint.checksums import read_json
+from nano_llada.checkpoint.distributed import read_shards
 from nano_llada.checkpoint.files import PROGRESS, Checkpoint, load_checkpoint, step_folders
+from nano_llada.checkpoint.manager import SavedTraining, read_saved
 from nano_llada.config.model import FREE_FIELDS, ModelConfig
 from nano_llada.config.outcome import Outcome
+from nano_llada.config.processes import Processes
 from nano_llada.config.record import read_record, to_plain
 from nano_llada.config.run import RunConfig
 from nano_llada.core import device as hardware
@@ -33,6 +35,8 @@ from nano_llada.session.inputs import check_inputs
 from nano_llada.session.lock import RunLock
 from nano_llada.session.observer import RunObserver
 from nano_llada.session.outcome import read_outcome
+from nano_llada.session.plan import warning
+from nano_llada.training import parallel
 from nano_llada.training.trainer import StepBatches, Trainer
 
 # options that a resumed run may change: they change what a step learns by no more than rounding and dropout's noise
@@ -41,7 +45,15 @@ _FREE = (
     "log_every sample_every tracker save_every keep_last keep_best"
 )
 LENGTH = ("train.steps", "train.epochs")  # may be raised
-MAY_CHANGE = frozenset(("runs", "sample_prompts", "data.cache", *(f"train.{name}" for name in _FREE.split())))
+MAY_CHANGE = frozenset(
+    (
+        "runs",
+        "sample_prompts",
+        "data.cache",
+        *(f"processes.{name}" for name in Processes.__dataclass_fields__),
+        *(f"train.{name}" for name in _FREE.split()),
+    )
+)
 
 
 def execute(config: RunConfig, *, resume: bool = False) -> Outcome:
@@ -51,8 +63,15 @@ def execute(config: RunConfig, *, resume: bool = False) -> Outcome:
         UserError: for anything a user can correct: data, folders, shapes, a run that exists already or is being
             trained by another process, a full disk. What was saved before stays as it is.
     """
-    refuse_several_processes()
+    with parallel.joined(config.train.device):
+        # a process that torchrun starts again after another one died continues the run
+        resume = resume or (parallel.restarted() and (config.folder / "config.json").is_file())
+        return _execute(config, resume=resume)
+
+
+def _execute(config: RunConfig, *, resume: bool) -> Outcome:
     started = time.monotonic()
+    _check_division(config)
     config = as_it_began(config) if resume else config
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
@@ -60,36 +79,48 @@ def execute(config: RunConfig, *, resume: bool = False) -> Outcome:
     machine = hardware.choose_machine(config.train.device, config.train.precision)
     start = load_checkpoint(config.init_from) if config.init_from else None
     tokenizer = choose_tokenizer(config, start)
-    new = make_folder(config, resume=resume)
+    new = parallel.on_first(lambda: make_folder(config, resume=resume))
     with locked(config.folder) as lock, explained_writing(config):
-        with removed_if_it_fails(config.folder, new):
-            notes = prepare_folder(config, resume=resume)
-            notes += check_inputs(config, tokenizer, start, resume=resume)
+        with removed_if_it_fails(config.folder, bool(new)):
+            notes = parallel.on_first(lambda: _prepare(config, tokenizer, start, resume=resume)) or []
             trainer, observer = assemble(config, machine, tokenizer, start, resume=resume, lock=lock)
+            notes += warning(config, observer.model.config, machine, parallel.size())
         _train(config, trainer, observer, tokenizer, [*notes, *observer.checkpoints.notes], started)
-    outcome = read_outcome(config.folder)
+    outcome = parallel.agreed(lambda: read_outcome(config.folder))
     assert outcome is not None  # the observer wrote it
     return outcome
 
 
-def refuse_several_processes() -> None:
-    """Raises UserError under `torchrun` with more than one process: each would train the same model."""
-    size = os.environ.get("WORLD_SIZE", "1")
-    if size.isdigit() and int(size) > 1:
+def _check_division(config: RunConfig) -> None:
+    """Raises UserError for a batch that the processes cannot share evenly."""
+    unit = 2 if config.data.format == "preference" else 1
+    rows, several = config.train.batch_size, parallel.size()
+    if rows % (several * unit):
+        what = "pairs of answers" if unit == 2 else "rows"
         raise UserError(
-            f"WORLD_SIZE is {size}: this was started as {size} processes, and each of them would train the same model "
-            "into the same folder; training uses one process: start it without torchrun, or unset WORLD_SIZE"
+            f"a batch_size of {rows} gives {several} processes no equal number of {what}: make it a multiple of "
+            f"{several * unit}, for instance {-(-rows // (several * unit)) * several * unit}"
         )
 
 
+def _prepare(config: RunConfig, tokenizer: Tokenizer, start: Checkpoint | None, *, resume: bool) -> list[str]:
+    notes = prepare_folder(config, resume=resume)
+    return notes + check_inputs(config, tokenizer, start, resume=resume)
+
+
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[RunLock]:
-    """No other process trains into the folder while the block runs. Raises UserError if one does."""
-    lock = RunLock.acquire(folder)
+def locked(folder: Path) -> Iterator[RunLock | None]:
+    """No other run trains into the folder while the block runs; the first of several processes holds the lock.
+
+    Raises:
+        UserError: if another run does.
+    """
+    lock = parallel.on_first(lambda: RunLock.acquire(folder))
     try:
         yield lock
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
 @contextlib.contextmanager
@@ -183,16 +214,19 @@ def complete(configs: Sequence[RunConfig]) -> bool:
     Raises:
         UserError: as `execute` does, or for a complete run of another config.
     """
-    refuse_several_processes()
-    for number, config in enumerate(configs, 1):
-        if len(configs) > 1:
-            print(f"run {number} of {len(configs)}: {config.name}", flush=True)
-        if finished(config):
-            RunLock.clear(config.folder)
-            print(f"{config.name}: already complete, in {config.folder}")
-        elif execute(config, resume=(config.folder / "config.json").is_file()).state == "interrupted":
-            return False
-    return True
+    with parallel.joined(configs[0].train.device if configs else "auto"):
+        return all(_complete(config, f"run {i} of {len(configs)}: ") for i, config in enumerate(configs, 1))
+
+
+def _complete(config: RunConfig, counted: str) -> bool:
+    if not counted.endswith("of 1: "):
+        print(f"{counted}{config.name}", flush=True)
+    if parallel.agreed(lambda: finished(config)):
+        parallel.on_first(lambda: RunLock.clear(config.folder))
+        print(f"{config.name}: already complete, in {config.folder}")
+        return True
+    resume = parallel.agreed(lambda: (config.folder / "config.json").is_file())
+    return execute(config, resume=resume).state != "interrupted"
 
 
 def assemble(
@@ -207,12 +241,18 @@ def assemble(
     """Model, data, objective and trainer put together, and, of a resumed run, set to where it stopped."""
     model = build_model(config, tokenizer, start).to(machine.device)
     objective = make_objective(config.objective)
-    batches, validation = load_batches(config, objective, model, tokenizer)
+    # the first process tokenises, the others find it done
+    batches, validation = parallel.first_before_others(
+        lambda: load_batches(config, objective, model, tokenizer, lambda: observer.usable_model())
+    )
     if config.train.merge_best and validation is None:
         raise UserError("merge_best goes by the validation loss, and there is no validation data: give --validation")
     steps = config.train.steps or math.ceil(config.train.epochs * batches.rows_per_epoch / config.train.batch_size)
     observer = RunObserver(config, tokenizer, model, steps, machine, lock)
-    trainer = Trainer(
+    observer.turns = _learns_turns(config, batches, tokenizer, start)
+    observer.infills = start is not None and start.card.infills and start.card.track == config.track
+    saved = _resumed(config, observer, model) if resume else None
+    trainer = observer.trainer = Trainer(
         config.train,
         model,
         tokenizer.vocab,
@@ -223,21 +263,37 @@ def assemble(
         validation=[] if validation is None else list(validation.once(config.train.eval_rows)),
         observer=observer,
         reference=load_reference(config, machine),
+        processes=config.processes,
     )
-    observer.trainer = trainer
-    observer.infills = start is not None and start.card.infills and start.card.track == config.track
-    observer.turns = _learns_turns(config, batches, tokenizer, start)
-    if resume and step_folders(config.folder):  # a run killed before its first checkpoint starts over
-        tensors, plain = observer.checkpoints.resume(model)
+    if saved is not None:
         try:
-            observer.continue_window(plain)
-            trainer.load(tensors, plain)
+            observer.continue_window(saved.plain)
+            trainer.restore(_filler(saved, trainer), saved.plain)
         except (LookupError, TypeError, ValueError, OverflowError, RuntimeError) as error:
             raise UserError(f"{config.folder}: the training state cannot be used: {error}") from error
     if config.train.compile:
         model.compile_blocks()
     model.gradient_checkpointing = config.train.gradient_checkpointing
     return trainer, observer
+
+
+def _resumed(config: RunConfig, observer: RunObserver, model: Transformer) -> SavedTraining | None:
+    """The weights of the newest checkpoint into the model; None for a run killed before its first, which starts over.
+
+    The first process chooses, and puts damaged ones aside.
+    """
+    if not parallel.agreed(lambda: bool(step_folders(config.folder))):
+        return None
+    saved = parallel.on_first(lambda: observer.checkpoints.resume(model))
+    name = parallel.agreed(lambda: "" if saved is None else saved.folder.name)
+    return saved or read_saved(config.folder / name, model)[0]
+
+
+def _filler(saved: SavedTraining, trainer: Trainer) -> Callable[[Mapping[str, torch.Tensor]], None]:
+    """Fills the tensors of a trainer's state with saved ones, however many processes saved them."""
+    if (shards := saved.shards) is not None:
+        return lambda targets: read_shards(shards, targets)
+    return lambda targets: trainer.layout.load(targets, saved.tensors)
 
 
 def _learns_turns(config: RunConfig, batches: StepBatches, tokenizer: Tokenizer, start: Checkpoint | None) -> bool:

@@ -75,6 +75,49 @@ def gist(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
+class Log(Protocol):
+    """Where a run writes what happens."""
+
+    total_steps: int
+
+    def start(self, step: int) -> None: ...
+    def progress(self, step: int, note: str) -> None: ...
+    def metrics(self, step: int, values: Mapping[str, float | int]) -> None: ...
+    def has_samples(self, step: int) -> bool: ...
+    def samples(self, step: int, samples: Iterable[tuple[str, str]]) -> None: ...
+    def say(self, text: str) -> None: ...
+    def close(self) -> None: ...
+
+
+class QuietLog:
+    """Of a process that leaves writing to another one."""
+
+    def __init__(self, total_steps: int) -> None:
+        self.total_steps = total_steps
+
+    def start(self, step: int) -> None:
+        """Write nothing."""
+
+    def progress(self, step: int, note: str) -> None:
+        """Write nothing."""
+
+    def metrics(self, step: int, values: Mapping[str, float | int]) -> None:
+        """Write nothing."""
+
+    def has_samples(self, step: int) -> bool:
+        """Nothing was written."""
+        return False
+
+    def samples(self, step: int, samples: Iterable[tuple[str, str]]) -> None:
+        """Write nothing."""
+
+    def say(self, text: str) -> None:
+        """Write nothing."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 class RunLog:
     """Metrics as JSON lines, a log to read, and a bar with rate and time left."""
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nano_llada.config.train import TrainConfig
-from nano_llada.core.errors import UserError
+from nano_llada.training.parallel import Layout, Shape
 
 # Newton-Schulz polynomial of Muon (Jordan et al., 2024): five rounds bring all singular values near 1
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -23,10 +23,17 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Sequence[nn.Parameter], parts: Mapping[Tensor, Sequence[int]], lr: float, momentum: float
+        self,
+        params: Sequence[nn.Parameter],
+        parts: Sequence[Sequence[int]],
+        shapes: Sequence[Shape],
+        layout: Layout,
+        *,
+        lr: float,
+        momentum: float,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
-        self._parts = dict(parts)
+        self._parts, self._shapes, self._layout = parts, shapes, layout
         for parameter in params:
             self.state[parameter] = {"momentum": torch.zeros_like(parameter)}
 
@@ -34,23 +41,40 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
-            by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
+            numbers = [i for i, parameter in enumerate(group["params"]) if parameter.grad is not None]
+            params, ahead = [group["params"][i] for i in numbers], []
+            for parameter in params:
                 momentum = self.state[parameter]["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                ahead = parameter.grad.lerp(momentum, group["momentum"])  # Nesterov
+                ahead.append(parameter.grad.lerp(momentum, group["momentum"]))  # Nesterov
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                rows = list(self._parts.get(parameter, (parameter.shape[0],)))
-                for weight, update in zip(parameter.split(rows), ahead.split(rows), strict=True):
-                    shape = (min(weight.shape), max(weight.shape))
-                    wide = weight.shape[0] <= weight.shape[1]
-                    by_shape.setdefault(shape, []).append((weight if wide else weight.T, update if wide else update.T))
-            for (_, longest), pairs in by_shape.items():
+            shapes = [self._shapes[i] for i in numbers]
+            whole = self._layout.to_owners(ahead, shapes)
+            made = self._orthogonal(whole, [self._parts[i] for i in numbers])
+            updates = self._layout.from_owners(made, shapes, ahead[0])
+            by_size: dict[int, list[tuple[Tensor, Tensor]]] = {}
+            for i, parameter, update in zip(numbers, params, updates, strict=True):
+                rows = self._layout.rows_held(self._parts[i])
+                for part, weight, some in zip(self._parts[i], parameter.split(rows), update.split(rows), strict=True):
+                    by_size.setdefault(max(part, parameter.shape[1]), []).append((weight, some))
+            for longest, pairs in by_size.items():
                 # scaled so that an update has the size of an AdamW one (Moonlight, arXiv:2502.16982)
                 step_size = 0.2 * group["lr"] * longest**0.5
-                updates = orthogonalise(torch.stack([update for _, update in pairs]))
-                torch._foreach_add_([weight for weight, _ in pairs], list(updates.unbind(0)), alpha=-step_size)
+                torch._foreach_add_([weight for weight, _ in pairs], [some for _, some in pairs], alpha=-step_size)
+
+    def _orthogonal(self, whole: Mapping[int, Tensor], parts: Sequence[Sequence[int]]) -> dict[int, Tensor]:
+        """`orthogonalise` for whole matrices by number, each part of one for itself; those of one shape together."""
+        by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+        made = {number: torch.empty_like(matrix) for number, matrix in whole.items()}
+        for number, matrix in whole.items():
+            rows = list(parts[number])
+            for into, update in zip(made[number].split(rows), matrix.split(rows), strict=True):
+                shape = (min(update.shape), max(update.shape))
+                wide = update.shape[0] <= update.shape[1]
+                by_shape.setdefault(shape, []).append((into if wide else into.T, update if wide else update.T))
+        for pairs in by_shape.values():
+            updates = orthogonalise(torch.stack([update for _, update in pairs]))
+            torch._foreach_copy_([into for into, _ in pairs], list(updates.unbind(0)))
+        return made
 
 
 def orthogonalise(matrices: Tensor, rounds: int = 5) -> Tensor:
@@ -66,12 +90,13 @@ def orthogonalise(matrices: Tensor, rounds: int = 5) -> Tensor:
 class Optimizer:
     """The optimizers of a run, as one. Matrices decay, gains do not."""
 
-    def __init__(self, model: nn.Module, config: TrainConfig) -> None:
-        self._named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        inner = [p for name, p in self._named.items() if p.dim() > 1 and name.startswith("blocks.")]
+    def __init__(self, model: nn.Module, config: TrainConfig, layout: Layout | None = None) -> None:
+        self._layout = layout = layout or Layout(model)
+        self._whole = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._named = {name: layout.held(p) for name, p in self._whole.items()}
+        inner = [name for name, p in self._named.items() if p.dim() > 1 and name.startswith("blocks.")]
         muon = inner if config.optimizer == "muon" else []
-        chosen = {id(p) for p in muon}
-        rest = [p for p in self._named.values() if id(p) not in chosen]
+        rest = [p for name, p in self._named.items() if name not in muon]
         groups = [
             {"params": [p for p in rest if p.dim() > 1], "weight_decay": config.weight_decay},
             {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0},
@@ -85,8 +110,12 @@ class Optimizer:
         )
         self._optimizers: list[torch.optim.Optimizer] = [adamw]
         if muon:
-            parts = {p: rows for module in model.modules() for p, rows in getattr(module, "stacked", dict)().items()}
-            self._optimizers.append(Muon(muon, parts, config.learning_rate, momentum=0.95))
+            stacked = {p: rows for module in model.modules() for p, rows in getattr(module, "stacked", dict)().items()}
+            whole = [self._whole[name] for name in muon]
+            parts = [stacked.get(p, (p.shape[0],)) for p in whole]
+            shapes = [(p.shape[0], p.shape[1]) for p in whole]
+            held = [self._named[name] for name in muon]
+            self._optimizers.append(Muon(held, parts, shapes, layout, lr=config.learning_rate, momentum=0.95))
             self._optimizers[-1].param_groups[0]["weight_decay"] = config.weight_decay
         # now: allocated between the activations of the first step they would fragment the heap, 70 MB of 1.5 GB at 30M
         for p in rest:
@@ -95,8 +124,14 @@ class Optimizer:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """Everything that is trained."""
+        """What this process trains: everything, or its part of everything."""
         return list(self._named.values())
+
+    def gradients(self) -> list[Tensor]:
+        """The gradients of `parameters`, after a backward pass."""
+        for name, whole in self._whole.items():
+            self._layout.bring_gradient(whole, self._named[name])
+        return [p.grad for p in self._named.values() if p.grad is not None]
 
     def step(self, learning_rate: float) -> None:
         """One update from the current gradients, which are then dropped."""
@@ -112,7 +147,7 @@ class Optimizer:
         for name, parameter in self._named.items():
             for optimizer in self._optimizers:
                 for key, value in optimizer.state.get(parameter, {}).items():
-                    out[f"optimizer.{key}.{name}"] = value
+                    out[f"optimizer.{key}.{name}"] = self._layout.named(self._whole[name], value)
         return out
 
     @torch.no_grad()
@@ -122,10 +157,4 @@ class Optimizer:
         Raises:
             UserError: if a parameter's moments are missing.
         """
-        for name, parameter in self._named.items():
-            for optimizer in self._optimizers:
-                for key, moment in optimizer.state.get(parameter, {}).items():
-                    try:
-                        moment.copy_(state[f"optimizer.{key}.{name}"])
-                    except KeyError as error:
-                        raise UserError(f"the training state lacks {error}; it cannot be resumed") from error
+        self._layout.load(self.state(), state)

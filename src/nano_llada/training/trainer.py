@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from nano_llada.config.outcome import Ending
+from nano_llada.config.processes import Processes
 from nano_llada.config.train import TrainConfig
 from nano_llada.core.batch import LossOutput, Objective, StepContext, TokenBatch, Vocabulary
 from nano_llada.core.device import Machine
 from nano_llada.core.random import derive_seed
+from nano_llada.training import parallel
 from nano_llada.training.optim import Optimizer
 from nano_llada.training.schedule import learning_rate_scale
 
@@ -79,12 +81,15 @@ class Trainer:
         validation: Sequence[TokenBatch],
         observer: Observer,
         reference: nn.Module | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.config, self.model, self.vocab, self.objective = config, model, vocab, objective
         self.batches, self.machine, self.observer = batches, machine, observer
-        self.total_steps, self.validation, self.reference = total_steps, validation, reference
-        self.optimizer = Optimizer(model, config)
-        self.ema = {n: p.detach().clone() for n, p in model.named_parameters()} if config.ema_decay else {}
+        self.total_steps, self.validation = total_steps, validation
+        self.layout = parallel.shard(model, processes or Processes(), machine)
+        self.reference = None if reference is None else self.layout.frozen(reference)
+        self.optimizer = Optimizer(model, config, self.layout)
+        self.ema = self._copies() if config.ema_decay else {}
         self._raw: dict[str, Tensor] = {}  # the trained weights, while the model holds the averaged ones
         self.has_dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
         self.step = 0
@@ -106,7 +111,7 @@ class Trainer:
             last = self.step == self.total_steps
             evaluated = bool(config.eval_every) and self.step % config.eval_every == 0
             improved = self._validate() if (evaluated or last) and self.validation else False
-            interrupted = self.observer.wants_stop()
+            interrupted = parallel.anywhere(self.observer.wants_stop())
             due = bool(config.save_every) and self.step % config.save_every == 0
             if due or last or improved or self._out_of_patience() or interrupted:
                 self.observer.save(self.step)
@@ -133,7 +138,8 @@ class Trainer:
         begin, config = time.perf_counter(), self.config
         batch = self.batches.batch(self.step)
         if self.has_dropout:
-            torch.manual_seed(derive_seed(config.seed, "dropout", self.step))
+            alone = () if parallel.first() else (parallel.rank(),)
+            torch.manual_seed(derive_seed(config.seed, "dropout", self.step, *alone))
         self.model.train()
         loss, count, work, metrics = self._accumulate(batch)
         norm = self._clip(count)
@@ -150,30 +156,31 @@ class Trainer:
     def _accumulate(self, batch: TokenBatch) -> tuple[float, float, tuple[int, int], dict[str, float]]:
         """Gradients of the batch's summed loss; its mean, the global count, the work done, and metrics."""
         ctx = self._context(self.config.seed, self.step, len(batch.tokens), measuring=False)
-        sums = _Sums()
-        for out in self._losses(batch, ctx):
-            out.total.backward()
+        mine, sums = batch.select(parallel.my_rows(len(batch.tokens))), _Sums()
+        at_once = self.config.micro_batch_size or len(mine.tokens)
+        for first in range(0, len(mine.tokens), at_once):
+            with self.layout.part_of_step(last=first + at_once >= len(mine.tokens)):
+                out = self._loss(mine.select(slice(first, first + at_once)), ctx)
+                out.total.backward()  # not under autocast
             sums.add(out)
         loss, count, metrics = sums.means()
-        return loss, count, sums.work, metrics
+        return loss, count, sums.work(), metrics
 
     def _context(self, seed: int, step: int, rows: int, *, measuring: bool) -> StepContext:
         reference: Any = self.reference
-        return StepContext(self.vocab, seed, step, self.total_steps, rows, measuring, reference)
+        return StepContext(
+            self.vocab, seed, step, self.total_steps, rows, measuring, reference, anywhere=self.layout.anywhere
+        )
 
-    def _losses(self, batch: TokenBatch, ctx: StepContext) -> Iterator[LossOutput]:
-        """The objective's output for each micro-batch."""
-        size = self.config.micro_batch_size or len(batch.tokens)
-        for first in range(0, len(batch.tokens), size):
-            part = batch.select(slice(first, first + size)).to(self.machine.device)
-            with self._autocast():
-                out = self.objective.loss(self.model, part, ctx)  # type: ignore[arg-type]
-            yield out  # outside, or the backward pass would run under autocast too
+    def _loss(self, part: TokenBatch, ctx: StepContext) -> LossOutput:
+        """The objective's output for a micro-batch."""
+        with self._autocast():
+            return self.layout.loss(self.objective, part.to(self.machine.device), ctx)
 
     def _clip(self, count: float) -> float:
         """Turn the summed gradients into the mean's, clipped; gives the norm before clipping."""
-        grads = [p.grad for p in self.optimizer.parameters if p.grad is not None]
-        norm = float(nn.utils.get_total_norm(grads)) / max(count, 1.0)
+        grads = self.optimizer.gradients()
+        norm = self.layout.norm(grads) / max(count, 1.0)
         limit = self.config.clip_norm
         scale = min(1.0, limit / (norm + 1e-6)) if limit and math.isfinite(norm) else 1.0
         torch._foreach_mul_(grads, scale / max(count, 1.0))
@@ -182,8 +189,15 @@ class Trainer:
     def _update_ema(self) -> None:
         if self.ema:
             decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-            current = [p.detach() for _, p in self.model.named_parameters()]
+            current = [p.detach() for p in self._held().values()]
             torch._foreach_lerp_(list(self.ema.values()), current, 1 - decay)
+
+    def _held(self) -> dict[str, nn.Parameter]:
+        """This process's part of every parameter."""
+        return {name: self.layout.held(p) for name, p in self.model.named_parameters()}
+
+    def _copies(self) -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in self._held().items()}
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -191,8 +205,7 @@ class Trainer:
         if not self.ema:
             yield
             return
-        raw = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-        self._raw = raw
+        raw = self._raw = self._copies()
         self._assign(self.ema)
         try:
             yield
@@ -202,7 +215,7 @@ class Trainer:
 
     @torch.no_grad()
     def _assign(self, weights: Mapping[str, Tensor]) -> None:
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self._held().items():
             parameter.copy_(weights[name])
 
     @torch.no_grad()
@@ -211,9 +224,12 @@ class Trainer:
         sums = _Sums()
         with self.averaged():
             for index, batch in enumerate(self.validation):
-                ctx = self._context(VALIDATION_SEED, index, len(batch.tokens), measuring=True)
-                for out in self._losses(batch, ctx):
-                    sums.add(out)
+                rows = len(batch.tokens)
+                ctx = self._context(VALIDATION_SEED, index, rows, measuring=True)
+                for part, counts in parallel.even_parts(rows, self.config.micro_batch_size or rows):
+                    out = self._loss(batch.select(part), ctx)
+                    if counts:
+                        sums.add(out)
         loss, _, means = sums.means()
         improved = loss < self.best_loss - self.config.min_delta
         self.best_loss = min(self.best_loss, loss) if improved else self.best_loss
@@ -232,8 +248,9 @@ class Trainer:
         (), by name, and plain values."""
         tensors = self.optimizer.state()
         if self.ema:  # the model file then holds the average, so the raw weights are saved here
-            raw = self._raw or {name: p.detach() for name, p in self.model.named_parameters()}
-            tensors |= {f"raw.{name}": p for name, p in raw.items()}
+            raw = self._raw or {name: p.detach() for name, p in self._held().items()}
+            whole = dict(self.model.named_parameters())
+            tensors |= {f"raw.{name}": self.layout.named(whole[name], p) for name, p in raw.items()}
         best = None if math.isinf(self.best_loss) else self.best_loss
         return tensors, {
             "step": self.step,
@@ -244,11 +261,19 @@ class Trainer:
         }
 
     def load(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
-        """The inverse of `state` (shapes as there, or ()); the model already holds the saved weights."""
+        """The inverse of `state` (shapes as there, or ()); the model already holds the saved weights.
+
+        Raises:
+            UserError: if a tensor is missing.
+        """
+        self.restore(lambda targets: self.layout.load(targets, tensors), plain)
+
+    @torch.no_grad()
+    def restore(self, fill: Callable[[Mapping[str, Tensor]], None], plain: Mapping[str, Any]) -> None:
+        """`load` by a function that fills the tensors of `state` with what was saved under their names."""
         if self.ema:
-            self.ema = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-            self._assign({name[4:]: value for name, value in tensors.items() if name.startswith("raw.")})
-        self.optimizer.load(tensors)
+            self.ema = self._copies()
+        fill(self.state()[0])
         self.step, self.tokens = int(plain["step"]), int(plain["tokens"])
         self.best_loss = math.inf if plain["best_loss"] is None else float(plain["best_loss"])
         self.without_improvement = int(plain["without_improvement"])
@@ -270,16 +295,18 @@ class _Sums:
         for name, pair in out.metrics.items():
             self._pairs.setdefault(name, []).append(pair)
 
-    @property
     def work(self) -> tuple[int, int]:
-        """Positions that went through the model, and those whose logits were computed."""
-        return self._positions, int(torch.stack(self._predicted).sum())
+        """Positions that went through the model, and those whose logits were computed, in all processes."""
+        mine = (self._positions, int(torch.stack(self._predicted).sum()))
+        positions, predicted = parallel.summed({"work": mine})["work"]
+        return int(positions), int(predicted)
 
     def means(self) -> tuple[float, float, dict[str, float]]:
-        """The mean loss, its count, and the mean of each metric."""
-        sums = {
-            name: tuple(float(torch.stack(side).sum()) for side in zip(*pairs, strict=True))
-            for name, pairs in self._pairs.items()
-        }
+        """The mean loss, its count, and the mean of each metric, over all processes."""
+        mine = {}
+        for name, pairs in self._pairs.items():
+            total, count = (float(torch.stack(side).sum()) for side in zip(*pairs, strict=True))
+            mine[name] = (total, count)
+        sums = parallel.summed(mine)
         means = {name: total / max(count, 1.0) for name, (total, count) in sums.items()}
         return means.pop(""), sums[""][1], means

@@ -25,6 +25,7 @@ from nano_llada.evaluation.suite import Subject, Suite
 from nano_llada.objectives.denoising import Reading, noisy_features
 from nano_llada.objectives.likelihood import readable
 from nano_llada.objectives.next_token import next_token_targets
+from nano_llada.training import parallel
 
 BINS = 10  # bin b holds confidences from b / 10 on
 THRESHOLDS = (0.5, 0.7, 0.9, 0.95)
@@ -101,8 +102,8 @@ class Calibration(Suite):
         texts = [passage.text for passage in self.passages]
         names = value_names()
         totals = np.zeros((len(texts), len(names)))
-        for owners, batch in window_batches(checkpoint, texts, numbers, self.window, self.batch_size):
-            looks = self._looks(checkpoint, batch)
+        parts = window_batches(checkpoint, texts, numbers, self.window, self.batch_size)
+        for (owners, _), looks in parallel.shared_out(parts, lambda part: self._looks(checkpoint, part[1])):
             np.add.at(totals, np.array(owners)[looks.rows.numpy()], tallies(looks))
         for passage, total in zip(self.passages, totals, strict=True):
             values = dict(zip(names, total.tolist(), strict=True))

@@ -24,6 +24,7 @@ from nano_llada.evaluation.record import Record
 from nano_llada.evaluation.suite import Subject, Suite
 from nano_llada.objectives.denoising import Reading
 from nano_llada.objectives.likelihood import bound_is_exact, bound_scores, exact_scores
+from nano_llada.training import parallel
 
 TIE = 1e-6  # share of a score by which rounding may change it from one batch size to another
 
@@ -131,8 +132,9 @@ class Choices(Suite):
         encoded = [encode_choices(subject, question) for question in self.questions]
         rows = [row for some, _ in encoded for row in some]
         scores: dict[int, Tensor] = {}
-        for names, batch in row_batches(subject.checkpoint, rows, self.batch_size):
-            scores |= dict(zip(names, self._scores(subject.checkpoint, batch), strict=True))
+        parts = row_batches(subject.checkpoint, rows, self.batch_size)
+        for (names, _), found in parallel.shared_out(parts, lambda part: self._scores(subject.checkpoint, part[1])):
+            scores |= dict(zip(names, found, strict=True))
         first = 0
         for question, (some, dropped) in zip(self.questions, encoded, strict=True):
             drawn = [scores[first + i] for i in range(len(some))]

@@ -15,6 +15,7 @@ import torch
 from nano_llada.checkpoint.files import Checkpoint, load_checkpoint
 from nano_llada.config.checks import at_least
 from nano_llada.config.decoding import Autoregressive, Block
+from nano_llada.core.batch import TokenBatch
 from nano_llada.core.errors import UserError
 from nano_llada.core.random import derive_seed
 from nano_llada.data.tokenizer import Tokenizer
@@ -26,6 +27,7 @@ from nano_llada.evaluation.options import SuiteOptions
 from nano_llada.evaluation.record import Record
 from nano_llada.evaluation.suite import Subject, Suite
 from nano_llada.objectives.likelihood import exact_nll
+from nano_llada.training import parallel
 
 BROKEN = "\ufffd"  # what a tokenizer writes for bytes that are not a whole character
 
@@ -207,9 +209,13 @@ def judge_texts(judge: Checkpoint, pairs: Sequence[tuple[str, str]], batch_size:
             begin = max(0, last - context)
             rows.append(ScoredRow(tokens[begin:last], scored - begin, number))
             scored = last
-    for _, batch in row_batches(judge, rows, batch_size):
-        nll = exact_nll(judge.model, batch)
-        for number, nats, count in zip(batch.rows.tolist(), nll.mean.tolist(), nll.tokens.tolist(), strict=True):
+
+    def score(part: tuple[list[int], TokenBatch]) -> tuple[list[float], list[int]]:
+        nll = exact_nll(judge.model, part[1])
+        return nll.mean.tolist(), nll.tokens.tolist()
+
+    for (_, batch), (costs, counts) in parallel.shared_out(row_batches(judge, rows, batch_size), score):
+        for number, nats, count in zip(batch.rows.tolist(), costs, counts, strict=True):
             scores[number] = (scores[number][0] + nats, scores[number][1] + count)
     return scores
 

@@ -21,6 +21,7 @@ from nano_llada.evaluation.record import Record
 from nano_llada.evaluation.suite import Subject, Suite
 from nano_llada.evaluation.suites.generation import asked_questions
 from nano_llada.evaluation.suites.quality import whole_start
+from nano_llada.training import parallel
 
 TIMED = 64  # questions of each language that speed is measured on, at most
 
@@ -111,7 +112,12 @@ class Speed(Suite):
         return cls(tuple(chosen), own.batch_sizes)
 
     def run(self, subject: Subject) -> Iterator[Record]:
-        """A record a batch, small batches first. Raises UserError if prompts do not fit into the model's context."""
+        """A record a batch, small batches first.
+
+        Raises:
+            UserError: if prompts do not fit into the model's context, or several processes would compete.
+        """
+        parallel.refuse_several("the suite speed")
         sampler = subject.sampler()
         requests: dict[str, list[Request]] = {}
         for passage in self.prompts:

@@ -17,21 +17,31 @@ from tokenizers import Tokenizer as Backend
 
 from nano_llada.checkpoint.files import load_checkpoint, model_weights, save_model
 from nano_llada.config.card import ModelCard
-from nano_llada.config.model import ModelConfig, YarnScaling
+from nano_llada.config.model import LongRope, ModelConfig, YarnScaling
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import EOS, MASK, TURN_END, TURN_START, Tokenizer, train_bpe
-from nano_llada.interop.transformers import export_model, import_model
+from nano_llada.interop.export import export_transformers as export_model
+from nano_llada.interop.shapes import linear
+from nano_llada.interop.transformers import import_model as import_folder
 from nano_llada.model.transformer import Transformer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers = pytest.importorskip("transformers")
 
-FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen3": "Qwen3"}
+
+def import_model(folder: Path) -> tuple[Transformer, Tokenizer]:
+    found = import_folder(folder)
+    return found.model, found.tokenizer
+
+
+FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 TEXTS = ["user assistant system hello there, how are you?\n你好，世界！"] * 3
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "original_max_position_embeddings": 16}
+LLAMA3 |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
 SHAPE = {
     "hidden_size": 24,
     "intermediate_size": 40,
@@ -68,6 +78,8 @@ def foreign(folder: Path, tokenizer: Tokenizer, family: str = "llama", *, shard:
     """A tiny model made and saved by transformers."""
     extra = {"sliding_window": None} if family == "mistral" else {}
     values = {"vocab_size": tokenizer.vocab.size} | SHAPE | extra | changes
+    if family == "qwen2":
+        del values["head_dim"]
     config = getattr(transformers, f"{FAMILIES[family]}Config")(**values)
     model = getattr(transformers, f"{FAMILIES[family]}ForCausalLM")(config).eval()
     scramble(model)
@@ -113,19 +125,24 @@ def complaint(call, *arguments) -> str:
         {"tie_word_embeddings": True, "num_key_value_heads": 4},
         {"head_dim": 10, "rope_scaling": YARN | {"beta_fast": 3.0, "beta_slow": 0.5}},
         {"tie_word_embeddings": True, "rope_scaling": YARN | {"factor": None}, "vocab_size": 320},
+        {"rope_scaling": LLAMA3},
+        {"rope_scaling": {"rope_type": "linear", "factor": 2.5}},
     ],
-    ids=["gqa", "tied", "wide-yarn", "padded"],
+    ids=["gqa", "tied", "wide-yarn", "padded", "llama3", "linear"],
 )
 def test_imported_logits(tmp_path, tokenizer, family, changes):
+    if family == "qwen2":
+        changes = {name: value for name, value in changes.items() if name != "head_dim"}  # it has none
     theirs = foreign(tmp_path, tokenizer, family, **changes)
     ours, _ = import_model(tmp_path)
+    assert ours.config.qkv_bias == (family == "qwen2")
     assert ours.config.qk_norm == (family == "qwen3")
     assert ours.config.vocab_size == tokenizer.vocab.size == 300
     assert not ours.training
     assert largest_difference(ours, theirs) < 1e-5
 
 
-@pytest.mark.parametrize("qk_norm", [True, False], ids=["qwen3", "llama"])
+@pytest.mark.parametrize("kind", ["Qwen3", "Llama", "Qwen2"])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -134,11 +151,15 @@ def test_imported_logits(tmp_path, tokenizer, family, changes):
         {"head_size": 10, "yarn": STRETCHED, "max_length": 48},
         {"num_kv_heads": 1, "intermediate_size": None, "vocab_size": 310},
         {"yarn": replace(STRETCHED, factor=1.5)},  # transformers 4.51 would make it max_length / original_length
+        {"long_rope": LongRope(4.0, 16, 1.0, 4.0)},
+        {"long_rope": linear(2.5, 64)},
     ],
-    ids=["gqa", "tied", "wide-yarn", "padded", "factor"],
+    ids=["gqa", "tied", "wide-yarn", "padded", "factor", "llama3", "linear"],
 )
-def test_export_and_back(tmp_path, tokenizer, monkeypatch, qk_norm, changes):
-    config = replace(OURS, qk_norm=qk_norm, **changes)
+def test_export_and_back(tmp_path, tokenizer, monkeypatch, kind, changes):
+    if kind == "Qwen2":
+        changes = {name: value for name, value in changes.items() if name != "head_size"}
+    config = replace(OURS, qk_norm=kind == "Qwen3", qkv_bias=kind == "Qwen2", **changes)
     ours = own(tmp_path / "ours", tokenizer, config)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "transformers", None)  # neither direction may need it
@@ -147,7 +168,7 @@ def test_export_and_back(tmp_path, tokenizer, monkeypatch, qk_norm, changes):
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}  # transformers 4 reads no file without it
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    assert type(theirs).__name__ == ("Qwen3ForCausalLM" if qk_norm else "LlamaForCausalLM")
+    assert type(theirs).__name__ == f"{kind}ForCausalLM"
     assert theirs.dtype == torch.float32
     assert largest_difference(ours, theirs) < 1e-5
     assert back_tokenizer.hash == tokenizer.hash
@@ -253,14 +274,17 @@ def test_exported_chat(tmp_path, tokenizer, family):
 
 
 ONLY = "this backbone can only take"
-KIND = "this backbone can be default, yarn"
+KIND = "this backbone can be default, yarn, llama3, linear"
+FAMILY = "this backbone can be llama, mistral, qwen2, qwen3, llada, sdar, nano_llada"
+SHIFTED = "its output at a place predicts the next place (shifted logits)"
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "qwen3_moe"}, "model_type is 'qwen3_moe'; this backbone can be llama, mistral, qwen3"),
-        ({"model_type": ...}, "model_type is None; this backbone can be llama, mistral, qwen3"),
+        ({"model_type": "qwen3_moe"}, f"model_type is 'qwen3_moe': it is a mixture of experts; {FAMILY}"),
+        ({"model_type": "dream"}, f"model_type is 'dream': {SHIFTED}; {FAMILY}"),
+        ({"model_type": ...}, f"model_type is None; {FAMILY}"),
         ({"attention_bias": True}, f"attention_bias is True; {ONLY} False"),
         ({"mlp_bias": True}, f"mlp_bias is True; {ONLY} False"),
         ({"hidden_act": "gelu"}, f"hidden_act is 'gelu'; {ONLY} 'silu'"),
@@ -275,7 +299,8 @@ KIND = "this backbone can be default, yarn"
         ({"rms_norm_eps": True}, "rms_norm_eps is True; it must be a positive number"),
         ({"num_key_value_heads": 3}, "num_heads 4 is not a multiple of num_kv_heads 3"),
         ({"rope_parameters": 3}, "rope_parameters is 3; it must be an object"),
-        ({"rope_scaling": {"type": "linear"}}, f"rope_scaling: rope_type is 'linear'; {KIND}"),
+        ({"rope_scaling": {"type": "dynamic"}}, f"rope_scaling: rope_type is 'dynamic'; {KIND}"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling lacks factor"),
     ],
 )
 def test_refused_fields(tmp_path, tokenizer, changes, message):
@@ -289,13 +314,13 @@ def test_refused_fields(tmp_path, tokenizer, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rope_type": "llama3"}, f"rope_type is 'llama3'; {KIND}"),
+        ({"rope_type": "longrope"}, f"rope_type is 'longrope'; {KIND}"),
         ({"full_attention": {}}, "full_attention is {}; this backbone has nothing like it"),
         ({"partial_rotary_factor": 0.25}, f"partial_rotary_factor is 0.25; {ONLY} 1.0"),
         ({"mscale": 1.0}, f"mscale is 1.0; {ONLY} None"),
         ({"mscale_all_dim": 1.0}, f"mscale_all_dim is 1.0; {ONLY} None"),
         ({"truncate": False}, f"truncate is False; {ONLY} True"),
-        ({"factor": 0.5}, "factor is 0.5; YaRN stretches a context, so it must be at least 1"),
+        ({"factor": 0.5}, "factor is 0.5; it stretches a context, so it must be at least 1"),
         ({"attention_factor": 2.0, "factor": 1}, f"attention_factor is 2.0; {ONLY} 1.0"),
         ({"rope_theta": -1}, "rope_theta is -1; it must be a positive number"),
     ],
@@ -319,7 +344,7 @@ def test_refused_folders(tmp_path, tokenizer):
     names = {EOS: 0, "<s>": 1}
     foreign_names = json.dumps({"version": "1.0", "model": {"type": "WordLevel", "vocab": names, "unk_token": EOS}})
     (tmp_path / "tokenizer.json").write_text(foreign_names, encoding="utf-8")
-    assert now() == f"the tokenizer lacks {TURN_START}, {TURN_END}; it needs {EOS}, {TURN_START} and {TURN_END}"
+    assert now() == f"the tokenizer turns the characters {EOS} in a text into that token; use another"
     tokenizer.save(tmp_path)
     assert now() == (
         "F: tokenizer.json has ids up to 299, but config.json a vocab_size of 299; they are not of the same model"
@@ -358,10 +383,9 @@ def test_refused_tensors(tmp_path, tokenizer):
 
 def test_refused_exports(tmp_path, tokenizer):
     out = tmp_path / "out"
-    own(tmp_path / "denoiser", tokenizer, OURS, "diffusion")
-    assert complaint(export_model, tmp_path / "denoiser", out) == (
-        f"{tmp_path / 'denoiser'} is a diffusion checkpoint, and transformers has no bidirectional class that could "
-        "run it; only the weights of ar checkpoints are exported"
+    own(tmp_path / "both", tokenizer, replace(OURS, qkv_bias=True))
+    assert complaint(export_model, tmp_path / "both", out) == (
+        f"{tmp_path / 'both'}: no AR class of transformers has both qk_norm and biases of queries only"
     )
     own(tmp_path / "odd", tokenizer, replace(OURS, hidden_size=22, head_size=6, qk_norm=False))
     assert complaint(export_model, tmp_path / "odd", out) == (

@@ -331,13 +331,17 @@ class _Layer:
         if config.qk_norm:
             gains = [gain_of(vectors[f"{prefix}attention.{n}_norm.weight"]) for n in ("q", "k")]
             self._qk_gain = torch.cat([gains[0].expand(self._heads, -1), gains[1].expand(self._kv_heads, -1)])
+        self._qkv_bias = vectors.get(f"{prefix}attention.qkv.bias")
         self._qkv, self._out = product(f"{prefix}attention.qkv.weight"), product(f"{prefix}attention.out.weight")
         self._gate_up, self._down = product(f"{prefix}gate_up.weight"), product(f"{prefix}down.weight")
 
     def __call__(self, x: Tensor, plan: _Plan, chosen: Tensor | None) -> Tensor:
         """(N, H) to the same; with `chosen` (M,), only those rows."""
         heads, kv_heads = self._heads, self._kv_heads
-        qkv = self._qkv(normed(x, self._attention_gain, self._eps)).view(-1, heads + 2 * kv_heads, self._width)
+        qkv = self._qkv(normed(x, self._attention_gain, self._eps))
+        if self._qkv_bias is not None:
+            qkv = qkv.add_(self._qkv_bias)
+        qkv = qkv.view(-1, heads + 2 * kv_heads, self._width)
         qk = qkv.narrow(1, 0, heads + kv_heads)
         if self._qk_gain is not None:
             qk = normed(qk, self._qk_gain, self._eps)

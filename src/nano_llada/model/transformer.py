@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nano_llada.config.model import ModelConfig, YarnScaling
+from nano_llada.config.model import LongRope, ModelConfig, YarnScaling
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.model.cache import KVCache
 from nano_llada.model.functional import Mask, attend, by_documents, normed_linear, rms_norm, rotary, swiglu_linear
@@ -30,7 +30,8 @@ class RMSNorm(nn.Module):
 
     def then(self, linear: nn.Linear, x: Tensor) -> Tensor:
         """``linear(self(x))`` for (..., D) in one operation, which keeps less for the backward pass."""
-        return normed_linear(x, self.weight, linear.weight, self.eps)
+        product = normed_linear(x, self.weight, linear.weight, self.eps)
+        return product if linear.bias is None else product + linear.bias.to(product.dtype)
 
 
 class Attention(nn.Module):
@@ -40,7 +41,7 @@ class Attention(nn.Module):
         super().__init__()
         self.config, self.layer = config, layer
         width, heads, kv_heads = config.head_width, config.num_heads, config.kv_heads
-        self.qkv = nn.Linear(config.hidden_size, (heads + 2 * kv_heads) * width, bias=False)
+        self.qkv = nn.Linear(config.hidden_size, (heads + 2 * kv_heads) * width, bias=config.qkv_bias)
         self.out = nn.Linear(heads * width, config.hidden_size, bias=False)
         self.q_norm = RMSNorm(width, config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(width, config.norm_eps) if config.qk_norm else None
@@ -134,6 +135,8 @@ class Transformer(nn.Module):
                 if parameter.dim() > 1:
                     adds = name.endswith(("attention.out.weight", "down.weight"))
                     parameter.normal_(0.0, residual if adds else 0.02, generator=rng)
+                elif name.endswith(".bias"):
+                    parameter.zero_()
         return self
 
     def compile_blocks(self) -> None:
@@ -225,11 +228,22 @@ def rotary_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
     width = config.head_width
     exponents = torch.arange(0, width, 2, dtype=torch.float64) / width
     frequencies = config.rope_theta**-exponents
+    if config.long_rope is not None:
+        return (frequencies / long_rope_divisors(config.long_rope, frequencies)).float(), 1.0
     if config.yarn is None:
         return frequencies.float(), 1.0
     share = _yarn_share(config.yarn, width, config.rope_theta)
     scaled = frequencies / config.yarn.factor * (1 - share) + frequencies * share
     return scaled.float(), 0.1 * math.log(config.yarn.factor) + 1.0
+
+
+def long_rope_divisors(rope: LongRope, frequencies: Tensor) -> Tensor:
+    """(D/2,) by what each frequency is divided: 1 for fast dimensions, the factor for slow ones, between them
+    1 / (share + (1 - share) / factor), where the share rises with the turns over the original length.
+    """
+    turns = rope.original_length * frequencies / (2 * math.pi)
+    share = ((turns - rope.low_turns) / (rope.high_turns - rope.low_turns)).clamp(0, 1)
+    return 1 / (share + (1 - share) / rope.factor)
 
 
 def _yarn_share(yarn: YarnScaling, width: int, theta: float) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nano_llada.data.tokenizer import train_bpe
 from nano_llada.session.run import execute
-from tiny import Place, chats, make_place, texts, tiny_run
+from tiny import SHAPE, Place, chats, make_place, texts, tiny_run
 
 PIECES = (
     *("hello", "World", "don't", "I'LL", "naïve", "straße", "x_y", "foo.bar()", "https://a.b/c?d=1"),
@@ -29,17 +29,17 @@ def mixed(count: int = 1000) -> list[str]:
 
 
 def trained(root: Path) -> Place:
-    """Runs `ar`, `full`, `block` (of 4) and `ar-sft`, trained until their logits are far from uniform."""
+    """Runs `ar`, `full`, and `block` (of 4), trained until their logits are far from uniform."""
     place = make_place(root)
     corpus = [row["text"] for row in texts()] + [message["content"] for row in chats() for message in row["messages"]]
     train_bpe([*corpus, "system user assistant"], vocab_size=400).save(place.tokenizer)
-    changes = {"steps": 30, "learning_rate": 1e-2, "max_length": 64}
+    shape = {"tokenizer": place.tokenizer, **SHAPE, "max_length": 64}
+    changes = {"steps": 40, "learning_rate": 1e-2, "eval_rows": 1, "log_every": 40}
+    full = place.runs / "full"
     runs = [
-        tiny_run(place, "pretrain", "ar", name="ar", num_kv_heads=2, **changes),
-        tiny_run(place, "pretrain", "diffusion", name="full", **changes),
-        tiny_run(
-            place, "sft", "diffusion", name="block", init_from=place.runs / "full", blocks={"block_size": 4}, **changes
-        ),
+        tiny_run(place, "pretrain", "ar", name="ar", **(shape | {"num_kv_heads": 2}), **changes),
+        tiny_run(place, "pretrain", "diffusion", name="full", **shape, **changes),
+        tiny_run(place, "pretrain", "diffusion", name="block", init_from=full, blocks={"block_size": 4}, **changes),
     ]
     for run in runs:
         assert execute(run).state == "finished"

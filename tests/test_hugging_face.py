@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer as Backend
 
+from mixed import mixed
 from nano_llada.checkpoint.files import load_checkpoint, model_weights, save_model
 from nano_llada.config.card import ModelCard
 from nano_llada.config.model import LongRope, ModelConfig, YarnScaling
@@ -23,9 +25,12 @@ from nano_llada.core.pattern import AttentionPattern
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import EOS, MASK, TURN_END, TURN_START, Tokenizer, train_bpe
+from nano_llada.decode.types import Request, collect
 from nano_llada.interop.export import export_transformers as export_model
+from nano_llada.interop.layout import LLADA, tensor_layout
 from nano_llada.interop.shapes import linear
 from nano_llada.interop.transformers import import_model as import_folder
+from nano_llada.language_model import LanguageModel, make_sampler
 from nano_llada.model.transformer import Transformer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -404,3 +409,189 @@ def test_refused_exports(tmp_path, tokenizer):
     assert complaint(export_model, tmp_path / "fine", out) == f"{out} exists already; give the name of a new folder"
     theirs = transformers.AutoModelForCausalLM.from_pretrained(out)
     assert largest_difference(load_checkpoint(tmp_path / "fine").model, theirs) < 1e-5
+
+
+# diffusion models
+
+
+def loaded(folder: Path):
+    """An exported diffusion model, as anybody loads it."""
+    return transformers.AutoModel.from_pretrained(folder, trust_remote_code=True)
+
+
+def written(model: LanguageModel, prompt: tuple[int, ...], **options) -> list[int]:
+    """The tokens that our decoding writes, up to the end token."""
+    sampler = make_sampler(model.model, model.tokenizer.vocab, model.decoding(**options))
+    (done,) = collect(sampler.stream([Request(prompt)], None), 1, ())
+    tokens = list(done.tokens)
+    ends = [i for i, token in enumerate(tokens) if token in model.tokenizer.vocab.ends]
+    return tokens[: ends[0] + 1] if ends else tokens
+
+
+def relative_difference(ours: LanguageModel, theirs, size: int) -> float:
+    tokens = torch.randint(size, (2, 40), generator=torch.Generator().manual_seed(1))
+    pattern = AttentionPattern("full")
+    if (block := ours.card.block_size) is not None:
+        places = torch.arange(40)[None].expand(2, -1)
+        pattern = AttentionPattern.blocks("block_causal", torch.zeros_like(tokens), places, block)
+    with torch.no_grad():
+        mine = ours.model(tokens, pattern)
+        return float((mine - theirs(tokens).logits).abs().max() / mine.abs().max())
+
+
+SHAPES = {
+    "qwen3": {},
+    "llama-tied": {"qk_norm": False, "tie_embeddings": True, "yarn": STRETCHED},
+    "biases-llama3": {"qkv_bias": True, "long_rope": LongRope(3.0, 32, 1.0, 4.0), "head_size": 10},
+    "linear": {"long_rope": linear(2.0, 64)},
+}
+
+
+@pytest.mark.parametrize("block", [None, 4])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_exported_denoisers(tmp_path, tokenizer, shape, block):
+    config = replace(OURS, hidden_size=32, **SHAPES[shape])
+    own(tmp_path / "ours", tokenizer, config, "diffusion")
+    edit(tmp_path / "ours" / "model.json", {"card": {"track": "diffusion", "block_size": block, "stage": "sft"}})
+    export_model(tmp_path / "ours", tmp_path / "out")
+    ours, theirs = LanguageModel.load(tmp_path / "ours"), loaded(tmp_path / "out")
+    assert relative_difference(ours, theirs, 300) < 1e-5
+    prompt, options = ours.encode("hello", chat=False), {"max_new_tokens": 21}
+    assert theirs.generate(torch.tensor([prompt]), **options)[0, len(prompt) :].tolist() == written(
+        ours, prompt, **options
+    )
+    back = import_folder(tmp_path / "out")
+    assert (back.card.track, back.card.block_size, back.card.stage) == ("diffusion", block, "sft")
+    assert all(torch.equal(t, back.model.state_dict()[n]) for n, t in ours.model.state_dict().items())
+
+
+@pytest.mark.parametrize("run", ["full", "block"])
+def test_trained_denoisers_write_the_same_tokens(tmp_path, trained_place, run):
+    export_model(trained_place.runs / run, tmp_path / "out")
+    ours, theirs = LanguageModel.load(trained_place.runs / run), loaded(tmp_path / "out")
+    assert relative_difference(ours, theirs, 400) < 1e-5
+    texts = ("Tom has", "汤姆有", "What has Amy?")
+    prompts = [ours.encode(text, chat=chat) for text in texts for chat in (False, True)]
+    settings = [{}, {"threshold": 0.4}] + ([{"steps": 5}] if run == "full" else [])
+    found = set()
+    for options in settings:
+        for prompt in prompts:
+            mine = written(ours, prompt, max_new_tokens=20, **options)
+            out = theirs.generate(torch.tensor([prompt]), max_new_tokens=20, **options)
+            assert out[0, len(prompt) :].tolist() == mine
+            found.add(tuple(mine))
+    assert len(found) > 2  # the texts are not all alike
+    longest = max(map(len, prompts))
+    pads = [longest - len(prompt) for prompt in prompts]
+    rows = torch.tensor([[0] * pad + list(prompt) for pad, prompt in zip(pads, prompts, strict=True)])
+    seen = torch.tensor([[0] * pad + [1] * len(prompt) for pad, prompt in zip(pads, prompts, strict=True)])
+    together = theirs.generate(rows, seen, max_new_tokens=20)
+    for row, prompt in zip(together.tolist(), prompts, strict=True):
+        mine = written(ours, prompt, max_new_tokens=20)
+        assert row[longest : longest + len(mine)] == mine
+        assert set(row[longest + len(mine) :]) <= {ours.tokenizer.vocab.eos}  # padding
+    with pytest.raises(ValueError, match="generate of this model has no num_beams"):
+        theirs.generate(rows, num_beams=2)
+
+
+def test_exported_code_learns_samples_and_is_saved_again(tmp_path, trained_place):
+    export_model(trained_place.runs / "full", tmp_path / "out")
+    theirs = loaded(tmp_path / "out")
+    tokens = torch.randint(16, 400, (2, 12), generator=torch.Generator().manual_seed(2))
+    labels = tokens.masked_fill(torch.arange(12) % 2 == 0, -100)
+    theirs(tokens, labels=labels).loss.backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in theirs.parameters())
+    drawn = [
+        theirs.generate(tokens[:1], max_new_tokens=16, temperature=1.0, generator=torch.Generator().manual_seed(seed))
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    padded = torch.cat([tokens, tokens.new_zeros(2, 3)], 1)
+    seen = torch.cat([torch.ones_like(tokens), tokens.new_zeros(2, 3)], 1)
+    with torch.no_grad():
+        assert torch.allclose(theirs(padded, seen).logits[:, :12], theirs(tokens).logits, atol=1e-5)
+    theirs.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "modeling_nano_llada.py").is_file()
+    again = loaded(tmp_path / "again")
+    assert all(torch.equal(t, again.state_dict()[n]) for n, t in theirs.state_dict().items())
+    shutil.copy(tmp_path / "out" / "tokenizer.json", tmp_path / "again")
+    back = import_folder(tmp_path / "again")
+    assert torch.equal(back.model.head.weight, LanguageModel.load(trained_place.runs / "full").model.head.weight)
+
+
+@pytest.mark.parametrize("kind", ["llada", "sdar"])
+def test_public_diffusion_models(tmp_path, kind):
+    """Llama and Qwen3 with another mask are what LLaDA and SDAR compute."""
+    names = {EOS: "<|endoftext|>", MASK: {"llada": "<|mdm_mask|>", "sdar": "<|MASK|>"}[kind]}
+    tokenizer = train_bpe(TEXTS, vocab_size=300)
+    theirs = foreign(tmp_path, tokenizer, {"llada": "llama", "sdar": "qwen3"}[kind], num_key_value_heads=4)
+    text = (tmp_path / "tokenizer.json").read_text(encoding="utf-8")
+    (tmp_path / "tokenizer.json").write_text(text.replace(MASK, names[MASK]), encoding="utf-8")
+    ids = {"mask_token_id": tokenizer.vocab.mask, "eos_token_id": tokenizer.vocab.eos}
+    if kind == "sdar":
+        edit(tmp_path / "config.json", {"model_type": "sdar", "architectures": ["SDARForCausalLM"], **ids})
+    else:
+        weights = load_file(tmp_path / "model.safetensors")
+        renamed = {}
+        for ours, parts in tensor_layout(OURS).items():
+            if ours.endswith(("q_norm.weight", "k_norm.weight")):
+                continue
+            place = {name: part for name, part in tensor_layout(replace(OURS, qk_norm=False), LLADA).items()}[ours]
+            renamed |= {new: weights[old] for (old, _), (new, _) in zip(parts, place, strict=True)}
+        save_file(renamed, tmp_path / "model.safetensors")
+        stated = {"d_model": 24, "n_layers": 2, "n_heads": 4, "n_kv_heads": 4, "mlp_hidden_size": 40}
+        stated |= {"max_sequence_length": 64, "vocab_size": 300, "rope_theta": 500.0, "rms_norm_eps": 1e-5}
+        stated |= {"block_type": "llama", "layer_norm_type": "rms", "activation_type": "silu", "weight_tying": False}
+        stated |= {"include_bias": False, "head_dim": 6, "multi_query_attention": None, **ids}
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "llada", **stated}), encoding="utf-8")
+    found = import_folder(tmp_path, "sft")
+    assert (found.card.track, found.card.stage) == ("diffusion", "sft")
+    assert found.card.block_size == (4 if kind == "sdar" else None)
+    assert found.tokenizer.vocab.mask == tokenizer.vocab.mask
+    assert found.remarks == (f"the tokenizer's {names[MASK]} is called {MASK} here",)
+    tokens = torch.randint(300, (2, 20), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        free = torch.zeros(2, 1, 20, 20)
+        mine = found.model(tokens, AttentionPattern("full"))
+        assert float((mine - theirs(tokens, attention_mask=free).logits).abs().max() / mine.abs().max()) < 1e-5
+    if kind == "llada":
+        edit(tmp_path / "config.json", {"alibi": True})
+        message = f"{tmp_path / 'config.json'}: alibi is True; this backbone can only take False"
+        assert complaint(import_model, tmp_path) == message
+
+
+@pytest.mark.parametrize("cut", ["plain", "digits", "words"])
+def test_a_thousand_texts_have_the_same_tokens(tmp_path, cut):
+    words = ["图书馆", "北京大学"] if cut == "words" else None
+    tokenizer = train_bpe([*TEXTS, *mixed()], vocab_size=500, chinese_words=words)
+    if cut == "digits":
+        plain = json.loads(tokenizer.to_json())
+        digits = {"type": "Digits", "individual_digits": True}
+        plain["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, plain["pre_tokenizer"]]}
+        tokenizer = Tokenizer(Backend.from_str(json.dumps(plain)))
+    own(tmp_path / "ours", tokenizer, replace(OURS, vocab_size=500))
+    export_model(tmp_path / "ours", tmp_path / "out")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", split_special_tokens=True)
+    texts = mixed()
+    wanted = tokenizer.encode_many(texts)
+    assert theirs(texts, add_special_tokens=False).input_ids == wanted
+    assert import_folder(tmp_path / "out").tokenizer.encode_many(texts) == wanted
+
+
+def test_llama_marks(tmp_path, tokenizer):
+    """A tokenizer with other marks gets ours: by role where it has one, else as new tokens."""
+    plain = json.loads(tokenizer.to_json())
+    text = json.dumps(plain).replace(EOS, "<|end_of_text|>").replace(TURN_END, "<|eot_id|>")
+    text = text.replace(TURN_START, "<|start_header_id|>").replace(MASK, "<|nothing|>")
+    foreign(tmp_path, tokenizer)
+    (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
+    found = import_folder(tmp_path)
+    vocab = found.tokenizer.vocab
+    assert (vocab.eos, vocab.turn_end) == (tokenizer.vocab.eos, tokenizer.vocab.turn_end)
+    assert {vocab.turn_start, vocab.mask} == {300, 301}
+    assert len(found.remarks) == 3
+    mean = found.model.embed.weight[:300].mean(0)
+    assert torch.allclose(found.model.embed.weight[300:], mean.expand(2, -1), atol=1e-7)
+    texts = mixed(100)
+    assert found.tokenizer.encode_many(texts) == tokenizer.encode_many(texts)

@@ -104,7 +104,9 @@ def _renamed(names: Mapping[int, str], roles: Mapping[str, int]) -> dict[str, st
             continue
         stated = [names[roles[mark]]] if roles.get(mark) in names else []
         free = there - {*MARKS, *taken.values()}
-        found = next((name for name in (*stated, *ALIASES[mark]) if name in free), None)
+        # a stated end may be that of a turn, where the text's own end has a usual name
+        order = (*stated, *ALIASES[mark]) if mark == MASK else (*ALIASES[mark], *stated)
+        found = next((name for name in order if name in free), None)
         if found is not None:
             taken[mark] = found
     return taken

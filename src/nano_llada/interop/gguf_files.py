@@ -35,7 +35,7 @@ from nano_llada.model.transformer import long_rope_divisors
 
 Kind = Literal["f32", "f16", "q8_0"]
 ANGLES = "rope_freqs.weight"  # by what the frequencies of the rotary embedding are divided (Llama 3.1)
-FEWEST_POINTS = 2  # of such a table that determine Llama 3.1's rule
+FEWEST_POINTS, ROUNDING = 2, 1e-6  # points of such a table that determine Llama 3.1's rule, and their precision
 DAMAGED = (ValueError, KeyError, IndexError, TypeError, OverflowError, RecursionError, MemoryError, struct.error)
 
 
@@ -220,9 +220,9 @@ def _tokenizer(plain: Mapping[str, Any], folder: Path | None, where: str) -> Ado
 def _shape(
     metadata: Mapping[str, Any], arch: str, family: Family, shapes: Mapping[str, tuple[int, ...]], where: str
 ) -> ModelConfig:
-    stated = {ours: metadata[f"{arch}.{name}"] for name, ours in GGUF_SIZES.items() if f"{arch}.{name}" in metadata}
-    rows = shapes.get("token_embd.weight", (0,))[0]
-    stated.setdefault("vocab_size", rows)
+    renamed = {f"{arch}.{name}": ours for name, ours in GGUF_SIZES.items()}
+    stated = {name: metadata[name] for name in renamed if name in metadata}
+    stated.setdefault(f"{arch}.vocab_size", shapes.get("token_embd.weight", (0,))[0])
     if "output.weight" not in shapes:
         stated["tie_word_embeddings"] = True
     _check_extras(metadata, arch, where)
@@ -232,14 +232,14 @@ def _shape(
     if kind in ("linear", "yarn"):
         stated["rope_scaling"] = {"rope_type": kind, "factor": factor}
     if kind == "yarn":
-        renamed = {
+        theirs = {
             "original_context_length": "original_max_position_embeddings",
             "yarn_beta_fast": "beta_fast",
             "yarn_beta_slow": "beta_slow",
         }
-        found = {ours: metadata.get(f"{arch}.rope.scaling.{name}") for name, ours in renamed.items()}
+        found = {ours: metadata.get(f"{arch}.rope.scaling.{name}") for name, ours in theirs.items()}
         stated["rope_scaling"] |= {name: value for name, value in found.items() if value is not None}
-    return read_shape(stated, family, where)
+    return read_shape(stated, replace(family, renamed=renamed), where)
 
 
 def _check_extras(metadata: Mapping[str, Any], arch: str, where: str) -> None:
@@ -266,23 +266,30 @@ def _check_extras(metadata: Mapping[str, Any], arch: str, where: str) -> None:
 
 
 def _with_divisors(config: ModelConfig, divisors: Tensor, where: str) -> ModelConfig:
-    """The shape with Llama 3.1's rule for a table of what frequencies are divided by. Raises UserError if none fits."""
-    frequencies, factor = _frequencies(config), float(divisors.max())
-    if divisors.shape == frequencies.shape and factor > 1 and config.yarn is None and config.long_rope is None:
-        kept = (1 / divisors.double() - 1 / factor) / (1 - 1 / factor)
-        inside = (kept > 1e-6) & (kept < 1 - 1e-6)
-        if bool((kept < 1e-6).all()):
-            return replace(config, long_rope=linear(factor, config.max_length))
-        if int(inside.sum()) >= FEWEST_POINTS:
-            length = LongRope.original_length
-            turns = (length * frequencies / (2 * math.pi))[inside]
-            share = kept[inside]
-            slope = float((share[0] - share[-1]) / (turns[0] - turns[-1]))
-            low = float(turns[0] - share[0] / slope)
-            rope = LongRope(round(factor, 6), length, low, low + 1 / slope)
-            if torch.allclose(long_rope_divisors(rope, frequencies), divisors.double(), rtol=1e-5):
-                return replace(config, long_rope=rope)
-    raise UserError(f"{where}: {ANGLES} is not a table of Llama 3.1's rule; this backbone has no other")
+    """The shape with the rule behind a table of what frequencies are divided by. Raises UserError if none fits."""
+    frequencies = _frequencies(config)
+    fits = divisors.shape == frequencies.shape and config.yarn is None and config.long_rope is None
+    rope = _rule_of(divisors.double(), frequencies, config.max_length) if fits else None
+    if rope is None or not torch.allclose(long_rope_divisors(rope, frequencies), divisors.double(), rtol=1e-5):
+        raise UserError(f"{where}: {ANGLES} is not a table of Llama 3.1's rule; this backbone has no other")
+    return replace(config, long_rope=rope)
+
+
+def _rule_of(divisors: Tensor, frequencies: Tensor, length: int) -> LongRope | None:
+    """Llama 3.1's rule through a table (D/2,): its ramp is a line over the turns. None: there is none."""
+    factor = float(divisors.max())
+    if not (math.isfinite(factor) and factor > 1 and bool((divisors > 0).all())):
+        return None
+    kept = (1 / divisors - 1 / factor) / (1 - 1 / factor)
+    if bool((kept < ROUNDING).all()):
+        return linear(factor, length)
+    inside = (kept > ROUNDING) & (kept < 1 - ROUNDING)
+    share, turns = kept[inside], (LongRope.original_length * frequencies / (2 * math.pi))[inside]
+    if len(share) < FEWEST_POINTS or share[0] <= share[-1]:
+        return None
+    slope = float((share[0] - share[-1]) / (turns[0] - turns[-1]))
+    low = float(turns[0] - share[0] / slope)
+    return LongRope(round(factor, 6), LongRope.original_length, low, low + 1 / slope) if low > 0 else None
 
 
 def _dequantised(tensor: Any, where: str) -> Tensor:

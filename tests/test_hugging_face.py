@@ -26,12 +26,15 @@ from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import EOS, MASK, TURN_END, TURN_START, Tokenizer, train_bpe
 from nano_llada.decode.types import Request, collect
+from nano_llada.interop.export import export_adapter
 from nano_llada.interop.export import export_transformers as export_model
 from nano_llada.interop.layout import LLADA, tensor_layout
 from nano_llada.interop.shapes import linear
 from nano_llada.interop.transformers import import_model as import_folder
 from nano_llada.language_model import LanguageModel, make_sampler
 from nano_llada.model.transformer import Transformer
+from nano_llada.session.run import execute
+from tiny import Place, run_cli, tiny_run
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers = pytest.importorskip("transformers")
@@ -595,3 +598,46 @@ def test_llama_marks(tmp_path, tokenizer):
     assert torch.allclose(found.model.embed.weight[300:], mean.expand(2, -1), atol=1e-7)
     texts = mixed(100)
     assert found.tokenizer.encode_many(texts) == tokenizer.encode_many(texts)
+
+
+# adapters
+
+
+@pytest.fixture(scope="module")
+def adapted(trained_place) -> Place:
+    """Runs that train adapters alone: of the AR model, and of a denoiser that starts from it."""
+    common = {"init_from": trained_place.runs / "ar", "lora_rank": 3, "steps": 8, "learning_rate": 2e-2}
+    runs = [
+        tiny_run(trained_place, "sft", "ar", name="lora-ar", **common),
+        tiny_run(trained_place, "sft", "diffusion", name="lora-tri", **common, lora_targets=("qkv", "gate_up", "out")),
+    ]
+    for run in runs:
+        assert execute(run).state == "finished"
+    return trained_place
+
+
+@pytest.mark.parametrize("run", ["lora-ar", "lora-tri"])
+def test_peft_loads_adapters(tmp_path, adapted, run):
+    peft = pytest.importorskip("peft")
+    folder = adapted.runs / run
+    assert run_cli(["export", folder, "--out", tmp_path / "adapter", "--to", "peft", "--base", "my/base"]) == 0
+    assert run_cli(["export", folder, "--out", tmp_path / "base", "--no-adapters"]) == 0
+    assert run_cli(["export", folder, "--out", tmp_path / "merged"]) == 0
+    files = {path.name for path in (tmp_path / "adapter").iterdir()}
+    assert files == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    ours = LanguageModel.load(folder)
+    diffusion = ours.card.denoising
+    load = loaded if diffusion else transformers.AutoModelForCausalLM.from_pretrained
+    theirs = peft.PeftModel.from_pretrained(load(tmp_path / "base"), tmp_path / "adapter").eval()
+    tokens = torch.randint(16, 400, (2, 40), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        mine = ours.model(tokens, AttentionPattern("full" if diffusion else "causal"))
+        base = load(tmp_path / "base")(tokens).logits
+        for other in (theirs(tokens).logits, load(tmp_path / "merged")(tokens).logits):
+            assert float((mine - other).abs().max() / mine.abs().max()) < 1e-5
+    assert float((mine - base).abs().max() / mine.abs().max()) > 1e-2  # the adapters do something
+    assert (
+        json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == "my/base"
+    )
+    message = complaint(export_adapter, adapted.runs / "ar", tmp_path / "out", "")
+    assert message.endswith("holds all weights and no adapters: it was trained without --lora-rank")

@@ -19,7 +19,9 @@ from nano_llada.checkpoint.files import (
     PROGRESS,
     TRAINING,
     WEIGHTS,
+    load_adapter,
     load_weights,
+    mask_id,
     read_description,
     read_tensors,
     step_folders,
@@ -165,13 +167,16 @@ def _read_state(folder: Path, model: Transformer) -> tuple[Mapping[str, Tensor],
         UserError: for a checkpoint without training state, and files that may not be read.
     """
     check_checksums(folder)
-    read_description(folder)
+    described = read_description(folder)
     if not (folder / PROGRESS).is_file():
         raise UserError(f"{folder} holds a model but no training state; start a new run with --init-from")
     plain = read_json(folder / PROGRESS, "validation_losses", "step")
     _check_progress(plain, folder)
     tensors = read_tensors(folder / TRAINING)
-    load_weights(model, folder / WEIGHTS)
+    if described.adapter is None:
+        load_weights(model, folder / WEIGHTS)
+    else:
+        load_adapter(model, folder, mask_id(folder))
     return tensors, plain
 
 

@@ -21,11 +21,16 @@ class Options:
     """Run folder or checkpoint folder."""
     out: Path
     """Folder to write; it must not exist yet."""
-    to: Literal["transformers", "gguf"] = "transformers"
+    to: Literal["transformers", "gguf", "peft"] = "transformers"
     """transformers: AR models as Llama, Qwen2 or Qwen3, diffusion models with their own code, for which from_pretrained
-    needs trust_remote_code=True. gguf: for llama.cpp; not for models that were trained in blocks."""
+    needs trust_remote_code=True. gguf: for llama.cpp; not for models that were trained in blocks. peft: the adapters
+    alone, of a run with --lora-rank; everywhere else they are merged."""
     type: Literal["f32", "f16", "q8_0"] = "f16"
     """How gguf stores matrices."""
+    adapters: bool = True
+    """transformers: merge the adapters; off: leave them out, which gives the base of what --to peft writes."""
+    base: str = ""
+    """peft: name or folder of the exported base, written into adapter_config.json."""
     figures: Path | None = None
     """Folder of an evaluation (nano-llada eval --out) whose figures the model card shows."""
     licence: str = ""
@@ -41,13 +46,17 @@ def main(arguments: Sequence[str]) -> int:
         about="Turn a checkpoint into a folder for transformers or llama.cpp.",
         leading="checkpoint",
     )
-    from nano_llada.interop.export import export_gguf, export_transformers
+    from nano_llada.interop.export import export_adapter, export_gguf, export_transformers
 
     figures = [] if options.figures is None else _figures(options.figures)
     if options.to == "gguf":
         exported = export_gguf(options.checkpoint, options.out, options.type, figures, options.licence)
+    elif options.to == "peft":
+        exported = export_adapter(options.checkpoint, options.out, options.base, figures, options.licence)
     else:
-        exported = export_transformers(options.checkpoint, options.out, figures, options.licence)
+        exported = export_transformers(
+            options.checkpoint, options.out, figures, options.licence, adapters=options.adapters
+        )
     for remark in exported.remarks:
         print(remark)
     print(f"written to {options.out}: {exported.loaded_by}")

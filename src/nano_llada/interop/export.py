@@ -9,6 +9,7 @@ from pathlib import Path
 from nano_llada.checkpoint.files import Checkpoint, load_checkpoint, write_checkpoint
 from nano_llada.core.errors import UserError
 from nano_llada.core.files import write_text
+from nano_llada.interop.adapters import fill_adapter, without_adapter
 from nano_llada.interop.gguf_files import Kind, architecture, fill_gguf
 from nano_llada.interop.page import PAGE, Reported, page
 from nano_llada.interop.transformers import check_exportable, fill_folder
@@ -22,13 +23,17 @@ class Exported:
     remarks: tuple[str, ...] = ()
 
 
-def export_transformers(checkpoint: Path, out: Path, figures: Sequence[Reported] = (), licence: str = "") -> Exported:
+def export_transformers(
+    checkpoint: Path, out: Path, figures: Sequence[Reported] = (), licence: str = "", *, adapters: bool = True
+) -> Exported:
     """Write a checkpoint (or a run's best) as a new folder for `transformers`; see `transformers.fill_folder`.
+
+    Adapters are merged; with `adapters=False` they are left out, which is the model that `export_adapter`'s belong to.
 
     Raises:
         UserError: for a shape that `transformers` refuses, or a folder that is there already.
     """
-    found = _load(checkpoint, out)
+    found = _load(checkpoint, out) if adapters else without_adapter(_free(checkpoint, out))
     check_exportable(found)
     diffusion = found.card.denoising
     loader = "AutoModel" if diffusion else "AutoModelForCausalLM"
@@ -95,7 +100,44 @@ def export_gguf(
     return Exported(f"{program} loads {out / name}", tuple(remarks))
 
 
-def _load(checkpoint: Path, out: Path) -> Checkpoint:
+def export_adapter(
+    checkpoint: Path, out: Path, base: str, figures: Sequence[Reported] = (), licence: str = ""
+) -> Exported:
+    """Write the adapters of a checkpoint (or a run's best) as a new folder for `peft`; see `adapters.fill_adapter`.
+
+    Raises:
+        UserError: for a checkpoint without adapters, or a folder that is there already.
+    """
+    _free(checkpoint, out)
+    found = load_checkpoint(checkpoint)
+    check_exportable(found)
+
+    def fill(hidden: Path) -> None:
+        fill_adapter(checkpoint, hidden, base)
+        loader = "AutoModelForCausalLM" if found.card.autoregressive else "AutoModel"
+        trusted = "" if found.card.autoregressive else ", trust_remote_code=True"
+        usage = [
+            "python",
+            "from peft import PeftModel",
+            f"from transformers import {loader}",
+            "",
+            f'base = {loader}.from_pretrained("BASE"{trusted})',
+            'model = PeftModel.from_pretrained(base, "FOLDER")',
+        ]
+        write_text(hidden / PAGE, page(found, usage, figures, licence, library="peft"))
+
+    write_checkpoint(out, fill)
+    return Exported(
+        f"peft.PeftModel.from_pretrained(base, {str(out)!r}) loads it; the base is what "
+        f"`nano-llada export {checkpoint} --out BASE --no-adapters` writes"
+    )
+
+
+def _free(checkpoint: Path, out: Path) -> Path:
     if out.exists():
         raise UserError(f"{out} exists already; give the name of a new folder")
-    return load_checkpoint(checkpoint)
+    return checkpoint
+
+
+def _load(checkpoint: Path, out: Path) -> Checkpoint:
+    return load_checkpoint(_free(checkpoint, out))

@@ -28,7 +28,14 @@ class Reported:
     items: int
 
 
-def page(checkpoint: Checkpoint, usage: Sequence[str], figures: Sequence[Reported] = (), licence: str = "") -> str:
+def page(
+    checkpoint: Checkpoint,
+    usage: Sequence[str],
+    figures: Sequence[Reported] = (),
+    licence: str = "",
+    *,
+    library: str = "transformers",
+) -> str:
     """The text of the model card. Everything that comes from files is escaped.
 
     Args:
@@ -36,10 +43,11 @@ def page(checkpoint: Checkpoint, usage: Sequence[str], figures: Sequence[Reporte
         usage: lines of code that load the export, with the language of the code first.
         figures: measured figures.
         licence: of the weights, as the user states it.
+        library: that loads it, by the name that hubs know it by.
     """
     run = _run(checkpoint)
     parts = [
-        _front(checkpoint, licence),
+        _front(checkpoint, licence, library),
         f"# {escape_markdown(checkpoint.card.run or checkpoint.folder.name)}",
         _summary(checkpoint),
         "\n".join([f"```{usage[0]}", *usage[1:], "```"]),
@@ -52,10 +60,10 @@ def page(checkpoint: Checkpoint, usage: Sequence[str], figures: Sequence[Reporte
     return "\n\n".join(parts) + "\n"
 
 
-def _front(checkpoint: Checkpoint, licence: str) -> str:
+def _front(checkpoint: Checkpoint, licence: str, library: str) -> str:
     """The header that model hubs read. JSON is YAML, whatever a text contains."""
     kind = "text-generation" if checkpoint.card.autoregressive else "fill-mask"
-    fields: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": kind}
+    fields: dict[str, Any] = {"library_name": library, "pipeline_tag": kind}
     fields["tags"] = ["nano-llada", *(["diffusion"] if checkpoint.card.denoising else [])]
     if licence:
         fields["license"] = licence

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from nano_llada.config.model import ModelConfig
 from nano_llada.core.errors import UserError
+from nano_llada.model.lora import plain_weights
 from nano_llada.model.quantised import (
     SCALE,
     QuantisedProduct,
@@ -398,7 +399,7 @@ class LeanModel:
         Raises:
             UserError: for bf16 on a processor that does not multiply it natively.
         """
-        state = {name: tensor.detach().float().clone() for name, tensor in model.state_dict().items()}
+        state = {name: tensor.detach().float().clone() for name, tensor in plain_weights(model).items()}
         if model.config.tie_embeddings:
             state.pop("head.weight", None)
         if precision == "int8":

@@ -28,10 +28,18 @@ class RMSNorm(nn.Module):
         """``x / rms(x) * gain``, (..., D) to (..., D)."""
         return rms_norm(x, self.weight, self.eps)
 
-    def then(self, linear: nn.Linear, x: Tensor) -> Tensor:
-        """``linear(self(x))`` for (..., D) in one operation, which keeps less for the backward pass."""
-        product = normed_linear(x, self.weight, linear.weight, self.eps)
-        return product if linear.bias is None else product + linear.bias.to(product.dtype)
+
+class Product(nn.Linear):
+    """A matrix product that knows what comes before it: in one operation, both keep less for the backward pass."""
+
+    def after_norm(self, norm: RMSNorm, x: Tensor) -> Tensor:
+        """``self(norm(x))`` for (..., K) to (..., F)."""
+        product = normed_linear(x, norm.weight, self.weight, norm.eps)
+        return product if self.bias is None else product + self.bias.to(product.dtype)
+
+    def after_swiglu(self, gate_up: Tensor) -> Tensor:
+        """``self(silu(gate) * up)`` for (..., 2K), holding both side by side, to (..., F); without a bias."""
+        return swiglu_linear(gate_up, self.weight)
 
 
 class Attention(nn.Module):
@@ -41,8 +49,8 @@ class Attention(nn.Module):
         super().__init__()
         self.config, self.layer = config, layer
         width, heads, kv_heads = config.head_width, config.num_heads, config.kv_heads
-        self.qkv = nn.Linear(config.hidden_size, (heads + 2 * kv_heads) * width, bias=config.qkv_bias)
-        self.out = nn.Linear(heads * width, config.hidden_size, bias=False)
+        self.qkv = Product(config.hidden_size, (heads + 2 * kv_heads) * width, bias=config.qkv_bias)
+        self.out = Product(heads * width, config.hidden_size, bias=False)
         self.q_norm = RMSNorm(width, config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(width, config.norm_eps) if config.qk_norm else None
 
@@ -57,7 +65,7 @@ class Attention(nn.Module):
         """Attention output per head, (B, L, N) with N = heads * D, before the output matrix; x is (B, L, H)."""
         batch, length, _ = x.shape
         heads, kv_heads = self.config.num_heads, self.config.kv_heads
-        qkv = norm.then(self.qkv, x).view(batch, length, heads + 2 * kv_heads, self.config.head_width)
+        qkv = self.qkv.after_norm(norm, x).view(batch, length, heads + 2 * kv_heads, self.config.head_width)
         qk, v = qkv.split([heads + kv_heads, kv_heads], dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             # one pass over both: the gain differs by head, the arithmetic does not
@@ -80,8 +88,8 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.attention = Attention(config, layer)
         self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.gate_up = nn.Linear(config.hidden_size, 2 * config.mlp_width, bias=False)
-        self.down = nn.Linear(config.mlp_width, config.hidden_size, bias=False)
+        self.gate_up = Product(config.hidden_size, 2 * config.mlp_width, bias=False)
+        self.down = Product(config.mlp_width, config.hidden_size, bias=False)
         self.dropout = nn.Dropout(config.dropout)
 
     def stacked(self) -> dict[Tensor, tuple[int, ...]]:
@@ -102,8 +110,8 @@ class Block(nn.Module):
         if select is not None:
             x, gathered = (tensor.flatten(0, 1).index_select(0, select) for tensor in (x, gathered))
         x = x + self.dropout(self.attention.out(gathered))
-        gate_up = self.mlp_norm.then(self.gate_up, x)
-        result: Tensor = x + self.dropout(swiglu_linear(gate_up, self.down.weight))
+        gate_up = self.gate_up.after_norm(self.mlp_norm, x)
+        result: Tensor = x + self.dropout(self.down.after_swiglu(gate_up))
         return result
 
 

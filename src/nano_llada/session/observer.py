@@ -10,9 +10,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from nano_llada.checkpoint.files import model_weights, read_description, save_model, unusable
+from nano_llada.checkpoint.files import model_weights, read_description, save_adapter, save_model, unusable
 from nano_llada.checkpoint.manager import RunCheckpoints
 from nano_llada.checkpoint.merge import best_checkpoints, merge_checkpoints
+from nano_llada.config.adapter import Adapter
 from nano_llada.config.outcome import Ending, Outcome, State
 from nano_llada.config.run import RunConfig
 from nano_llada.core import device as hardware
@@ -61,6 +62,7 @@ class RunObserver:
         self._validation: tuple[int, float] = (-1, 0.0)
         self._window: list[StepReport] = []
         self._stop_signal: int | None = None
+        self.adapter: Adapter | None = None  # what alone is trained, and saved
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -162,7 +164,10 @@ class RunObserver:
         card = replace(self.config.card(step, self.trainer.tokens), turns=self.turns)
 
         def write_model(folder: Path) -> None:
-            save_model(folder, model_weights(self.model), self.model.config, self.tokenizer, card)
+            if self.adapter is None:
+                save_model(folder, model_weights(self.model), self.model.config, self.tokenizer, card)
+            else:
+                save_adapter(folder, self.model, self.tokenizer, card, self.adapter)
 
         with self.trainer.averaged():
             for problem in unusable(model_weights(self.model)):

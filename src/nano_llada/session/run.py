@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from nano_llada.checkpoint.checksums import read_json
-from nano_llada.checkpoint.files import PROGRESS, Checkpoint, load_checkpoint, step_folders
+from nano_llada.checkpoint.checksums import file_hash, read_json
+from nano_llada.checkpoint.files import PROGRESS, Checkpoint, load_checkpoint, step_folders, weights_file
+from nano_llada.config.adapter import Adapter
 from nano_llada.config.model import FREE_FIELDS, ModelConfig
 from nano_llada.config.outcome import Outcome
 from nano_llada.config.record import read_record, to_plain
@@ -25,6 +26,7 @@ from nano_llada.core.errors import UserError
 from nano_llada.core.files import reason_of, sweep, write_json
 from nano_llada.core.random import generator
 from nano_llada.data.tokenizer import BUNDLED_TOKENIZER, Tokenizer
+from nano_llada.model.lora import add_adapters
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives import make_objective
 from nano_llada.session.data import as_it_began, load_batches, with_first_rules
@@ -123,7 +125,8 @@ def _train(
     machine = observer.machine
     with observer.watching():
         observer.log.say(
-            f"{config.name}: {config.stage} {config.track}, {count_parameters(trainer.model):,} parameters, "
+            f"{config.name}: {config.stage} {config.track}, {count_parameters(trainer.model):,} parameters"
+            f"{_trained_share(trainer.model)}, "
             f"{trainer.total_steps} steps of {config.train.batch_size} x {config.data.sequence_length} tokens on "
             f"{machine.name} ({str(machine.dtype).removeprefix('torch.')}), ready after "
             f"{time.monotonic() - started:.1f} s"
@@ -205,7 +208,11 @@ def assemble(
     lock: RunLock | None = None,
 ) -> tuple[Trainer, RunObserver]:
     """Model, data, objective and trainer put together, and, of a resumed run, set to where it stopped."""
-    model = build_model(config, tokenizer, start).to(machine.device)
+    model = build_model(config, tokenizer, start)
+    adapter = adapter_of(config, start)
+    if adapter is not None:
+        add_adapters(model, adapter, generator(config.train.seed, "adapters"))
+    model.to(machine.device)
     objective = make_objective(config.objective)
     batches, validation = load_batches(config, objective, model, tokenizer)
     if config.train.merge_best and validation is None:
@@ -224,7 +231,7 @@ def assemble(
         observer=observer,
         reference=load_reference(config, machine),
     )
-    observer.trainer = trainer
+    observer.trainer, observer.adapter = trainer, adapter
     observer.turns = _learns_turns(config, batches, tokenizer, start)
     if resume and step_folders(config.folder):  # a run killed before its first checkpoint starts over
         tensors, plain = observer.checkpoints.resume(model)
@@ -272,8 +279,14 @@ def load_reference(config: RunConfig, machine: hardware.Machine) -> Transformer 
 
 
 def count_parameters(model: torch.nn.Module) -> int:
-    """Trained numbers; tied ones count once."""
+    """Numbers of a model; tied ones count once."""
     return sum(p.numel() for p in model.parameters())
+
+
+def _trained_share(model: torch.nn.Module) -> str:
+    """How many numbers are trained, where some are frozen."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return "" if trained == count_parameters(model) else f", of which {trained:,} are trained"
 
 
 def choose_tokenizer(config: RunConfig, start: Checkpoint | None) -> Tokenizer:
@@ -393,6 +406,20 @@ def _differences(before: Any, now: Any, where: str = "") -> Iterator[tuple[str, 
             yield from _differences(before.get(key), now.get(key), f"{where}.{key}" if where else key)
     elif before != now:
         yield where, f"{where} was {before}, is {now}"
+
+
+def adapter_of(config: RunConfig, start: Checkpoint | None) -> Adapter | None:
+    """The low-rank adapter that a run trains, with where its base is; None where it trains all weights.
+
+    Raises:
+        UserError: if there is no model to adapt.
+    """
+    if not config.train.lora_rank:
+        return None
+    if start is None:
+        raise UserError("LoRA adapts a model that exists: give it with --init-from, or leave --lora-rank out")
+    inside = config.folder / "step"  # where checkpoints are
+    return config.train.adapter(os.path.relpath(start.folder, inside), file_hash(weights_file(start.folder)))
 
 
 def build_model(config: RunConfig, tokenizer: Tokenizer, start: Checkpoint | None) -> Transformer:

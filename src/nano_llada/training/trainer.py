@@ -84,7 +84,7 @@ class Trainer:
         self.batches, self.machine, self.observer = batches, machine, observer
         self.total_steps, self.validation, self.reference = total_steps, validation, reference
         self.optimizer = Optimizer(model, config)
-        self.ema = {n: p.detach().clone() for n, p in model.named_parameters()} if config.ema_decay else {}
+        self.ema = {n: p.detach().clone() for n, p in self._trained()} if config.ema_decay else {}
         self._raw: dict[str, Tensor] = {}  # the trained weights, while the model holds the averaged ones
         self.has_dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
         self.step = 0
@@ -179,10 +179,14 @@ class Trainer:
         torch._foreach_mul_(grads, scale / max(count, 1.0))
         return norm
 
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters that are not frozen, by name."""
+        return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+
     def _update_ema(self) -> None:
         if self.ema:
             decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-            current = [p.detach() for _, p in self.model.named_parameters()]
+            current = [p.detach() for _, p in self._trained()]
             torch._foreach_lerp_(list(self.ema.values()), current, 1 - decay)
 
     @contextlib.contextmanager
@@ -191,7 +195,7 @@ class Trainer:
         if not self.ema:
             yield
             return
-        raw = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        raw = {name: p.detach().clone() for name, p in self._trained()}
         self._raw = raw
         self._assign(self.ema)
         try:
@@ -202,7 +206,7 @@ class Trainer:
 
     @torch.no_grad()
     def _assign(self, weights: Mapping[str, Tensor]) -> None:
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self._trained():
             parameter.copy_(weights[name])
 
     @torch.no_grad()
@@ -232,7 +236,7 @@ class Trainer:
         (), by name, and plain values."""
         tensors = self.optimizer.state()
         if self.ema:  # the model file then holds the average, so the raw weights are saved here
-            raw = self._raw or {name: p.detach() for name, p in self.model.named_parameters()}
+            raw = self._raw or {name: p.detach() for name, p in self._trained()}
             tensors |= {f"raw.{name}": p for name, p in raw.items()}
         best = None if math.isinf(self.best_loss) else self.best_loss
         return tensors, {
@@ -246,7 +250,7 @@ class Trainer:
     def load(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
         """The inverse of `state` (shapes as there, or ()); the model already holds the saved weights."""
         if self.ema:
-            self.ema = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+            self.ema = {name: p.detach().clone() for name, p in self._trained()}
             self._assign({name[4:]: value for name, value in tensors.items() if name.startswith("raw.")})
         self.optimizer.load(tensors)
         self.step, self.tokens = int(plain["step"]), int(plain["tokens"])

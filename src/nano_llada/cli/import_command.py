@@ -87,7 +87,11 @@ def _import(options: Options) -> ImportedModel:
     _refuse([*given, *(["tokenizer"] if options.tokenizer is not None else [])], "transformers folder")
     if options.source.exists() or not is_name(str(options.source)):
         return import_model(options.source, options.stage)
-    return import_model(fetch(str(options.source), options.hub), options.stage)
+    try:
+        folder = fetch(str(options.source), options.hub)
+    except UserError as error:
+        raise UserError(f"there is no file or folder {options.source} here, and no such model: {error}") from error
+    return import_model(folder, options.stage)
 
 
 def _refuse(given: Sequence[str], what: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib
 import json
 import threading
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ from nano_llada.interop.hub import files_of, is_name, publish
 from nano_llada.session.run import execute
 from tiny import Place, make_place, run_cli, tiny_run
 
-hub = pytest.importorskip("huggingface_hub")
+pytest.importorskip("huggingface_hub")
+constants = importlib.import_module("huggingface_hub.constants")
 COMMIT = "a" * 40
 
 
@@ -73,7 +75,10 @@ class Endpoint(BaseHTTPRequestHandler):
             wanted = json.loads(body)
             name = f"{wanted['organization']}/{wanted['name']}" if wanted.get("organization") else wanted["name"]
             self.models.setdefault(name, {})
-            return self.answer({"url": f"http://hub/{name}", "name": name})
+            return self.answer({"url": f"https://huggingface.co/{name}", "name": name})
+        if self.path == "/api/validate-yaml":  # of the model card
+            assert json.loads(body)["content"].startswith("---\n")
+            return self.answer({"errors": [], "warnings": []})
         name = "/".join(self.path.split("/")[3:5])
         if "/preupload/" in self.path:
             files = [
@@ -83,7 +88,7 @@ class Endpoint(BaseHTTPRequestHandler):
         for line in map(json.loads, body.splitlines()):
             if line["key"] == "file":
                 self.models[name][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-        return self.answer({"commitUrl": f"http://hub/{name}/commit/{COMMIT}", "commitOid": COMMIT, "success": True})
+        return self.answer({"commitUrl": f"https://huggingface.co/{name}/commit/{COMMIT}", "commitOid": COMMIT, "success": True})
 
 
 @pytest.fixture
@@ -94,8 +99,8 @@ def endpoint(monkeypatch, tmp_path) -> Iterator[type[Endpoint]]:
     thread.start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
     yield Endpoint
     server.shutdown()
     server.server_close()

@@ -81,14 +81,13 @@ class Endpoint(BaseHTTPRequestHandler):
             return self.answer({"errors": [], "warnings": []})
         name = "/".join(self.path.split("/")[3:5])
         if "/preupload/" in self.path:
-            files = [
-                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]
-            ]
-            return self.answer({"files": files})
+            how = {"uploadMode": "regular", "shouldIgnore": False}
+            return self.answer({"files": [{"path": file["path"], **how} for file in json.loads(body)["files"]]})
         for line in map(json.loads, body.splitlines()):
             if line["key"] == "file":
                 self.models[name][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-        return self.answer({"commitUrl": f"https://huggingface.co/{name}/commit/{COMMIT}", "commitOid": COMMIT, "success": True})
+        address = f"https://huggingface.co/{name}/commit/{COMMIT}"
+        return self.answer({"commitUrl": address, "commitOid": COMMIT, "success": True})
 
 
 @pytest.fixture

@@ -641,3 +641,28 @@ def test_peft_loads_adapters(tmp_path, adapted, run):
     )
     message = complaint(export_adapter, adapted.runs / "ar", tmp_path / "out", "")
     assert message.endswith("holds all weights and no adapters: it was trained without --lora-rank")
+
+
+def test_from_a_foreign_model_to_a_foreign_program(tmp_path, trained_place):
+    """Import, a curriculum of blocks, fine-tuning by adapters, export: every step by its command or as a run."""
+    foreign(tmp_path / "qwen", Tokenizer.load(trained_place.tokenizer), "qwen3", vocab_size=400)
+    assert run_cli(["import", tmp_path / "qwen", "--out", tmp_path / "start"]) == 0
+    common = {"runs": tmp_path / "runs", "steps": 6, "learning_rate": 1e-2}
+    curriculum = {"blocks": {"block_size": 4, "block_warmup": [1, 2], "block_decay": [8, 4]}}
+    first = {"init_from": tmp_path / "start", **curriculum, **common}
+    assert execute(tiny_run(trained_place, "pretrain", "diffusion", name="blocks", **first)).state == "finished"
+    second = {"init_from": tmp_path / "runs" / "blocks", "blocks": {"block_size": 4}, "lora_rank": 2, **common}
+    assert execute(tiny_run(trained_place, "sft", "diffusion", name="answers", **second)).state == "finished"
+    assert run_cli(["export", tmp_path / "runs" / "answers", "--out", tmp_path / "out", "--licence", "mit"]) == 0
+    ours, theirs = LanguageModel.load(tmp_path / "runs" / "answers"), loaded(tmp_path / "out")
+    assert relative_difference(ours, theirs, 400) < 1e-5
+    for asked in ("What has Tom?", "1加1?", "Eve"):
+        prompt = ours.encode(asked, chat=True)
+        out = theirs.generate(torch.tensor([prompt]), max_new_tokens=12)[0, len(prompt) :].tolist()
+        assert out == written(ours, prompt, max_new_tokens=12)
+    page = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert page.startswith('---\nlibrary_name: "transformers"\n')
+    assert 'license: "mit"\n' in page
+    assert "denoising blocks of 4 tokens" in page
+    assert "- chat.jsonl\n" in page  # the name of the data, without the folders of this machine
+    assert str(tmp_path) not in page

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nano_llada.cli.options import parse
+from nano_llada.core.errors import UserError
 
 if TYPE_CHECKING:
     from nano_llada.interop.page import Reported
@@ -64,21 +65,20 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _figures(folder: Path) -> list[Reported]:
-    """The main figures of an evaluation: all tasks of a suite together, its first metric, each language."""
-    from nano_llada.evaluation.figures import figures
+    """The figures of an evaluation: all tasks of a suite together where they can be pooled, else each of them."""
+    from nano_llada.evaluation.figures import ALL, figures
     from nano_llada.evaluation.record import read_records
     from nano_llada.evaluation.suites import metrics_of
     from nano_llada.interop.page import Reported
 
     found = figures(read_records(folder), metrics_of)
-    return [
-        Reported(
-            f"{figure.suite}, {figure.task}, {figure.metric}, {figure.language} ({figure.model} {figure.decoder})",
-            figure.value,
-            figure.low,
-            figure.high,
-            figure.items,
-        )
-        for figure in found
-        if figure.task == "all"
-    ]
+    pooled = {(figure.model, figure.decoder, figure.suite, figure.metric) for figure in found if figure.task == ALL}
+    chosen = []
+    for figure in found:
+        if figure.task != ALL and (figure.model, figure.decoder, figure.suite, figure.metric) in pooled:
+            continue
+        what = f"{figure.suite}, {figure.task}, {figure.metric}, {figure.language} ({figure.model} {figure.decoder})"
+        chosen.append(Reported(what, figure.value, figure.low, figure.high, figure.items))
+    if not chosen:
+        raise UserError(f"{folder} holds no figures: give the folder of `nano-llada eval --out FOLDER`")
+    return chosen

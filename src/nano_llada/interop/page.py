@@ -72,14 +72,14 @@ def _front(checkpoint: Checkpoint, licence: str, library: str) -> str:
 
 def _summary(checkpoint: Checkpoint) -> str:
     card, config, model = checkpoint.card, checkpoint.model.config, checkpoint.model
-    kind = "autoregressive" if card.autoregressive else "masked diffusion"
+    kind = "An autoregressive" if card.autoregressive else "A masked diffusion"
     blocks = f", denoising blocks of {card.block_size} tokens" if card.block_size else ""
     count = sum(parameter.numel() for parameter in model.parameters())
     answers = (
         "It answers chat messages (ChatML)." if card.answers else "It continues texts; it was not taught to answer."
     )
     return (
-        f"A {kind} language model{blocks}: {count:,} parameters, {config.num_layers} layers of width "
+        f"{kind} language model{blocks}: {count:,} parameters, {config.num_layers} layers of width "
         f"{config.hidden_size}, {config.vocab_size:,} tokens, context of {config.max_length:,} tokens. {answers} "
         "Made with nano-llada."
     )

@@ -14,6 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from mixed import trained
 from nano_llada.config.model import ModelConfig
 from nano_llada.core.batch import StepContext, TokenBatch, Vocabulary
 from nano_llada.core.device import matmul_rate
@@ -143,6 +144,12 @@ def model(make_model) -> Transformer:
 @pytest.fixture(scope="session")
 def peaky(make_model) -> Transformer:
     return make_model(seed=11, peak=16.0, num_kv_heads=2)
+
+
+@pytest.fixture(scope="session")
+def trained_place(tmp_path_factory):
+    """The finished runs of `mixed.trained`."""
+    return trained(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,8 @@ from nano_llada.core.errors import UserError
 from nano_llada.data.read import BadRows, read_rows, resolve
 from nano_llada.data.store import Encoding, open_store
 from nano_llada.data.tokenizer import Tokenizer
-from nano_llada.interop.transformers import export_model, import_model
+from nano_llada.interop.export import export_transformers as export_model
+from nano_llada.interop.transformers import import_model
 from nano_llada.model.transformer import Transformer
 from nano_llada.session.inputs import read_inputs
 from nano_llada.session.lock import RunLock

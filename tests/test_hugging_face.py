@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,23 +16,40 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer as Backend
 
+from mixed import mixed
 from nano_llada.checkpoint.files import load_checkpoint, model_weights, save_model
 from nano_llada.config.card import ModelCard
-from nano_llada.config.model import ModelConfig, YarnScaling
+from nano_llada.config.model import LongRope, ModelConfig, YarnScaling
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.data.tokenizer import EOS, MASK, TURN_END, TURN_START, Tokenizer, train_bpe
-from nano_llada.interop.transformers import export_model, import_model
+from nano_llada.decode.types import Request, collect
+from nano_llada.interop.export import export_adapter
+from nano_llada.interop.export import export_transformers as export_model
+from nano_llada.interop.layout import LLADA, tensor_layout
+from nano_llada.interop.shapes import linear
+from nano_llada.interop.transformers import import_model as import_folder
+from nano_llada.language_model import LanguageModel, make_sampler
 from nano_llada.model.transformer import Transformer
+from nano_llada.session.run import execute
+from tiny import Place, run_cli, tiny_run
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers = pytest.importorskip("transformers")
 
-FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen3": "Qwen3"}
+
+def import_model(folder: Path) -> tuple[Transformer, Tokenizer]:
+    found = import_folder(folder)
+    return found.model, found.tokenizer
+
+
+FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 TEXTS = ["user assistant system hello there, how are you?\n你好，世界！"] * 3
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "original_max_position_embeddings": 16}
+LLAMA3 |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
 SHAPE = {
     "hidden_size": 24,
     "intermediate_size": 40,
@@ -68,6 +86,8 @@ def foreign(folder: Path, tokenizer: Tokenizer, family: str = "llama", *, shard:
     """A tiny model made and saved by transformers."""
     extra = {"sliding_window": None} if family == "mistral" else {}
     values = {"vocab_size": tokenizer.vocab.size} | SHAPE | extra | changes
+    if family == "qwen2":
+        del values["head_dim"]
     config = getattr(transformers, f"{FAMILIES[family]}Config")(**values)
     model = getattr(transformers, f"{FAMILIES[family]}ForCausalLM")(config).eval()
     scramble(model)
@@ -113,19 +133,24 @@ def complaint(call, *arguments) -> str:
         {"tie_word_embeddings": True, "num_key_value_heads": 4},
         {"head_dim": 10, "rope_scaling": YARN | {"beta_fast": 3.0, "beta_slow": 0.5}},
         {"tie_word_embeddings": True, "rope_scaling": YARN | {"factor": None}, "vocab_size": 320},
+        {"rope_scaling": LLAMA3},
+        {"rope_scaling": {"rope_type": "linear", "factor": 2.5}},
     ],
-    ids=["gqa", "tied", "wide-yarn", "padded"],
+    ids=["gqa", "tied", "wide-yarn", "padded", "llama3", "linear"],
 )
 def test_imported_logits(tmp_path, tokenizer, family, changes):
+    if family == "qwen2":
+        changes = {name: value for name, value in changes.items() if name != "head_dim"}  # it has none
     theirs = foreign(tmp_path, tokenizer, family, **changes)
     ours, _ = import_model(tmp_path)
+    assert ours.config.qkv_bias == (family == "qwen2")
     assert ours.config.qk_norm == (family == "qwen3")
     assert ours.config.vocab_size == tokenizer.vocab.size == 300
     assert not ours.training
     assert largest_difference(ours, theirs) < 1e-5
 
 
-@pytest.mark.parametrize("qk_norm", [True, False], ids=["qwen3", "llama"])
+@pytest.mark.parametrize("kind", ["Qwen3", "Llama", "Qwen2"])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -134,11 +159,15 @@ def test_imported_logits(tmp_path, tokenizer, family, changes):
         {"head_size": 10, "yarn": STRETCHED, "max_length": 48},
         {"num_kv_heads": 1, "intermediate_size": None, "vocab_size": 310},
         {"yarn": replace(STRETCHED, factor=1.5)},  # transformers 4.51 would make it max_length / original_length
+        {"long_rope": LongRope(4.0, 16, 1.0, 4.0)},
+        {"long_rope": linear(2.5, 64)},
     ],
-    ids=["gqa", "tied", "wide-yarn", "padded", "factor"],
+    ids=["gqa", "tied", "wide-yarn", "padded", "factor", "llama3", "linear"],
 )
-def test_export_and_back(tmp_path, tokenizer, monkeypatch, qk_norm, changes):
-    config = replace(OURS, qk_norm=qk_norm, **changes)
+def test_export_and_back(tmp_path, tokenizer, monkeypatch, kind, changes):
+    if kind == "Qwen2":
+        changes = {name: value for name, value in changes.items() if name != "head_size"}
+    config = replace(OURS, qk_norm=kind == "Qwen3", qkv_bias=kind == "Qwen2", **changes)
     ours = own(tmp_path / "ours", tokenizer, config)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "transformers", None)  # neither direction may need it
@@ -147,7 +176,7 @@ def test_export_and_back(tmp_path, tokenizer, monkeypatch, qk_norm, changes):
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}  # transformers 4 reads no file without it
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    assert type(theirs).__name__ == ("Qwen3ForCausalLM" if qk_norm else "LlamaForCausalLM")
+    assert type(theirs).__name__ == f"{kind}ForCausalLM"
     assert theirs.dtype == torch.float32
     assert largest_difference(ours, theirs) < 1e-5
     assert back_tokenizer.hash == tokenizer.hash
@@ -253,14 +282,17 @@ def test_exported_chat(tmp_path, tokenizer, family):
 
 
 ONLY = "this backbone can only take"
-KIND = "this backbone can be default, yarn"
+KIND = "this backbone can be default, yarn, llama3, linear"
+FAMILY = "this backbone can be llama, mistral, qwen2, qwen3, llada, sdar, nano_llada"
+SHIFTED = "its output at a place predicts the next place (shifted logits)"
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "qwen3_moe"}, "model_type is 'qwen3_moe'; this backbone can be llama, mistral, qwen3"),
-        ({"model_type": ...}, "model_type is None; this backbone can be llama, mistral, qwen3"),
+        ({"model_type": "qwen3_moe"}, f"model_type is 'qwen3_moe': it is a mixture of experts; {FAMILY}"),
+        ({"model_type": "dream"}, f"model_type is 'dream': {SHIFTED}; {FAMILY}"),
+        ({"model_type": ...}, f"model_type is None; {FAMILY}"),
         ({"attention_bias": True}, f"attention_bias is True; {ONLY} False"),
         ({"mlp_bias": True}, f"mlp_bias is True; {ONLY} False"),
         ({"hidden_act": "gelu"}, f"hidden_act is 'gelu'; {ONLY} 'silu'"),
@@ -275,7 +307,8 @@ KIND = "this backbone can be default, yarn"
         ({"rms_norm_eps": True}, "rms_norm_eps is True; it must be a positive number"),
         ({"num_key_value_heads": 3}, "num_heads 4 is not a multiple of num_kv_heads 3"),
         ({"rope_parameters": 3}, "rope_parameters is 3; it must be an object"),
-        ({"rope_scaling": {"type": "linear"}}, f"rope_scaling: rope_type is 'linear'; {KIND}"),
+        ({"rope_scaling": {"type": "dynamic"}}, f"rope_scaling: rope_type is 'dynamic'; {KIND}"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling lacks factor"),
     ],
 )
 def test_refused_fields(tmp_path, tokenizer, changes, message):
@@ -289,13 +322,13 @@ def test_refused_fields(tmp_path, tokenizer, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rope_type": "llama3"}, f"rope_type is 'llama3'; {KIND}"),
+        ({"rope_type": "longrope"}, f"rope_type is 'longrope'; {KIND}"),
         ({"full_attention": {}}, "full_attention is {}; this backbone has nothing like it"),
         ({"partial_rotary_factor": 0.25}, f"partial_rotary_factor is 0.25; {ONLY} 1.0"),
         ({"mscale": 1.0}, f"mscale is 1.0; {ONLY} None"),
         ({"mscale_all_dim": 1.0}, f"mscale_all_dim is 1.0; {ONLY} None"),
         ({"truncate": False}, f"truncate is False; {ONLY} True"),
-        ({"factor": 0.5}, "factor is 0.5; YaRN stretches a context, so it must be at least 1"),
+        ({"factor": 0.5}, "factor is 0.5; it stretches a context, so it must be at least 1"),
         ({"attention_factor": 2.0, "factor": 1}, f"attention_factor is 2.0; {ONLY} 1.0"),
         ({"rope_theta": -1}, "rope_theta is -1; it must be a positive number"),
     ],
@@ -319,7 +352,7 @@ def test_refused_folders(tmp_path, tokenizer):
     names = {EOS: 0, "<s>": 1}
     foreign_names = json.dumps({"version": "1.0", "model": {"type": "WordLevel", "vocab": names, "unk_token": EOS}})
     (tmp_path / "tokenizer.json").write_text(foreign_names, encoding="utf-8")
-    assert now() == f"the tokenizer lacks {TURN_START}, {TURN_END}; it needs {EOS}, {TURN_START} and {TURN_END}"
+    assert now() == f"the tokenizer turns the characters {EOS} in a text into that token; use another"
     tokenizer.save(tmp_path)
     assert now() == (
         "F: tokenizer.json has ids up to 299, but config.json a vocab_size of 299; they are not of the same model"
@@ -358,10 +391,9 @@ def test_refused_tensors(tmp_path, tokenizer):
 
 def test_refused_exports(tmp_path, tokenizer):
     out = tmp_path / "out"
-    own(tmp_path / "denoiser", tokenizer, OURS, "diffusion")
-    assert complaint(export_model, tmp_path / "denoiser", out) == (
-        f"{tmp_path / 'denoiser'} is a diffusion checkpoint, and transformers has no bidirectional class that could "
-        "run it; only the weights of ar checkpoints are exported"
+    own(tmp_path / "both", tokenizer, replace(OURS, qkv_bias=True))
+    assert complaint(export_model, tmp_path / "both", out) == (
+        f"{tmp_path / 'both'}: no AR class of transformers has both qk_norm and biases of queries only"
     )
     own(tmp_path / "odd", tokenizer, replace(OURS, hidden_size=22, head_size=6, qk_norm=False))
     assert complaint(export_model, tmp_path / "odd", out) == (
@@ -380,3 +412,257 @@ def test_refused_exports(tmp_path, tokenizer):
     assert complaint(export_model, tmp_path / "fine", out) == f"{out} exists already; give the name of a new folder"
     theirs = transformers.AutoModelForCausalLM.from_pretrained(out)
     assert largest_difference(load_checkpoint(tmp_path / "fine").model, theirs) < 1e-5
+
+
+# diffusion models
+
+
+def loaded(folder: Path):
+    """An exported diffusion model, as anybody loads it."""
+    return transformers.AutoModel.from_pretrained(folder, trust_remote_code=True)
+
+
+def written(model: LanguageModel, prompt: tuple[int, ...], **options) -> list[int]:
+    """The tokens that our decoding writes, up to the end token."""
+    sampler = make_sampler(model.model, model.tokenizer.vocab, model.decoding(**options))
+    (done,) = collect(sampler.stream([Request(prompt)], None), 1, ())
+    tokens = list(done.tokens)
+    ends = [i for i, token in enumerate(tokens) if token in model.tokenizer.vocab.ends]
+    return tokens[: ends[0] + 1] if ends else tokens
+
+
+def relative_difference(ours: LanguageModel, theirs, size: int) -> float:
+    tokens = torch.randint(size, (2, 40), generator=torch.Generator().manual_seed(1))
+    pattern = AttentionPattern("full")
+    if (block := ours.card.block_size) is not None:
+        places = torch.arange(40)[None].expand(2, -1)
+        pattern = AttentionPattern.blocks("block_causal", torch.zeros_like(tokens), places, block)
+    with torch.no_grad():
+        mine = ours.model(tokens, pattern)
+        return float((mine - theirs(tokens).logits).abs().max() / mine.abs().max())
+
+
+SHAPES = {
+    "qwen3": {},
+    "llama-tied": {"qk_norm": False, "tie_embeddings": True, "yarn": STRETCHED},
+    "biases-llama3": {"qkv_bias": True, "long_rope": LongRope(3.0, 32, 1.0, 4.0), "head_size": 10},
+    "linear": {"long_rope": linear(2.0, 64)},
+}
+
+
+@pytest.mark.parametrize("block", [None, 4])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_exported_denoisers(tmp_path, tokenizer, shape, block):
+    config = replace(OURS, hidden_size=32, **SHAPES[shape])
+    own(tmp_path / "ours", tokenizer, config, "diffusion")
+    edit(tmp_path / "ours" / "model.json", {"card": {"track": "diffusion", "block_size": block, "stage": "sft"}})
+    export_model(tmp_path / "ours", tmp_path / "out")
+    ours, theirs = LanguageModel.load(tmp_path / "ours"), loaded(tmp_path / "out")
+    assert relative_difference(ours, theirs, 300) < 1e-5
+    prompt, options = ours.encode("hello", chat=False), {"max_new_tokens": 21}
+    assert theirs.generate(torch.tensor([prompt]), **options)[0, len(prompt) :].tolist() == written(
+        ours, prompt, **options
+    )
+    back = import_folder(tmp_path / "out")
+    assert (back.card.track, back.card.block_size, back.card.stage) == ("diffusion", block, "sft")
+    assert all(torch.equal(t, back.model.state_dict()[n]) for n, t in ours.model.state_dict().items())
+
+
+@pytest.mark.parametrize("run", ["full", "block"])
+def test_trained_denoisers_write_the_same_tokens(tmp_path, trained_place, run):
+    export_model(trained_place.runs / run, tmp_path / "out")
+    ours, theirs = LanguageModel.load(trained_place.runs / run), loaded(tmp_path / "out")
+    assert relative_difference(ours, theirs, 400) < 1e-5
+    texts = ("Tom has", "汤姆有", "What has Amy?")
+    prompts = [ours.encode(text, chat=chat) for text in texts for chat in (False, True)]
+    settings = [{}, {"threshold": 0.4}] + ([{"steps": 5}] if run == "full" else [])
+    found = set()
+    for options in settings:
+        for prompt in prompts:
+            mine = written(ours, prompt, max_new_tokens=20, **options)
+            out = theirs.generate(torch.tensor([prompt]), max_new_tokens=20, **options)
+            assert out[0, len(prompt) :].tolist() == mine
+            found.add(tuple(mine))
+    assert len(found) > 2  # the texts are not all alike
+    longest = max(map(len, prompts))
+    pads = [longest - len(prompt) for prompt in prompts]
+    rows = torch.tensor([[0] * pad + list(prompt) for pad, prompt in zip(pads, prompts, strict=True)])
+    seen = torch.tensor([[0] * pad + [1] * len(prompt) for pad, prompt in zip(pads, prompts, strict=True)])
+    together = theirs.generate(rows, seen, max_new_tokens=20)
+    for row, prompt in zip(together.tolist(), prompts, strict=True):
+        mine = written(ours, prompt, max_new_tokens=20)
+        assert row[longest : longest + len(mine)] == mine
+        assert set(row[longest + len(mine) :]) <= {ours.tokenizer.vocab.eos}  # padding
+    with pytest.raises(ValueError, match="generate of this model has no num_beams"):
+        theirs.generate(rows, num_beams=2)
+
+
+def test_exported_code_learns_samples_and_is_saved_again(tmp_path, trained_place):
+    export_model(trained_place.runs / "full", tmp_path / "out")
+    theirs = loaded(tmp_path / "out")
+    tokens = torch.randint(16, 400, (2, 12), generator=torch.Generator().manual_seed(2))
+    labels = tokens.masked_fill(torch.arange(12) % 2 == 0, -100)
+    theirs(tokens, labels=labels).loss.backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in theirs.parameters())
+    drawn = [
+        theirs.generate(tokens[:1], max_new_tokens=16, temperature=1.0, generator=torch.Generator().manual_seed(seed))
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    padded = torch.cat([tokens, tokens.new_zeros(2, 3)], 1)
+    seen = torch.cat([torch.ones_like(tokens), tokens.new_zeros(2, 3)], 1)
+    with torch.no_grad():
+        assert torch.allclose(theirs(padded, seen).logits[:, :12], theirs(tokens).logits, atol=1e-5)
+    theirs.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "modeling_nano_llada.py").is_file()
+    again = loaded(tmp_path / "again")
+    assert all(torch.equal(t, again.state_dict()[n]) for n, t in theirs.state_dict().items())
+    shutil.copy(tmp_path / "out" / "tokenizer.json", tmp_path / "again")
+    back = import_folder(tmp_path / "again")
+    assert torch.equal(back.model.head.weight, LanguageModel.load(trained_place.runs / "full").model.head.weight)
+
+
+@pytest.mark.parametrize("kind", ["llada", "sdar"])
+def test_public_diffusion_models(tmp_path, kind):
+    """Llama and Qwen3 with another mask are what LLaDA and SDAR compute."""
+    names = {EOS: "<|endoftext|>", MASK: {"llada": "<|mdm_mask|>", "sdar": "<|MASK|>"}[kind]}
+    tokenizer = train_bpe(TEXTS, vocab_size=300)
+    theirs = foreign(tmp_path, tokenizer, {"llada": "llama", "sdar": "qwen3"}[kind], num_key_value_heads=4)
+    text = (tmp_path / "tokenizer.json").read_text(encoding="utf-8")
+    (tmp_path / "tokenizer.json").write_text(text.replace(MASK, names[MASK]), encoding="utf-8")
+    ids = {"mask_token_id": tokenizer.vocab.mask, "eos_token_id": tokenizer.vocab.eos}
+    if kind == "sdar":
+        edit(tmp_path / "config.json", {"model_type": "sdar", "architectures": ["SDARForCausalLM"], **ids})
+    else:
+        weights = load_file(tmp_path / "model.safetensors")
+        renamed = {}
+        for ours, parts in tensor_layout(OURS).items():
+            if ours.endswith(("q_norm.weight", "k_norm.weight")):
+                continue
+            place = {name: part for name, part in tensor_layout(replace(OURS, qk_norm=False), LLADA).items()}[ours]
+            renamed |= {new: weights[old] for (old, _), (new, _) in zip(parts, place, strict=True)}
+        save_file(renamed, tmp_path / "model.safetensors")
+        stated = {"d_model": 24, "n_layers": 2, "n_heads": 4, "n_kv_heads": 4, "mlp_hidden_size": 40}
+        stated |= {"max_sequence_length": 64, "vocab_size": 300, "rope_theta": 500.0, "rms_norm_eps": 1e-5}
+        stated |= {"block_type": "llama", "layer_norm_type": "rms", "activation_type": "silu", "weight_tying": False}
+        stated |= {"include_bias": False, "head_dim": 6, "multi_query_attention": None, **ids}
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "llada", **stated}), encoding="utf-8")
+    found = import_folder(tmp_path, "sft")
+    assert (found.card.track, found.card.stage) == ("diffusion", "sft")
+    assert found.card.block_size == (4 if kind == "sdar" else None)
+    assert found.tokenizer.vocab.mask == tokenizer.vocab.mask
+    assert found.remarks == (f"the tokenizer's {names[MASK]} is called {MASK} here",)
+    tokens = torch.randint(300, (2, 20), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        free = torch.zeros(2, 1, 20, 20)
+        mine = found.model(tokens, AttentionPattern("full"))
+        assert float((mine - theirs(tokens, attention_mask=free).logits).abs().max() / mine.abs().max()) < 1e-5
+    if kind == "llada":
+        edit(tmp_path / "config.json", {"alibi": True})
+        message = f"{tmp_path / 'config.json'}: alibi is True; this backbone can only take False"
+        assert complaint(import_model, tmp_path) == message
+
+
+@pytest.mark.parametrize("cut", ["plain", "digits", "words"])
+def test_a_thousand_texts_have_the_same_tokens(tmp_path, cut):
+    words = ["图书馆", "北京大学"] if cut == "words" else None
+    tokenizer = train_bpe([*TEXTS, *mixed()], vocab_size=500, chinese_words=words)
+    if cut == "digits":
+        plain = json.loads(tokenizer.to_json())
+        digits = {"type": "Digits", "individual_digits": True}
+        plain["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, plain["pre_tokenizer"]]}
+        tokenizer = Tokenizer(Backend.from_str(json.dumps(plain)))
+    own(tmp_path / "ours", tokenizer, replace(OURS, vocab_size=500))
+    export_model(tmp_path / "ours", tmp_path / "out")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", split_special_tokens=True)
+    texts = mixed()
+    wanted = tokenizer.encode_many(texts)
+    assert theirs(texts, add_special_tokens=False).input_ids == wanted
+    assert import_folder(tmp_path / "out").tokenizer.encode_many(texts) == wanted
+
+
+def test_llama_marks(tmp_path, tokenizer):
+    """A tokenizer with other marks gets ours: by role where it has one, else as new tokens."""
+    plain = json.loads(tokenizer.to_json())
+    text = json.dumps(plain).replace(EOS, "<|end_of_text|>").replace(TURN_END, "<|eot_id|>")
+    text = text.replace(TURN_START, "<|start_header_id|>").replace(MASK, "<|nothing|>")
+    foreign(tmp_path, tokenizer)
+    (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
+    found = import_folder(tmp_path)
+    vocab = found.tokenizer.vocab
+    assert (vocab.eos, vocab.turn_end) == (tokenizer.vocab.eos, tokenizer.vocab.turn_end)
+    assert {vocab.turn_start, vocab.mask} == {300, 301}
+    assert len(found.remarks) == 3
+    mean = found.model.embed.weight[:300].mean(0)
+    assert torch.allclose(found.model.embed.weight[300:], mean.expand(2, -1), atol=1e-7)
+    texts = mixed(100)
+    assert found.tokenizer.encode_many(texts) == tokenizer.encode_many(texts)
+
+
+# adapters
+
+
+@pytest.fixture(scope="module")
+def adapted(trained_place) -> Place:
+    """Runs that train adapters alone: of the AR model, and of a denoiser that starts from it."""
+    common = {"init_from": trained_place.runs / "ar", "lora_rank": 3, "steps": 8, "learning_rate": 2e-2}
+    runs = [
+        tiny_run(trained_place, "sft", "ar", name="lora-ar", **common),
+        tiny_run(trained_place, "sft", "diffusion", name="lora-tri", **common, lora_targets=("qkv", "gate_up", "out")),
+    ]
+    for run in runs:
+        assert execute(run).state == "finished"
+    return trained_place
+
+
+@pytest.mark.parametrize("run", ["lora-ar", "lora-tri"])
+def test_peft_loads_adapters(tmp_path, adapted, run):
+    peft = pytest.importorskip("peft")
+    folder = adapted.runs / run
+    assert run_cli(["export", folder, "--out", tmp_path / "adapter", "--to", "peft", "--base", "my/base"]) == 0
+    assert run_cli(["export", folder, "--out", tmp_path / "base", "--no-adapters"]) == 0
+    assert run_cli(["export", folder, "--out", tmp_path / "merged"]) == 0
+    files = {path.name for path in (tmp_path / "adapter").iterdir()}
+    assert files == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    ours = LanguageModel.load(folder)
+    diffusion = ours.card.denoising
+    load = loaded if diffusion else transformers.AutoModelForCausalLM.from_pretrained
+    theirs = peft.PeftModel.from_pretrained(load(tmp_path / "base"), tmp_path / "adapter").eval()
+    tokens = torch.randint(16, 400, (2, 40), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        mine = ours.model(tokens, AttentionPattern("full" if diffusion else "causal"))
+        base = load(tmp_path / "base")(tokens).logits
+        for other in (theirs(tokens).logits, load(tmp_path / "merged")(tokens).logits):
+            assert float((mine - other).abs().max() / mine.abs().max()) < 1e-5
+    assert float((mine - base).abs().max() / mine.abs().max()) > 1e-2  # the adapters do something
+    assert (
+        json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == "my/base"
+    )
+    message = complaint(export_adapter, adapted.runs / "ar", tmp_path / "out", "")
+    assert message.endswith("holds all weights and no adapters: it was trained without --lora-rank")
+
+
+def test_from_a_foreign_model_to_a_foreign_program(tmp_path, trained_place):
+    """Import, a curriculum of blocks, fine-tuning by adapters, export: every step by its command or as a run."""
+    foreign(tmp_path / "qwen", Tokenizer.load(trained_place.tokenizer), "qwen3", vocab_size=400)
+    assert run_cli(["import", tmp_path / "qwen", "--out", tmp_path / "start"]) == 0
+    common = {"runs": tmp_path / "runs", "steps": 6, "learning_rate": 1e-2}
+    curriculum = {"blocks": {"block_size": 4, "block_warmup": [1, 2], "block_decay": [8, 4]}}
+    first = {"init_from": tmp_path / "start", **curriculum, **common}
+    assert execute(tiny_run(trained_place, "pretrain", "diffusion", name="blocks", **first)).state == "finished"
+    second = {"init_from": tmp_path / "runs" / "blocks", "blocks": {"block_size": 4}, "lora_rank": 2, **common}
+    assert execute(tiny_run(trained_place, "sft", "diffusion", name="answers", **second)).state == "finished"
+    assert run_cli(["export", tmp_path / "runs" / "answers", "--out", tmp_path / "out", "--licence", "mit"]) == 0
+    ours, theirs = LanguageModel.load(tmp_path / "runs" / "answers"), loaded(tmp_path / "out")
+    assert relative_difference(ours, theirs, 400) < 1e-5
+    for asked in ("What has Tom?", "1加1?", "Eve"):
+        prompt = ours.encode(asked, chat=True)
+        out = theirs.generate(torch.tensor([prompt]), max_new_tokens=12)[0, len(prompt) :].tolist()
+        assert out == written(ours, prompt, max_new_tokens=12)
+    page = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert page.startswith('---\nlibrary_name: "transformers"\n')
+    assert 'license: "mit"\n' in page
+    assert "denoising blocks of 4 tokens" in page
+    assert "- chat.jsonl\n" in page  # the name of the data, without the folders of this machine
+    assert str(tmp_path) not in page

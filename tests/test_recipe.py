@@ -15,10 +15,11 @@ from nano_llada.evaluation.record import read_records
 from nano_llada.session.observer import RunObserver
 from nano_llada.session.outcome import read_outcome
 from nano_llada.session.recipe import read_recipe
-from nano_llada.session.run import complete
-from tiny import make_place, run_cli, write_rows
+from nano_llada.session.run import complete, execute
+from tiny import Place, make_place, run_cli, tiny_run, write_rows
 
-SHIPPED = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+RECIPES = Path(__file__).parents[1] / "recipes"
+SHIPPED = sorted(path for path in RECIPES.glob("*.toml") if path.stem != "smollm2")  # which starts from an import
 RECIPE = """
 runs = "{root}/runs"
 [variables]
@@ -291,6 +292,20 @@ def test_shipped_recipes_pass_their_check_and_two_steps_of_every_run(path, tmp_p
     assert [line.split(":")[0] for line in listed.splitlines()] == [run.name for run in runs]
     assert complete([shortened(run, tmp_path / "cache") for run in runs])
     assert [read_outcome(run.folder).step for run in runs] == [2] * len(runs)
+
+
+def test_the_recipe_that_starts_from_an_imported_model(tmp_path, capsys):
+    data = data_for_recipes(tmp_path / "data")
+    base = tiny_run(Place(data), name="base", runs=tmp_path, data=(data / "text.jsonl",))
+    assert execute(base).state == "finished"
+    variables, path = {"data": str(data), "base": str(tmp_path / "base")}, RECIPES / "smollm2.toml"
+    words = ["recipe", path, "--set", f"data={data}", f"base={tmp_path / 'base'}", "--runs", tmp_path / "runs"]
+    assert run_cli([*words, "--check"]) == 0
+    runs = read_recipe(path, variables, tmp_path / "runs").runs
+    assert all(run.train.lora_rank for run in runs)
+    assert complete([replace(shortened(run, tmp_path / "cache"), model=run.model) for run in runs])
+    assert [read_outcome(run.folder).step for run in runs] == [2] * len(runs)
+    assert not list((tmp_path / "runs").rglob("model.safetensors"))  # adapters alone
 
 
 def shortened(run: RunConfig, cache: Path) -> RunConfig:

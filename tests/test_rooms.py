@@ -14,7 +14,8 @@ from pathlib import Path
 import nano_llada
 
 ROOT = Path(nano_llada.__file__).parent
-FILES = sorted(ROOT.rglob("*.py"))
+# what exports bring along is a file of the transformers library, not a module of ours
+FILES = sorted(path for path in ROOT.rglob("*.py") if "assets" not in path.relative_to(ROOT).parts)
 NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
 
 LIGHT_ROOMS = ("config/", "cli/", "__init__.py", "core/errors.py", "core/own.py", "core/waiting.py")

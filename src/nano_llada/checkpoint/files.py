@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,19 +18,24 @@ from nano_llada.checkpoint.checksums import (
     DamagedCheckpoint,
     check_checksums,
     check_readable,
+    file_hash,
     read_json,
     write_checksums,
 )
+from nano_llada.config.adapter import Adapter
 from nano_llada.config.card import ModelCard
-from nano_llada.config.model import ModelConfig
+from nano_llada.config.model import FREE_FIELDS, ModelConfig
 from nano_llada.config.record import from_plain, to_plain
 from nano_llada.core.errors import UserError
 from nano_llada.core.files import reason_of, write_folder
 from nano_llada.data.tokenizer import Tokenizer
+from nano_llada.model.lora import adapter_weights, add_adapters, plain_weights
 from nano_llada.model.quantised import broken_scales, dequantise_state, is_quantised, quantised_shapes
 from nano_llada.model.transformer import Transformer
 
 FORMAT = 2
+ADAPTER = "adapter.safetensors"  # in place of WEIGHTS: the low-rank change of another checkpoint
+MASK_ROW = "embed.mask"  # in ADAPTER: the embedding of the mask, which a base that was autoregressive lacks
 WEIGHTS, SHAPE, TRAINING, PROGRESS = "model.safetensors", "model.json", "training.safetensors", "training.json"
 BEST = "best.json"  # in a run folder: names its best checkpoint
 BUNDLED = Path(__file__).parents[1] / "assets" / "models"  # a folder for each model that comes with the package
@@ -54,20 +59,40 @@ def save_model(
     card: ModelCard,
 ) -> None:
     """Write the files of a model into an existing folder; `weights` may be in eight bits (see `quantise_state`)."""
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
+    _write_tensors(folder / WEIGHTS, weights)
+    _write_description(folder, config, tokenizer, card, {})
+
+
+def save_adapter(folder: Path, model: Transformer, tokenizer: Tokenizer, card: ModelCard, adapter: Adapter) -> None:
+    """Write the adapters of a model, without what they change, into an existing folder inside a run folder."""
+    weights = adapter_weights(model)
+    if card.denoising:
+        weights[MASK_ROW] = model.embed.weight[tokenizer.vocab.mask].detach()
+    _write_tensors(folder / ADAPTER, weights)
+    _write_description(folder, model.config, tokenizer, card, {"adapter": to_plain(adapter)})
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _write_description(
+    folder: Path, config: ModelConfig, tokenizer: Tokenizer, card: ModelCard, more: Mapping[str, Any]
+) -> None:
     shape = {
         "format": FORMAT,
         "card": to_plain(card),
         "model": to_plain(config),
         "tokenizer_hash": tokenizer.hash,
+        **more,
     }
     (folder / SHAPE).write_text(json.dumps(shape, indent=2) + "\n", encoding="utf-8")
     tokenizer.save(folder)
 
 
 def model_weights(model: Transformer) -> dict[str, Tensor]:
-    """The weights by name; a tied head is the embedding and stands once."""
-    weights = dict(model.state_dict())
+    """The weights by name, adapters merged; a tied head is the embedding and stands once."""
+    weights = plain_weights(model)
     if model.config.tie_embeddings:
         del weights["head.weight"]
     return weights
@@ -145,6 +170,7 @@ class Description:
     card: ModelCard
     config: ModelConfig
     tokenizer_hash: str
+    adapter: Adapter | None = None
 
 
 def read_description(folder: Path) -> Description:
@@ -161,9 +187,11 @@ def read_description(folder: Path) -> Description:
             card = ModelCard.from_format_1(plain["track"], plain["info"])
         else:
             card = from_plain(ModelCard, plain["card"], where=f"{path}: card")
+        stated = found.get("adapter")
+        adapter = None if stated is None else from_plain(Adapter, stated, where=f"{path}: adapter")
     except (ValueError, TypeError, ArithmeticError, AttributeError, LookupError, RecursionError) as error:
         raise UserError(f"{path}: {error}") from error
-    return Description(card, config, plain["tokenizer_hash"])
+    return Description(card, config, plain["tokenizer_hash"], adapter)
 
 
 def step_folders(run: Path) -> list[Path]:
@@ -190,12 +218,23 @@ def step_of(folder: Path) -> int:
 def load_checkpoint(
     path: Path, device: torch.device | str = "cpu", prefer: Literal["best", "last"] = "best"
 ) -> Checkpoint:
-    """A model ready for use, in evaluation mode.
+    """A model ready for use, in evaluation mode; adapters are merged into the model that they change.
 
     Raises:
-        UserError: for missing, unreadable or damaged files, shapes that do not fit, weights that are not finite, or a
-            tokenizer that is not the model's.
+        UserError: for missing, unreadable or damaged files, shapes that do not fit, weights that are not finite, a
+            tokenizer that is not the model's, or an adapter whose base model is missing or has changed.
     """
+    checkpoint = load_unmerged(path, prefer)
+    model = checkpoint.model
+    if not model.embed.weight.requires_grad:  # frozen: it has adapters
+        weights = plain_weights(model)
+        model = Transformer(model.config)
+        model.load_state_dict(weights)
+    return replace(checkpoint, model=model.to(device).eval())
+
+
+def load_unmerged(path: Path, prefer: Literal["best", "last"] = "best") -> Checkpoint:
+    """As `load_checkpoint` does, with the adapters of a model beside its frozen matrices. Raises UserError."""
     folder = find_checkpoint(path, prefer)
     described = read_description(folder)
     check_readable(folder / "tokenizer.json")
@@ -205,7 +244,8 @@ def load_checkpoint(
             f"the tokenizer in {folder} (hash {tokenizer.hash}) is not the one the model was trained with "
             f"({described.tokenizer_hash}); put the original tokenizer.json back"
         )
-    check_shapes(described.config, folder / WEIGHTS)
+    if described.adapter is None:
+        check_shapes(described.config, folder / WEIGHTS)
     try:
         check_checksums(folder)
     except DamagedCheckpoint as error:
@@ -214,8 +254,62 @@ def load_checkpoint(
             raise
         raise DamagedCheckpoint(f"{error}; other checkpoints in {path}: {', '.join(others)}") from error
     model = Transformer(described.config)
-    load_weights(model, folder / WEIGHTS)
-    return Checkpoint(model.to(device).eval(), tokenizer, described.card, folder)
+    if described.adapter is None:
+        load_weights(model, folder / WEIGHTS)
+    else:
+        _load_base(model, folder, described.adapter)
+        add_adapters(model, described.adapter)
+        load_adapter(model, folder, tokenizer.vocab.mask)
+    return Checkpoint(model.eval(), tokenizer, described.card, folder)
+
+
+def weights_file(folder: Path) -> Path:
+    """The file of a checkpoint folder that holds what was trained: all weights, or adapters."""
+    return folder / (ADAPTER if (folder / ADAPTER).is_file() else WEIGHTS)
+
+
+def mask_id(folder: Path) -> int:
+    """The id of the mask token of a checkpoint."""
+    return Tokenizer.load(folder).vocab.mask
+
+
+def _load_base(model: Transformer, folder: Path, adapter: Adapter) -> None:
+    """The weights of the checkpoint that an adapter changes. Raises UserError if it is gone, or another one."""
+    place = folder / adapter.base
+    if not place.is_dir():
+        raise UserError(f"{folder} holds adapters of {place}, which is missing: put that checkpoint back where it was")
+    if file_hash(weights_file(place)) != adapter.base_hash:
+        raise UserError(f"{folder} holds adapters of {place}, whose weights have changed since: put the old ones back")
+    if place.resolve() == folder.resolve():
+        raise UserError(f"{folder / SHAPE} names itself as the model that it changes")
+    base = load_checkpoint(place).model
+    if vars(base.config) | {n: None for n in FREE_FIELDS} != vars(model.config) | {n: None for n in FREE_FIELDS}:
+        raise UserError(f"{folder} holds adapters of {place}, which has another shape")
+    model.load_state_dict(base.state_dict())
+
+
+def load_adapter(model: Transformer, folder: Path, mask: int) -> None:
+    """Strict: the adapters of a model that has some, in its shapes, all finite.
+
+    Raises:
+        UserError: naming the first that differs; the model is then unchanged.
+    """
+    path = folder / ADAPTER
+    weights = read_tensors(path)
+    row = weights.pop(MASK_ROW, None)
+    wanted = {name: tuple(tensor.shape) for name, tensor in adapter_weights(model).items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if differing := sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name)):
+        name = differing[0]
+        raise DamagedCheckpoint(f"{path}: {name} is {found.get(name, 'missing')}, the model's is {wanted.get(name)}")
+    if row is not None and row.shape != model.embed.weight[0].shape:
+        raise DamagedCheckpoint(f"{path}: {MASK_ROW} is {tuple(row.shape)}, not an embedding of the model")
+    for problem in unusable(weights | ({} if row is None else {MASK_ROW: row})):
+        raise UserError(f"{path}: {problem}; a model with such weights can only produce nonsense")
+    model.load_state_dict(weights, strict=False)  # compared above: what it lacks is frozen
+    if row is not None:
+        with torch.no_grad():
+            model.embed.weight[mask] = row
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -20,7 +20,9 @@ from nano_llada.checkpoint.files import (
     PROGRESS,
     TRAINING,
     WEIGHTS,
+    load_adapter,
     load_weights,
+    mask_id,
     read_description,
     read_tensors,
     step_folders,
@@ -189,7 +191,7 @@ def read_saved(folder: Path, model: Transformer) -> tuple[SavedTraining, Mapping
         DamagedCheckpoint: if a file is missing, cut off, or holds values that cannot be.
         UserError: for a checkpoint without training state, and files that may not be read.
     """
-    read_description(folder)
+    described = read_description(folder)
     if not (folder / PROGRESS).is_file():
         raise UserError(f"{folder} holds a model but no training state; start a new run with --init-from")
     plain = read_json(folder / PROGRESS, "validation_losses", "step")
@@ -197,7 +199,10 @@ def read_saved(folder: Path, model: Transformer) -> tuple[SavedTraining, Mapping
     losses = plain.pop("validation_losses")
     shards = folder / FOLDER if (folder / FOLDER).is_dir() else None
     tensors = {} if shards else read_tensors(folder / TRAINING)
-    load_weights(model, folder / WEIGHTS)
+    if described.adapter is None:
+        load_weights(model, folder / WEIGHTS)
+    else:
+        load_adapter(model, folder, mask_id(folder))
     return SavedTraining(folder, plain, tensors, shards), losses
 
 

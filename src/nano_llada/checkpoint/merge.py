@@ -16,9 +16,11 @@ from nano_llada.checkpoint.files import (
     WEIGHTS,
     find_checkpoint,
     load_checkpoint,
+    model_weights,
     read_weights,
     save_model,
     step_folders,
+    weights_file,
     write_checkpoint,
 )
 from nano_llada.config.card import MergedPart, ModelCard
@@ -61,7 +63,7 @@ def merge_checkpoints(folders: Sequence[Path], output: Path) -> Path:
     first = sources[0]
     for source in sources[1:]:
         _check_alike(first, source)
-    weights, card = _mean_weights([folder / WEIGHTS for folder in found]), _merged_card(sources)
+    weights, card = _mean_weights(found), _merged_card(sources)
     write_checkpoint(output, lambda folder: save_model(folder, weights, first.config, first.tokenizer, card))
     return output
 
@@ -114,15 +116,21 @@ def _check_alike(first: _Source, other: _Source) -> None:
         raise UserError(f"{first.folder} and {other.folder} cannot be merged: {', '.join(differing)}")
 
 
-def _mean_weights(files: Sequence[Path]) -> dict[str, Tensor]:
-    start = read_weights(files[0])
+def _mean_weights(folders: Sequence[Path]) -> dict[str, Tensor]:
+    start = _weights(folders[0])
     types = {name: tensor.dtype for name, tensor in start.items()}
     # not from zeros, which would make 0 of a weight that is -0
     sums = {name: tensor.to(torch.float64) for name, tensor in start.items()}
-    for file in files[1:]:
-        for name, tensor in read_weights(file).items():
+    for folder in folders[1:]:
+        for name, tensor in _weights(folder).items():
             sums[name] += tensor.to(torch.float64)
-    return {name: (total / len(files)).to(types[name]) for name, total in sums.items()}
+    return {name: (total / len(folders)).to(types[name]) for name, total in sums.items()}
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    """As they are stored, or merged where only adapters are."""
+    path = weights_file(folder)
+    return read_weights(path) if path.name == WEIGHTS else model_weights(load_checkpoint(folder).model)
 
 
 def _merged_card(sources: Sequence[_Source]) -> ModelCard:

@@ -1,4 +1,4 @@
-"""`nano-llada import`: a transformers folder, or a .pt file of the original or of minimind, becomes a checkpoint."""
+"""`nano-llada import`: a model of another program becomes a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nano_llada.cli.options import parse
-from nano_llada.config.card import ModelCard, Track
+from nano_llada.config.card import Track
 from nano_llada.core.errors import UserError
 
 if TYPE_CHECKING:
-    from nano_llada.data.tokenizer import Tokenizer
-    from nano_llada.model.transformer import Transformer
+    from nano_llada.interop.imported import ImportedModel
+
+FOR_PT = ("track", "num_heads", "max_length", "rope_theta", "norm_eps", "rope_scaling")
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,20 @@ class Options:
     """Options of the command."""
 
     source: Path
-    """Local transformers folder of a Llama or Qwen3 model; or a .pt file of the original Nano-LLaDA or of
-    minimind, of which only tensors are read: nothing in it is run."""
+    """Transformers folder of a Llama, Mistral, Qwen2, Qwen3, LLaDA (dense) or SDAR model, or its name on a hub, such as
+    HuggingFaceTB/SmolLM2-135M; a .gguf file; or a .pt file of the original Nano-LLaDA or of minimind, of which only
+    tensors are read: nothing in it is run."""
     out: Path
     """Checkpoint folder to write; AR and diffusion runs can start from it with --init-from."""
     tokenizer: Path | None = None
-    """.pt: folder with the tokenizer.json that the model was trained with; default: the file's folder."""
+    """.pt and .gguf: folder with the tokenizer.json that the model was trained with; default: the .pt file's folder,
+    the tokenizer in the .gguf file."""
+    stage: Literal["pretrain", "sft", "dpo", "rl"] | None = None
+    """The last stage of its training, where the file does not say; after sft, dpo and rl a model answers."""
+    hub: Literal["huggingface", "modelscope"] = "huggingface"
+    """Where a name is looked up."""
     track: Track | None = None
     """.pt: ar or diffusion, where the file does not say."""
-    stage: Literal["pretrain", "sft", "dpo"] | None = None
-    """.pt: the last stage of its training, where the file does not say; after sft and dpo a model answers."""
     num_heads: int | None = None
     """.pt: attention heads, where the file does not say."""
     max_length: int | None = None
@@ -49,31 +54,52 @@ def main(arguments: Sequence[str]) -> int:
         Options,
         arguments,
         command="import",
-        about="Turn a transformers folder, or a .pt file of the original or of minimind, into a checkpoint.",
+        about="Turn a model of another program into a checkpoint.",
         leading="source",
     )
     from nano_llada.checkpoint.files import model_weights, save_model, write_checkpoint
 
     if options.out.exists():
         raise UserError(f"{options.out} exists already; give the name of a new folder")
-    model, tokenizer, card = _from_torch(options) if options.source.is_file() else _from_transformers(options)
+    imported = _import(options)
+    for remark in imported.remarks:
+        print(remark)
+    model, tokenizer = imported.model, imported.tokenizer
     write_checkpoint(
-        options.out, lambda folder: save_model(folder, model_weights(model), model.config, tokenizer, card)
+        options.out, lambda folder: save_model(folder, model_weights(model), model.config, tokenizer, imported.card)
     )
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {tokenizer.vocab.size} tokens, in {options.out}")
     return 0
 
 
-def _from_transformers(options: Options) -> tuple[Transformer, Tokenizer, ModelCard]:
+def _import(options: Options) -> ImportedModel:
+    if options.source.is_file() and options.source.suffix != ".gguf":
+        return _from_torch(options)
+    given = [name for name in FOR_PT if getattr(options, name) is not None]
+    if options.source.is_file():
+        from nano_llada.interop.gguf_files import import_gguf
+
+        _refuse(given, ".gguf file")
+        return import_gguf(options.source, options.tokenizer, options.stage)
+    from nano_llada.interop.hub import fetch, is_name
     from nano_llada.interop.transformers import import_model
 
-    given = [name for name, value in vars(options).items() if value is not None and name not in ("source", "out")]
+    _refuse([*given, *(["tokenizer"] if options.tokenizer is not None else [])], "transformers folder")
+    if options.source.exists() or not is_name(str(options.source)):
+        return import_model(options.source, options.stage)
+    try:
+        folder = fetch(str(options.source), options.hub)
+    except UserError as error:
+        raise UserError(f"there is no file or folder {options.source} here, and no such model: {error}") from error
+    return import_model(folder, options.stage)
+
+
+def _refuse(given: Sequence[str], what: str) -> None:
     if given:
-        raise UserError(f"--{given[0].replace('_', '-')} is for .pt files; a transformers folder says it itself")
-    return *import_model(options.source), ModelCard("ar", run=options.source.name, step=0)
+        raise UserError(f"--{given[0].replace('_', '-')} is for .pt files; a {what} says it itself")
 
 
-def _from_torch(options: Options) -> tuple[Transformer, Tokenizer, ModelCard]:
+def _from_torch(options: Options) -> ImportedModel:
     from nano_llada.data.tokenizer import Tokenizer
     from nano_llada.interop.torch_models import Hints, import_torch_model
 
@@ -83,8 +109,7 @@ def _from_torch(options: Options) -> tuple[Transformer, Tokenizer, ModelCard]:
             f"{options.source} holds no tokenizer, and there is no tokenizer.json in {place}: give the folder of the "
             "one that the model was trained with as --tokenizer"
         )
+    if options.stage == "rl":
+        raise UserError("--stage rl: neither the original nor minimind's files are of this stage here; use sft")
     hints = Hints(**{name: getattr(options, name) for name in Hints.__dataclass_fields__})
-    imported = import_torch_model(options.source, Tokenizer.load(place), hints)
-    for remark in imported.remarks:
-        print(remark)
-    return imported.model, imported.tokenizer, imported.card
+    return import_torch_model(options.source, Tokenizer.load(place), hints)

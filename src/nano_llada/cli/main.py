@@ -34,8 +34,10 @@ COMMANDS = {
     "experiment": "run a recorded experiment (needs the repository)",
     "merge": "average the weights of several checkpoints, or of the K best of a run",
     "quantize": "store a model's weights in eight bits: a quarter of the size",
-    "import": "turn a transformers folder (Llama, Qwen3), or a .pt file of the original or minimind, into a checkpoint",
-    "export": "turn an AR checkpoint into a transformers folder",
+    "import": "turn a model of transformers, a hub, llama.cpp, the original or minimind into a checkpoint",
+    "export": "turn a checkpoint into a folder for transformers, llama.cpp or peft, with a model card",
+    "push": "publish a model on Hugging Face or ModelScope",
+    "pull": "fetch a model from Hugging Face or ModelScope",
     "doctor": "what this machine will use, and why",
 }
 

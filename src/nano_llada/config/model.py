@@ -7,7 +7,7 @@ from typing import Annotated
 
 from nano_llada.config.checks import BelowOne, Positive, Range, Tokens, check_numbers
 
-FREE_FIELDS = ("dropout", "max_length", "yarn")  # may change when training continues from a checkpoint
+FREE_FIELDS = ("dropout", "max_length", "yarn", "long_rope")  # may change when training continues from a checkpoint
 
 Width = Annotated[int, Range(1, 2**17)]
 MAX_PARAMETERS = 2e11  # 800 GB of float32 weights: a larger model is a typing error
@@ -28,6 +28,36 @@ class YarnScaling:
 
     def __post_init__(self) -> None:
         check_numbers(self)
+
+
+@dataclass(frozen=True)
+class LongRope:
+    """Llama 3.1's rule for longer contexts: slow dimensions of the rotary embedding are interpolated, fast ones kept.
+
+    With both numbers of turns at or above `original_length` every dimension is interpolated, which is linear scaling.
+
+    Raises:
+        ValueError: for a number outside its range.
+    """
+
+    factor: Annotated[float, Range(1, 1e4)] = 8.0
+    """How many times longer the context becomes."""
+    original_length: Tokens = 8192
+    """Context length the model was trained on, in tokens."""
+    low_turns: Positive = 1.0
+    """Dimensions that turn less often than this over the original length are fully interpolated."""
+    high_turns: Positive = 4.0
+    """Dimensions that turn more often than this are not changed."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        if self.high_turns <= self.low_turns:
+            raise ValueError(f"high_turns {self.high_turns} is not above low_turns {self.low_turns}")
+
+    @property
+    def linear(self) -> bool:
+        """Whether all dimensions are interpolated: none turns more often than once in 2 pi tokens."""
+        return self.low_turns >= self.original_length
 
 
 @dataclass(frozen=True)
@@ -56,12 +86,16 @@ class ModelConfig:
     """Longest context, in tokens."""
     qk_norm: bool = True
     """Normalise queries and keys per head before the rotary embedding, as Qwen3 does."""
+    qkv_bias: bool = False
+    """Add biases to queries, keys and values, as Qwen2 does."""
     tie_embeddings: bool = False
     """Share the input embedding with the output head."""
     rope_theta: Annotated[float, Range(1, 1e12)] = 10_000.0
     """Base of the rotary embeddings."""
     yarn: YarnScaling | None = None
     """Context extension; default: off."""
+    long_rope: LongRope | None = None
+    """Context extension as in Llama 3.1, or linear; default: off. Not together with `yarn`."""
     norm_eps: Annotated[float, Range(0, 1, above=True)] = 1e-6
     """Added to the mean square in RMSNorm."""
     dropout: BelowOne = 0.0
@@ -71,6 +105,8 @@ class ModelConfig:
         check_numbers(self)
         if self.head_size is None and self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
+        if self.yarn is not None and self.long_rope is not None:
+            raise ValueError("yarn and long_rope both scale the rotary embedding: give one of them")
         if self.num_heads % self.kv_heads:
             raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.kv_heads}")
         if self.head_width % 2:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from nano_llada.config.adapter import TARGETS, Adapter, Target
 from nano_llada.config.checks import (
     BelowOne,
     Count,
     CountOrZero,
     NotNegative,
+    Positive,
     Range,
     Rows,
     Seed,
@@ -67,6 +69,13 @@ class TrainConfig:
     """Recompute activations in the backward pass: less memory, about a third more time."""
     ema_decay: BelowOne = 0.0
     """Keep an exponential moving average of the weights with this decay, and save it for use; 0: off."""
+    lora_rank: CountOrZero = 0
+    """Train low-rank adapters of this rank beside frozen matrices (LoRA) instead of the weights; 0: off. Needs
+    --init-from; checkpoints then hold the adapters alone."""
+    lora_alpha: Positive | None = None
+    """The adapters' change is multiplied by this over the rank; default: twice the rank."""
+    lora_targets: tuple[Target, ...] = TARGETS
+    """Which matrices of every layer get an adapter: qkv, out, gate_up, down."""
     seed: Seed = 0
     """Seed of all randomness in the run."""
     eval_every: CountOrZero = 200
@@ -94,7 +103,20 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_numbers(self)
+        if self.lora_rank and self.optimizer == "muon":
+            raise ValueError("muon is for whole matrices, not for the narrow ones of LoRA: leave out optimizer muon")
+        if not self.lora_rank and (self.lora_alpha is not None or self.lora_targets != TARGETS):
+            raise ValueError("lora_alpha and lora_targets have no effect without a lora_rank")
         if self.merge_best > self.keep_best:
             raise ValueError(f"merge_best {self.merge_best} needs as many checkpoints kept: raise keep_best")
         if self.patience and not self.eval_every:
             raise ValueError("patience counts measurements, so it needs eval_every above 0")
+        if self.lora_rank:
+            self.adapter("", "")  # refuses what it cannot be
+
+    def adapter(self, base: str, base_hash: str) -> Adapter | None:
+        """The adapter that a run trains beside a base model; None without LoRA."""
+        if not self.lora_rank:
+            return None
+        alpha = 2.0 * self.lora_rank if self.lora_alpha is None else self.lora_alpha
+        return Adapter(self.lora_rank, alpha, self.lora_targets, base, base_hash)

@@ -99,6 +99,15 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def escape_markdown(value: object) -> str:
+    """Text as one line that Markdown shows as it is: no markup, no raw HTML, nothing that ends a cell of a table."""
+    text = printable(" ⏎ ".join(str(value).splitlines()))
+    text = text.replace("&", "&amp;").replace("<", "&lt;")
+    text = re.sub(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
+    # what would begin a heading, quote, list or rule: a backslash before its last character
+    return re.sub(r"^(\s*(?:[#+=-]*|\d+))(?=[#+=.)-](?:\s|$)|>)", r"\g<1>\\", text)
+
+
 def _escaped(character: str) -> str:
     code = ord(character)
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"

@@ -112,6 +112,11 @@ class Tokenizer:
         }
         write_json(folder / "tokenizer_config.json", config)
 
+    def to_json(self) -> str:
+        """The contents of its tokenizer.json."""
+        text: str = self._backend.to_str()
+        return text
+
     def encode(self, text: str) -> list[int]:
         """Ids of plain text. Raises UserError for what came from bytes that are not UTF-8."""
         if len(text) > PIECE:

@@ -15,7 +15,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nano_llada.checkpoint.files import SHAPE, WEIGHTS, Checkpoint
+from nano_llada.checkpoint.files import SHAPE, Checkpoint, weights_file
 from nano_llada.config.record import to_plain
 from nano_llada.core import own
 from nano_llada.core.errors import UserError
@@ -35,13 +35,13 @@ def fingerprint(checkpoint: Checkpoint) -> str:
         UserError: if the files no longer exist.
     """
     found = hashlib.sha256()
-    for name in (WEIGHTS, SHAPE):
+    for path in (weights_file(checkpoint.folder), checkpoint.folder / SHAPE):
         try:
-            with (checkpoint.folder / name).open("rb") as file:
+            with path.open("rb") as file:
                 found.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
             raise UserError(
-                f"cannot read {checkpoint.folder / name} again: {error.strerror}; is its run still training? It "
+                f"cannot read {path} again: {error.strerror}; is its run still training? It "
                 "deletes old checkpoints: evaluate it when it has finished"
             ) from error
     return found.hexdigest()

@@ -22,9 +22,9 @@ from nano_llada.config.card import ModelCard, Track
 from nano_llada.config.model import ModelConfig, YarnScaling
 from nano_llada.core.errors import UserError
 from nano_llada.data.tokenizer import Tokenizer
+from nano_llada.interop.imported import ImportedModel, assemble
+from nano_llada.interop.layout import tensor_layout
 from nano_llada.interop.torch_files import StoredTensor, TorchFile
-from nano_llada.interop.transformers import start_row, tensor_layout
-from nano_llada.model.transformer import Transformer
 
 Plain = Mapping[str, Any]
 Stage = Literal["pretrain", "sft", "dpo"]
@@ -100,16 +100,6 @@ class _Source:
         return float(value)
 
 
-@dataclass(frozen=True)
-class ImportedModel:
-    """A model in float32 and evaluation mode, its tokenizer and card, and what had to be assumed."""
-
-    model: Transformer
-    tokenizer: Tokenizer
-    card: ModelCard
-    remarks: tuple[str, ...]
-
-
 def import_torch_model(path: Path, tokenizer: Tokenizer, hints: Hints) -> ImportedModel:
     """The model of a `.pt` file of the original (full state or state_dict) or of minimind 2 or 3.
 
@@ -129,15 +119,9 @@ def import_torch_model(path: Path, tokenizer: Tokenizer, hints: Hints) -> Import
         )
     if rows > size:
         source.remarks.append(f"{rows - size} rows of the vocabulary belong to no token and are left out")
-    for name in {"embed.weight", "head.weight"} & set(weights):
-        if rows < size:  # an autoregressive model without a mask token
-            weights[name] = start_row(weights[name], tokenizer.vocab.mask)
-        weights[name] = weights[name][:size]
-    model = Transformer(replace(config, vocab_size=size))
-    if config.tie_embeddings:
-        weights["head.weight"] = weights["embed.weight"]
-    model.load_state_dict(weights)
-    return ImportedModel(model.eval(), tokenizer, card, tuple(source.remarks))
+    new = [tokenizer.vocab.mask] if rows < size else []  # an autoregressive model without a mask token
+    model = assemble(weights, config, tokenizer, new, str(path))
+    return ImportedModel(model, tokenizer, card, tuple(source.remarks))
 
 
 def guessed_heads(hidden_size: int) -> int:

@@ -62,11 +62,13 @@ class _NormedLinear(torch.autograd.Function):
         return F.linear((x * scale).mul_(gain), weight)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         (grad,) = grads
         x, gain, weight, scale = ctx.saved_tensors
         normed = x * scale
-        grad_weight = grad.flatten(0, -2).T @ (normed * gain).flatten(0, -2)
+        grad_weight = None
+        if ctx.needs_input_grad[2]:  # not where the matrix is frozen
+            grad_weight = grad.flatten(0, -2).T @ (normed * gain).flatten(0, -2)
         return *_rms_norm_backward(grad @ weight, normed, gain, scale), grad_weight, None
 
 
@@ -94,14 +96,14 @@ class _SwiGLULinear(torch.autograd.Function):
         return F.linear(F.silu(gate).mul_(up), weight)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None]:
         (grad,) = grads
         gate_up, weight = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
         out = torch.empty_like(gate_up)
         grad_gate, grad_up = out.chunk(2, dim=-1)
         silu = F.silu(gate)
-        grad_weight = grad.flatten(0, -2).T @ (silu * up).flatten(0, -2)
+        grad_weight = grad.flatten(0, -2).T @ (silu * up).flatten(0, -2) if ctx.needs_input_grad[1] else None
         grad_hidden = grad @ weight
         torch.mul(grad_hidden, silu, out=grad_up)
         torch.ops.aten.silu_backward.grad_input(grad_hidden.mul_(up), gate, grad_input=grad_gate)

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from nano_llada.config.model import ModelConfig
 from nano_llada.core.errors import UserError
+from nano_llada.model.lora import plain_weights
 from nano_llada.model.quantised import (
     SCALE,
     QuantisedProduct,
@@ -331,13 +332,17 @@ class _Layer:
         if config.qk_norm:
             gains = [gain_of(vectors[f"{prefix}attention.{n}_norm.weight"]) for n in ("q", "k")]
             self._qk_gain = torch.cat([gains[0].expand(self._heads, -1), gains[1].expand(self._kv_heads, -1)])
+        self._qkv_bias = vectors.get(f"{prefix}attention.qkv.bias")
         self._qkv, self._out = product(f"{prefix}attention.qkv.weight"), product(f"{prefix}attention.out.weight")
         self._gate_up, self._down = product(f"{prefix}gate_up.weight"), product(f"{prefix}down.weight")
 
     def __call__(self, x: Tensor, plan: _Plan, chosen: Tensor | None) -> Tensor:
         """(N, H) to the same; with `chosen` (M,), only those rows."""
         heads, kv_heads = self._heads, self._kv_heads
-        qkv = self._qkv(normed(x, self._attention_gain, self._eps)).view(-1, heads + 2 * kv_heads, self._width)
+        qkv = self._qkv(normed(x, self._attention_gain, self._eps))
+        if self._qkv_bias is not None:
+            qkv = qkv.add_(self._qkv_bias)
+        qkv = qkv.view(-1, heads + 2 * kv_heads, self._width)
         qk = qkv.narrow(1, 0, heads + kv_heads)
         if self._qk_gain is not None:
             qk = normed(qk, self._qk_gain, self._eps)
@@ -394,7 +399,7 @@ class LeanModel:
         Raises:
             UserError: for bf16 on a processor that does not multiply it natively.
         """
-        state = {name: tensor.detach().float().clone() for name, tensor in model.state_dict().items()}
+        state = {name: tensor.detach().float().clone() for name, tensor in plain_weights(model).items()}
         if model.config.tie_embeddings:
             state.pop("head.weight", None)
         if precision == "int8":

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch._functorch import config as compiler_options
 from torch.utils.checkpoint import checkpoint
 
-from nano_llada.config.model import ModelConfig, YarnScaling
+from nano_llada.config.model import LongRope, ModelConfig, YarnScaling
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.model.cache import KVCache
 from nano_llada.model.functional import Mask, attend, by_documents, normed_linear, rms_norm, rotary, swiglu_linear
@@ -29,9 +29,18 @@ class RMSNorm(nn.Module):
         """``x / rms(x) * gain``, (..., D) to (..., D)."""
         return rms_norm(x, self.weight, self.eps)
 
-    def then(self, linear: nn.Linear, x: Tensor) -> Tensor:
-        """``linear(self(x))`` for (..., D) in one operation, which keeps less for the backward pass."""
-        return normed_linear(x, self.weight, linear.weight, self.eps)
+
+class Product(nn.Linear):
+    """A matrix product that knows what comes before it: in one operation, both keep less for the backward pass."""
+
+    def after_norm(self, norm: RMSNorm, x: Tensor) -> Tensor:
+        """``self(norm(x))`` for (..., K) to (..., F)."""
+        product = normed_linear(x, norm.weight, self.weight, norm.eps)
+        return product if self.bias is None else product + self.bias.to(product.dtype)
+
+    def after_swiglu(self, gate_up: Tensor) -> Tensor:
+        """``self(silu(gate) * up)`` for (..., 2K), holding both side by side, to (..., F); without a bias."""
+        return swiglu_linear(gate_up, self.weight)
 
 
 class Attention(nn.Module):
@@ -41,8 +50,8 @@ class Attention(nn.Module):
         super().__init__()
         self.config, self.layer = config, layer
         width, heads, kv_heads = config.head_width, config.num_heads, config.kv_heads
-        self.qkv = nn.Linear(config.hidden_size, (heads + 2 * kv_heads) * width, bias=False)
-        self.out = nn.Linear(heads * width, config.hidden_size, bias=False)
+        self.qkv = Product(config.hidden_size, (heads + 2 * kv_heads) * width, bias=config.qkv_bias)
+        self.out = Product(heads * width, config.hidden_size, bias=False)
         self.q_norm = RMSNorm(width, config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(width, config.norm_eps) if config.qk_norm else None
 
@@ -57,7 +66,7 @@ class Attention(nn.Module):
         """Attention output per head, (B, L, N) with N = heads * D, before the output matrix; x is (B, L, H)."""
         batch, length, _ = x.shape
         heads, kv_heads = self.config.num_heads, self.config.kv_heads
-        qkv = norm.then(self.qkv, x).view(batch, length, heads + 2 * kv_heads, self.config.head_width)
+        qkv = self.qkv.after_norm(norm, x).view(batch, length, heads + 2 * kv_heads, self.config.head_width)
         qk, v = qkv.split([heads + kv_heads, kv_heads], dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             # one pass over both: the gain differs by head, the arithmetic does not
@@ -80,8 +89,8 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.attention = Attention(config, layer)
         self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.gate_up = nn.Linear(config.hidden_size, 2 * config.mlp_width, bias=False)
-        self.down = nn.Linear(config.mlp_width, config.hidden_size, bias=False)
+        self.gate_up = Product(config.hidden_size, 2 * config.mlp_width, bias=False)
+        self.down = Product(config.mlp_width, config.hidden_size, bias=False)
         self.dropout = nn.Dropout(config.dropout)
 
     def stacked(self) -> dict[Tensor, tuple[int, ...]]:
@@ -102,8 +111,8 @@ class Block(nn.Module):
         if select is not None:
             x, gathered = (tensor.flatten(0, 1).index_select(0, select) for tensor in (x, gathered))
         x = x + self.dropout(self.attention.out(gathered))
-        gate_up = self.mlp_norm.then(self.gate_up, x)
-        result: Tensor = x + self.dropout(swiglu_linear(gate_up, self.down.weight))
+        gate_up = self.gate_up.after_norm(self.mlp_norm, x)
+        result: Tensor = x + self.dropout(self.down.after_swiglu(gate_up))
         return result
 
 
@@ -135,6 +144,8 @@ class Transformer(nn.Module):
                 if parameter.dim() > 1:
                     adds = name.endswith(("attention.out.weight", "down.weight"))
                     parameter.normal_(0.0, residual if adds else 0.02, generator=rng)
+                elif name.endswith(".bias"):
+                    parameter.zero_()
         return self
 
     def compile_blocks(self) -> None:
@@ -224,11 +235,22 @@ def rotary_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
     width = config.head_width
     exponents = torch.arange(0, width, 2, dtype=torch.float64) / width
     frequencies = config.rope_theta**-exponents
+    if config.long_rope is not None:
+        return (frequencies / long_rope_divisors(config.long_rope, frequencies)).float(), 1.0
     if config.yarn is None:
         return frequencies.float(), 1.0
     share = _yarn_share(config.yarn, width, config.rope_theta)
     scaled = frequencies / config.yarn.factor * (1 - share) + frequencies * share
     return scaled.float(), 0.1 * math.log(config.yarn.factor) + 1.0
+
+
+def long_rope_divisors(rope: LongRope, frequencies: Tensor) -> Tensor:
+    """(D/2,) by what each frequency is divided: 1 for fast dimensions, the factor for slow ones, between them
+    1 / (share + (1 - share) / factor), where the share rises with the turns over the original length.
+    """
+    turns = rope.original_length * frequencies / (2 * math.pi)
+    share = ((turns - rope.low_turns) / (rope.high_turns - rope.low_turns)).clamp(0, 1)
+    return 1 / (share + (1 - share) / rope.factor)
 
 
 def _yarn_share(yarn: YarnScaling, width: int, theta: float) -> Tensor:

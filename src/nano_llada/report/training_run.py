@@ -105,8 +105,10 @@ def _parameters(run: Path) -> int | None:
     """Weights in the last checkpoint of a run, counted without loading them."""
     for folder in reversed(step_folders(run)):
         try:
+            if (described := read_description(folder)).adapter is not None:  # whose weights are elsewhere
+                return described.config.parameters
             with safe_open(folder / WEIGHTS, framework="np") as file:
                 return int(sum(prod(file.get_slice(name).get_shape()) for name in file.keys()))  # noqa: SIM118
-        except (OSError, SafetensorError):
+        except (OSError, SafetensorError, UserError):
             continue  # removed by hand, or cut off
     return None

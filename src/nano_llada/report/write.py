@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from nano_llada.core.errors import UserError
-from nano_llada.core.text import printable
+from nano_llada.core.text import escape_markdown
 from nano_llada.evaluation.record import Record
 from nano_llada.evaluation.results import Results, measure
 from nano_llada.evaluation.suites import SuiteOf, suite_named
@@ -75,15 +74,6 @@ def render(template: str, title: str, view: Sequence[Section], **options: Any) -
     )
     helpers = {"name_of": name_of, "verdict": verdict, "references": references, "zip": zip}
     return environment.get_template(template).render(title=title, sections=view, **helpers).lstrip() + "\n"
-
-
-def escape_markdown(value: object) -> str:
-    """Text as one line that Markdown shows as it is: no markup, no raw HTML, nothing that ends a cell of a table."""
-    text = printable(" ⏎ ".join(str(value).splitlines()))
-    text = text.replace("&", "&amp;").replace("<", "&lt;")
-    text = re.sub(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
-    # what would begin a heading, quote, list or rule: a backslash before its last character
-    return re.sub(r"^(\s*(?:[#+=-]*|\d+))(?=[#+=.)-](?:\s|$)|>)", r"\g<1>\\", text)
 
 
 def _json(results: Results, title: str, training: Sequence[TrainingRun]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_llada.checkpoint.checksums import file_hash, read_json
-from nano_llada.checkpoint.files import SHAPE, WEIGHTS, Checkpoint, find_checkpoint, step_folders
+from nano_llada.checkpoint.files import SHAPE, Checkpoint, find_checkpoint, step_folders, weights_file
 from nano_llada.config.record import to_plain
 from nano_llada.config.run import RunConfig
 from nano_llada.core.errors import UserError
@@ -61,7 +61,7 @@ def check_inputs(config: RunConfig, tokenizer: Tokenizer, start: Checkpoint | No
 
 
 def _weights(folder: Path) -> dict[str, str]:
-    return {(folder / name).as_posix(): _hash(folder / name) for name in (WEIGHTS, SHAPE)}
+    return {path.as_posix(): _hash(path) for path in (weights_file(folder), folder / SHAPE)}
 
 
 def _hash(path: Path) -> str:

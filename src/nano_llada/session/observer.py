@@ -13,9 +13,10 @@ from typing import Any
 from torch import Tensor
 
 from nano_llada.checkpoint.distributed import ShardWriter, fresh, staging
-from nano_llada.checkpoint.files import read_description, save_model, unusable
+from nano_llada.checkpoint.files import read_description, save_adapter, save_model, unusable
 from nano_llada.checkpoint.manager import RunCheckpoints, TrainingState
 from nano_llada.checkpoint.merge import best_checkpoints, merge_checkpoints
+from nano_llada.config.adapter import Adapter
 from nano_llada.config.card import ModelCard
 from nano_llada.config.outcome import Ending, Outcome, State
 from nano_llada.config.run import RunConfig
@@ -80,6 +81,7 @@ class RunObserver:
         self._stop_signal: int | None = None
         self._shards = ShardWriter()
         self._unnamed: Callable[[], object] | None = None  # names the checkpoint that is being written
+        self.adapter: Adapter | None = None  # what alone is trained, and saved
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -230,7 +232,10 @@ class RunObserver:
         """Give a checkpoint its name, with everything in it."""
 
         def write_model(folder: Path) -> None:
-            save_model(folder, weights, self.model.config, self.tokenizer, made.card)
+            if self.adapter is None:
+                save_model(folder, weights, self.model.config, self.tokenizer, made.card)
+            else:
+                save_adapter(folder, self.model, self.tokenizer, made.card, self.adapter)
 
         self.checkpoints.save(made.step, write_model, state, made.loss, shards)
 

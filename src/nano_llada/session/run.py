@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,10 +14,11 @@ from typing import Any
 
 import torch
 
-from nano_llada.checkpoint.checksums import read_json
+from nano_llada.checkpoint.checksums import file_hash, read_json
 from nano_llada.checkpoint.distributed import read_shards
-from nano_llada.checkpoint.files import PROGRESS, Checkpoint, load_checkpoint, step_folders
+from nano_llada.checkpoint.files import PROGRESS, Checkpoint, load_checkpoint, step_folders, weights_file
 from nano_llada.checkpoint.manager import SavedTraining, read_saved
+from nano_llada.config.adapter import Adapter
 from nano_llada.config.model import FREE_FIELDS, ModelConfig
 from nano_llada.config.outcome import Outcome
 from nano_llada.config.processes import Processes
@@ -27,6 +29,7 @@ from nano_llada.core.errors import UserError
 from nano_llada.core.files import reason_of, sweep, write_json
 from nano_llada.core.random import generator
 from nano_llada.data.tokenizer import BUNDLED_TOKENIZER, Tokenizer
+from nano_llada.model.lora import add_adapters
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives import make_objective
 from nano_llada.session.data import as_it_began, load_batches, with_first_rules
@@ -92,7 +95,9 @@ def _execute(config: RunConfig, *, resume: bool) -> Outcome:
 
 
 def _check_division(config: RunConfig) -> None:
-    """Raises UserError for a batch that the processes cannot share evenly."""
+    """Raises UserError for a batch that the processes cannot share evenly, and for adapters of a divided model."""
+    if parallel.size() > 1 and config.train.lora_rank and config.processes.parallel == "fsdp":
+        raise UserError("adapters are small and are not divided: train --lora-rank with --parallel ddp")
     unit = 2 if config.data.format == "preference" else 1
     rows, several = config.train.batch_size, parallel.size()
     if rows % (several * unit):
@@ -154,7 +159,8 @@ def _train(
     machine = observer.machine
     with observer.watching():
         observer.log.say(
-            f"{config.name}: {config.kind}, {count_parameters(trainer.model):,} parameters, "
+            f"{config.name}: {config.kind}, {count_parameters(trainer.model):,} parameters"
+            f"{_trained_share(trainer.model)}, "
             f"{trainer.total_steps} steps of {config.train.batch_size} x {config.data.sequence_length} tokens on "
             f"{machine.name} ({str(machine.dtype).removeprefix('torch.')}), ready after "
             f"{time.monotonic() - started:.1f} s"
@@ -239,7 +245,11 @@ def assemble(
     lock: RunLock | None = None,
 ) -> tuple[Trainer, RunObserver]:
     """Model, data, objective and trainer put together, and, of a resumed run, set to where it stopped."""
-    model = build_model(config, tokenizer, start).to(machine.device)
+    model = build_model(config, tokenizer, start)
+    adapter = adapter_of(config, start)
+    if adapter is not None:
+        add_adapters(model, adapter, generator(config.train.seed, "adapters"))
+    model.to(machine.device)
     objective = make_objective(config.objective)
     # the first process tokenises, the others find it done
     batches, validation = parallel.first_before_others(
@@ -265,6 +275,7 @@ def assemble(
         reference=load_reference(config, machine),
         processes=config.processes,
     )
+    observer.adapter = adapter
     if saved is not None:
         try:
             observer.continue_window(saved.plain)
@@ -329,8 +340,14 @@ def load_reference(config: RunConfig, machine: hardware.Machine) -> Transformer 
 
 
 def count_parameters(model: torch.nn.Module) -> int:
-    """Trained numbers; tied ones count once."""
+    """Numbers of a model; tied ones count once."""
     return sum(p.numel() for p in model.parameters())
+
+
+def _trained_share(model: torch.nn.Module) -> str:
+    """How many numbers are trained, where some are frozen."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return "" if trained == count_parameters(model) else f", of which {trained:,} are trained"
 
 
 def choose_tokenizer(config: RunConfig, start: Checkpoint | None) -> Tokenizer:
@@ -450,6 +467,20 @@ def _differences(before: Any, now: Any, where: str = "") -> Iterator[tuple[str, 
             yield from _differences(before.get(key), now.get(key), f"{where}.{key}" if where else key)
     elif before != now:
         yield where, f"{where} was {before}, is {now}"
+
+
+def adapter_of(config: RunConfig, start: Checkpoint | None) -> Adapter | None:
+    """The low-rank adapter that a run trains, with where its base is; None where it trains all weights.
+
+    Raises:
+        UserError: if there is no model to adapt.
+    """
+    if not config.train.lora_rank:
+        return None
+    if start is None:
+        raise UserError("LoRA adapts a model that exists: give it with --init-from, or leave --lora-rank out")
+    inside = config.folder / "step"  # where checkpoints are
+    return config.train.adapter(os.path.relpath(start.folder, inside), file_hash(weights_file(start.folder)))
 
 
 def build_model(config: RunConfig, tokenizer: Tokenizer, start: Checkpoint | None) -> Transformer:

@@ -193,8 +193,8 @@ class Trainer:
             torch._foreach_lerp_(list(self.ema.values()), current, 1 - decay)
 
     def _held(self) -> dict[str, nn.Parameter]:
-        """This process's part of every parameter."""
-        return {name: self.layout.held(p) for name, p in self.model.named_parameters()}
+        """This process's part of every parameter that is not frozen."""
+        return {name: self.layout.held(p) for name, p in self.model.named_parameters() if p.requires_grad}
 
     def _copies(self) -> dict[str, Tensor]:
         return {name: p.detach().clone() for name, p in self._held().items()}

@@ -23,6 +23,7 @@ COMMANDS = {
     "recipe": "run a whole pipeline that a recipe file describes",
     "generate": "continue or answer prompts with a trained model",
     "chat": "talk to a trained model, and watch a diffusion model write",
+    "serve": "serve models over OpenAI's HTTP API (needs the extra serve)",
     "infill": "fill ___ gaps in a text with a diffusion model",
     "compare": "compare models: answers, exact match and speed; Markdown and HTML reports",
     "eval": "measure models by suites: likelihood, multiple choice, answers, quality, infilling, speed",

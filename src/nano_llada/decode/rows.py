@@ -64,10 +64,13 @@ class Row:
             prefix does not exist. Then nothing can be computed in advance or reused.
         score: the confidence that `update` needs, None for none.
         finished, ended: whether nothing is left to do, and whether that is because of an end token.
+        ahead: the output at a place is about the place that many tokens later.
+        watched: alternatives to report of each place that is read; None: nothing is reported.
     """
 
     grain: int | None = None
     score: str | None = None
+    ahead: int = 0
 
     def __init__(self, request: Request, count: int, vocab: Vocabulary, config: Decoding) -> None:
         self.vocab, self.config, self.count = vocab, config, count
@@ -75,6 +78,7 @@ class Row:
         self.rng = generator(config.seed, "decode", request.seed)
         self.held = 0
         self.finished = self.ended = False
+        self.watched = request.watch
 
     @property
     def size(self) -> int:
@@ -132,6 +136,7 @@ class AutoregressiveRow(Row):
     """Left to right, a token per pass."""
 
     grain = CAUSAL
+    ahead = 1
 
     @property
     def known(self) -> int:

@@ -1,0 +1,1 @@
+"""HTTP over the engine: OpenAI's API, and frames of a text that is being written. Needs the extra `serve`."""

@@ -143,7 +143,7 @@ class Choices(Answer):
             yield self.chunk(choices=[], seed=self.task.seed, usage=self.usage())
 
     def _piece(self, number: int, text: str, tokens: Tokens) -> Object:
-        found = self._logprobs(number, tokens)
+        found = self._logprobs(number, tokens) if tokens else None
         return {"choices": [{**self._delta(number, text, found), "finish_reason": None}]}
 
     def _bare(self, number: int) -> Object:
@@ -199,7 +199,7 @@ class ChatAnswer(Choices):
             if look is not None:
                 likely = [self._token(*one) for one in look.alternatives[: self.task.logprobs]]
                 content.append({**self._token(token, look.log_probability), "top_logprobs": likely})
-        return {"content": content, "refusal": None} if content else None
+        return {"content": content, "refusal": None}
 
     def _token(self, token: int, value: float) -> Object:
         text = self.task.served.writer.tokenizer.token(token)
@@ -234,7 +234,7 @@ class TextAnswer(Choices):
         }
 
     def _logprobs(self, number: int, tokens: Tokens) -> Object | None:
-        if self.task.logprobs is None or not tokens:
+        if self.task.logprobs is None:
             return None
         name, offset = self.task.served.writer.tokenizer.token, self._offsets[number]
         found: Object = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}

@@ -185,7 +185,8 @@ def _encoded(served: Served, prompt: str | Sequence[Message], *, chat: bool, par
     try:
         return served.writer.encode(prompt, chat=chat)
     except UserError as error:
-        raise bad(str(error), param) from error
+        # the error would repeat a part of the text, and errors are logged
+        raise bad("the text cannot be encoded: it is not valid Unicode", param) from error
 
 
 def _fits(tokens: int, room: int, param: str) -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from nano_llada.core.text import printable
 from nano_llada.core.words import did_you_mean
-from nano_llada.serve.protocol import unused
+from nano_llada.serve.protocol import ChatMessage, unused
 
 LONGEST = 200  # characters of a name that an error repeats
 
@@ -74,14 +74,19 @@ def wrong_body(errors: Sequence[Mapping[str, Any]], body: object, model: type[Ba
     for error in errors:
         place = _place(error["loc"], body)
         name = str(place[-1]) if place else ""
-        if error["type"] == "extra_forbidden" or (len(place) == 1 and unused(model, name)):
-            foreign[_written(place)] = name if error["type"] == "extra_forbidden" else ""
+        if error["type"] == "extra_forbidden":
+            foreign[_written(place)] = name
+        elif place and unused(model, str(place[0])):
+            foreign[_written(place[:1])] = ""
+        elif place[:1] == ["messages"] and unused(ChatMessage, name):
+            foreign[_written(place)] = ""
     if foreign:
         near = "".join(did_you_mean(name, model.model_fields) for name in foreign.values() if name)
         named = ", ".join(foreign)
         verb = "is" if len(foreign) == 1 else "are"
         return bad(f"{named} {verb} not supported{near}", next(iter(foreign)), "unsupported_field")
-    first = errors[0]
+    # of what may have several types, the one that was meant fails deepest
+    first = max(errors, key=lambda error: len(_place(error["loc"], body)))
     where = _written(_place(first["loc"], body))
     if first["type"] == "missing":
         return bad(f"{where} is missing", where)

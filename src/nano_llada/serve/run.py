@@ -66,27 +66,33 @@ def serve(
     Raises:
         UserError: if the address cannot be used.
     """
-    sockets = [_bound(host, port)]
+    sockets = [open_socket(host, port)]
     address = f"http://{f'[{host}]' if ':' in host else host}:{sockets[0].getsockname()[1]}"
     hosts = None if keys or "*" in options.allow_host or host not in LOOPBACK else {*LOOPBACK, *options.allow_host}
     with Models(writers, options) as models:
-        server = make_server(models, options, keys, hosts)
-        config = uvicorn.Config(
-            server.application,  # type: ignore[arg-type]
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            ws="none",
-            lifespan="off",
-            limit_concurrency=options.max_connections,
-            timeout_graceful_shutdown=int(options.drain_seconds + LAST) + 1,
-        )
+        listener = make_listener(make_server(models, options, keys, hosts), options)
         listening(address)
-        Listener(config, server, options).run(sockets)
+        listener.run(sockets)
     log.info("stopped")
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def make_listener(server: Server, options: ServingOptions) -> Listener:
+    """What serves an application on sockets that are open."""
+    config = uvicorn.Config(
+        server.application,  # type: ignore[arg-type]
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        ws="none",
+        lifespan="off",
+        limit_concurrency=options.max_connections,
+        timeout_graceful_shutdown=int(options.drain_seconds + LAST) + 1,
+    )
+    return Listener(config, server, options)
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """A socket bound to an address; port 0 takes any free one. Raises UserError if that is impossible."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     found = socket.socket(family, socket.SOCK_STREAM)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -135,7 +135,8 @@ class Worker:
         self._limit = limit
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._owners: dict[int, tuple[Events, int]] = {}  # of a handle: who waits for it, and its number there
-        self._stopping = False
+        self._stopping = False  # nothing more is written
+        self._lock, self._closed = threading.Lock(), False  # whether the inbox takes no more
         self._failures = 0  # of the engine, one after the other
         self.figures = Figures()
         self._thread = threading.Thread(target=self._run, name=f"nano-llada {name}", daemon=True)
@@ -145,9 +146,16 @@ class Worker:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after the pass that is being made; whoever waits gets `Stopped`."""
-        self._inbox.put(self._stop)
+        """End the thread after the pass that is being made; whoever waits gets `Stopped`. Again: nothing."""
+        self._put(self._stop)
         self._thread.join()
+
+    def _put(self, job: Callable[[], None]) -> bool:
+        """Hand a job to the thread; false if it takes no more."""
+        with self._lock:
+            if not self._closed:
+                self._inbox.put(job)
+            return not self._closed
 
     @property
     def alive(self) -> bool:
@@ -186,14 +194,13 @@ class Worker:
                 value, error = None, problem
             loop.call_soon_threadsafe(settle, value, error)
 
-        if not self._thread.is_alive():
+        if not self._put(run):
             raise Stopped("the server is stopping")
-        self._inbox.put(run)
         return await result
 
     def cancel(self, events: Events) -> None:
         """End requests at the next pass."""
-        self._inbox.put(lambda: self._cancel(events))
+        self._put(lambda: self._cancel(events))
 
     # --- what follows runs in the thread ------------------------------------------------------------------------------
 
@@ -232,6 +239,8 @@ class Worker:
             except queue.Empty:
                 self._step()
         self._end(Stopped("the server is stopping"))
+        with self._lock:
+            self._closed = True
         while not self._inbox.empty():  # calls that came too late learn of it
             self._inbox.get()()
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from nano_llada.config.serving import ServingOptions
+from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.decode.proposal import forbid
 from nano_llada.serve import protocol
@@ -192,12 +193,12 @@ def test_gaps_are_filled_as_offline_and_scores_agree(running, models):
     around = {"model": "canvas", "prefix": "the ", "suffix": " cat.", "gaps": [3]}
     assert httpx2.post(f"{running.url}/v1/infill", json=around).json()["text"] == writer.infill("the ___ cat.", [3])
     for name in ("ar", "canvas"):
-        score = writer_score = models[name].score("cat", given="the ", draws=4)
+        score = models[name].score("cat", given="the ", draws=4)
         body = {"model": name, "prompt": "the ", "text": "cat", "draws": 4}
         found = httpx2.post(f"{running.url}/v1/score", json=body).json()
         protocol.Score.model_validate(found)
         assert found["log_likelihood"] == pytest.approx(-score.nats)
-        assert found["exact"] == (name == "ar") == writer_score.exact
+        assert found["exact"] == score.exact == (name == "ar")
 
 
 # --- frames -----------------------------------------------------------------------------------------------------------
@@ -389,9 +390,8 @@ def test_keys_are_kept_as_digests_and_all_compared_in_constant_time(tmp_path, mo
     ]
     compared = []
     monkeypatch.setattr("hmac.compare_digest", lambda a, b: compared.append((a, b)) or a == b)
-    assert keys.owner(key) == "ann" and len(compared) == 3, "a comparison was left out"
-    from nano_llada.core.errors import UserError
-
+    assert keys.owner(key) == "ann"
+    assert len(compared) == 3, "a comparison was left out"
     for text in ("ann", "ann short", "a b c", ""):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match="make-key"):
@@ -431,7 +431,6 @@ def test_keys_limits_and_metrics(models):
 async def _one_too_many(server: Live, key: str) -> list[int]:
     """Statuses of three slow requests of one key, of which two may run; the third is refused before it is read."""
     server.server.guard._options = ServingOptions(max_per_key=2)
-    held = asyncio.Event()
     worker = next(iter(server.models)).worker
     async with httpx2.AsyncClient() as http:
 
@@ -445,7 +444,6 @@ async def _one_too_many(server: Live, key: str) -> list[int]:
         sent = [asyncio.create_task(http.post(url, json=body, headers=headers)) for _ in range(3)]
         answers = await asyncio.gather(*sent)
         await busy
-        held.set()
     return sorted(answer.status_code for answer in answers)
 
 

@@ -209,7 +209,11 @@ def events(answer: httpx2.Response) -> list[dict]:
     assert answer.headers["content-type"].startswith("text/event-stream"), answer.text
     lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
     assert lines.pop() == "[DONE]"
-    return [json.loads(line) for line in lines]
+    found = [json.loads(line) for line in lines]
+    kinds = {"chat.completion.chunk": protocol.ChatChunk, "infill.chunk": protocol.InfillChunk}
+    for chunk in found:
+        kinds.get(chunk["object"], protocol.TextChunk).model_validate(chunk)
+    return found
 
 
 def test_the_published_schema_is_that_of_the_code():
@@ -328,6 +332,17 @@ def test_fields_at_their_neutral_value_change_nothing(client):
         n=1,
     )
     assert neutral.choices[0].message.content == plain.choices[0].message.content
+
+
+def test_whole_answers_are_as_the_document_says(running):
+    some = {"max_tokens": 3, "n": 2}
+    chat = httpx2.post(f"{running.url}/v1/chat/completions", json=MESSAGES | some | {"logprobs": True})
+    protocol.ChatCompletion.model_validate(chat.json())
+    body = {"prompt": "the 小猫", "logprobs": 1} | some
+    text = httpx2.post(f"{running.url}/v1/completions", json=body)
+    protocol.Completion.model_validate(text.json())
+    assert events(httpx2.post(f"{running.url}/v1/completions", json=body | {"stream": True}))
+    protocol.ModelList.model_validate(httpx2.get(f"{running.url}/v1/models").json())
 
 
 def test_every_other_error_is_an_error_object(running, client):

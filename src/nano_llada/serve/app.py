@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -20,6 +19,7 @@ from nano_llada.config.serving import ServingOptions
 from nano_llada.core.errors import UserError
 from nano_llada.serve import metrics, prepare, protocol
 from nano_llada.serve.answers import Answer, ChatAnswer, GapsAnswer, TextAnswer, scored
+from nano_llada.serve.document import BODIES, ERRORS, described, responses
 from nano_llada.serve.guard import Application, Guard
 from nano_llada.serve.keys import Keys
 from nano_llada.serve.models import Models, Served
@@ -31,25 +31,6 @@ from nano_llada.serve.worker import QueueFull, Stopped
 
 Body = TypeVar("Body", bound=protocol.Writing)
 Prepare = Callable[[Body, Served, ServingOptions], prepare.Task]
-BODIES: Mapping[str, type[BaseModel]] = {
-    "/v1/chat/completions": protocol.ChatRequest,
-    "/v1/completions": protocol.CompletionRequest,
-    "/v1/infill": protocol.InfillRequest,
-    "/v1/score": protocol.ScoreRequest,
-}
-ERRORS: Mapping[int, str] = {
-    400: "A field that is wrong or not supported; `param` names it.",
-    401: "No key, or a wrong one.",
-    404: "No such model.",
-    408: "The body arrived too slowly.",
-    413: "The body is too large.",
-    415: "The body is not JSON.",
-    421: "A host name that this server does not answer for.",
-    429: "The queue is full, or the key has too many requests running; Retry-After says when to try again.",
-    500: "An error of the server.",
-    503: "The server is stopping.",
-    504: "The request took longer than this server allows.",
-}
 
 
 @dataclass
@@ -82,7 +63,7 @@ def make_server(
     _add_models(api, models)
     _add_operations(api, models, guard, figures)
     add_page(api, read_page())
-    api.openapi = lambda: _document(api, secured=bool(keys))  # type: ignore[method-assign]
+    api.openapi = lambda: described(api, [served.name for served in models], secured=bool(keys))  # type: ignore[method-assign]
     application: Application = guard
     if options.cors:
         application = CORSMiddleware(
@@ -111,16 +92,6 @@ def _as_refusal(request: Request, error: Exception) -> Refusal:
     return our_error()
 
 
-def _responses(model: type[BaseModel], *statuses: int, stream: str | None = None) -> dict[int | str, dict[str, Any]]:
-    """What a path may answer, for the document."""
-    found: dict[int | str, dict[str, Any]] = {200: {"model": model}}
-    if stream:
-        found[200]["content"] = {"text/event-stream": {"schema": {"type": "string", "description": stream}}}
-    for status in statuses:
-        found[status] = {"model": protocol.ErrorBody, "description": ERRORS[status]}
-    return found
-
-
 def _add_writing(api: FastAPI, models: Models, options: ServingOptions) -> None:
     async def answer(request: Request, body: Body, how: Prepare[Body], kind: type[Answer]) -> Response:
         note: Note = request.scope["note"]
@@ -143,7 +114,7 @@ def _add_writing(api: FastAPI, models: Models, options: ServingOptions) -> None:
 
     @api.post(
         "/v1/chat/completions",
-        responses=_responses(protocol.ChatCompletion, *statuses, stream="chat.completion.chunk objects"),
+        responses=responses(protocol.ChatCompletion, *statuses, stream=protocol.ChatChunk),
     )
     async def chat(request: Request, body: protocol.ChatRequest) -> Response:
         """Answer a conversation."""
@@ -151,13 +122,13 @@ def _add_writing(api: FastAPI, models: Models, options: ServingOptions) -> None:
 
     @api.post(
         "/v1/completions",
-        responses=_responses(protocol.Completion, *statuses, stream="text_completion objects"),
+        responses=responses(protocol.Completion, *statuses, stream=protocol.TextChunk),
     )
     async def completions(request: Request, body: protocol.CompletionRequest) -> Response:
         """Continue a text."""
         return await answer(request, body, prepare.completion, TextAnswer)
 
-    @api.post("/v1/infill", responses=_responses(protocol.Infilled, *statuses, stream="infill.chunk objects"))
+    @api.post("/v1/infill", responses=responses(protocol.Infilled, *statuses, stream=protocol.InfillChunk))
     async def infill(request: Request, body: protocol.InfillRequest) -> Response:
         """Fill the gaps of a text."""
         return await answer(request, body, prepare.infill, GapsAnswer)
@@ -176,7 +147,7 @@ async def _opened(resources: AsyncExitStack, served: Served, task: prepare.Task)
 
 
 def _add_scoring(api: FastAPI, models: Models, options: ServingOptions) -> None:
-    @api.post("/v1/score", responses=_responses(protocol.Score, *ERRORS))
+    @api.post("/v1/score", responses=responses(protocol.Score, *ERRORS))
     async def score(request: Request, body: protocol.ScoreRequest) -> Response:
         """How likely a text is, after a prompt."""
         served = models.get(body.model)
@@ -203,24 +174,24 @@ def _add_scoring(api: FastAPI, models: Models, options: ServingOptions) -> None:
 
 
 def _add_models(api: FastAPI, models: Models) -> None:
-    @api.get("/v1/models", responses=_responses(protocol.ModelList, 401, 421))
+    @api.get("/v1/models", responses=responses(protocol.ModelList, 401, 421))
     async def listed() -> Response:
         """What is served."""
         return JSONResponse({"object": "list", "data": [served.described() for served in models]})
 
-    @api.get("/v1/models/{name:path}", responses=_responses(protocol.ModelObject, 401, 404, 421))
+    @api.get("/v1/models/{name:path}", responses=responses(protocol.ModelObject, 401, 404, 421))
     async def model(name: str) -> Response:
         """One model."""
         return JSONResponse(models.get(name).described())
 
 
 def _add_operations(api: FastAPI, models: Models, guard: Guard, figures: metrics.Metrics) -> None:
-    @api.get("/health", responses=_responses(protocol.Health, 421))
+    @api.get("/health", responses=responses(protocol.Health, 421))
     async def health() -> Response:
         """The process is alive."""
         return JSONResponse({"status": "ok"})
 
-    @api.get("/ready", responses=_responses(protocol.Health, 421, 503))
+    @api.get("/ready", responses=responses(protocol.Health, 421, 503))
     async def ready() -> Response:
         """It accepts requests."""
         if guard.draining or not models.ready:
@@ -231,27 +202,3 @@ def _add_operations(api: FastAPI, models: Models, guard: Guard, figures: metrics
     async def measured() -> Response:
         """Figures for Prometheus."""
         return Response(figures.page(), media_type=metrics.CONTENT_TYPE)
-
-
-def _document(api: FastAPI, *, secured: bool) -> dict[str, Any]:
-    """The OpenAPI document, true to what the server does."""
-    if api.openapi_schema:
-        return api.openapi_schema
-    found = FastAPI.openapi(api)
-    schemas = found["components"]["schemas"]
-    for name in ("HTTPValidationError", "ValidationError"):  # wrong bodies get 400
-        schemas.pop(name, None)
-    schemas["DiffusionFrame"] = protocol.DiffusionFrame.model_json_schema(
-        by_alias=True, ref_template="#/components/schemas/{model}"
-    )
-    schemas |= schemas["DiffusionFrame"].pop("$defs")
-    for path in found["paths"].values():
-        for operation in path.values():
-            operation["responses"].pop("422", None)
-    if secured:
-        found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        for name, path in found["paths"].items():
-            if name not in ("/health", "/ready"):
-                for operation in path.values():
-                    operation["security"] = [{"key": []}]
-    return found

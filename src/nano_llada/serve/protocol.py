@@ -26,7 +26,6 @@ _UNUSED = Field(description=NEUTRAL)
 Zero = Annotated[Literal[0] | None, _UNUSED]
 Nothing = Annotated[None, _UNUSED]
 NoList = Annotated[Annotated[list[Any], Field(max_length=0)] | None, _UNUSED]
-Text = Annotated[str, Field(max_length=1_000_000)]
 
 
 # --- decoding options and frames --------------------------------------------------------------------------------------
@@ -98,14 +97,14 @@ class TextPart(Body):
     """A part of a message."""
 
     type: Literal["text"]
-    text: Text
+    text: str
 
 
 class ChatMessage(Body):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | list[TextPart]
+    content: str | list[TextPart]
     refusal: Nothing = None
     name: Nothing = None
     audio: Nothing = None
@@ -221,7 +220,7 @@ class ChatRequest(Completing):
 class CompletionRequest(Completing):
     """Body of /v1/completions."""
 
-    prompt: Text | Annotated[list[Text], Field(min_length=1)]
+    prompt: str | Annotated[list[str], Field(min_length=1)]
     logprobs: int | None = Field(None, ge=0, le=5)
     """How likely each token was, beside this many of the likeliest; AR models only."""
     echo: Annotated[Literal[False] | None, _UNUSED] = None
@@ -237,9 +236,9 @@ class CompletionRequest(Completing):
 class InfillRequest(Writing):
     """Body of /v1/infill: `text` with ___ at each gap, or `prefix` and `suffix` of one gap."""
 
-    text: Text | None = None
-    prefix: Text | None = None
-    suffix: Text | None = None
+    text: str | None = None
+    prefix: str | None = None
+    suffix: str | None = None
     gaps: list[Annotated[int, Field(ge=1, le=2**24)]] = Field([4], min_length=1, max_length=256)
     """Tokens in each gap; one number stands for all."""
 
@@ -248,8 +247,8 @@ class ScoreRequest(Body):
     """Body of /v1/score."""
 
     model: str | None = None
-    prompt: Text = ""
-    text: Annotated[str, Field(min_length=1, max_length=1_000_000)]
+    prompt: str = ""
+    text: str = Field(min_length=1)
     draws: int = Field(32, ge=1, le=256)
     """Monte-Carlo draws, where the likelihood is not exact."""
     seed: int = Field(0, ge=0, le=2**63 - 1)
@@ -440,6 +439,76 @@ class Infilled(Whole):
     object: Literal["infill"]
     text: str
     gaps: list[FilledGap]
+
+
+class Chunk(Answer):
+    """What every piece of a stream has. Fields that are not always there are absent, not null."""
+
+    id: str
+    created: int
+    model: str
+    seed: int = 0
+    """In the last chunk."""
+    usage: Usage | None = None
+    """In the last chunk, where stream_options ask for it."""
+    diffusion_frame: DiffusionFrame | None = None
+    """Where `diffusion.frames` asks for it."""
+
+
+class Delta(Answer):
+    """Text that will not change; a choice's first one says who speaks."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str = ""
+
+
+class ChatChunkChoice(Answer):
+    """A piece of one answer."""
+
+    index: int
+    delta: Delta
+    finish_reason: Finish | None
+    logprobs: ChatLogprobs | None
+
+
+class ChatChunk(Chunk):
+    """A piece of a streamed answer."""
+
+    object: Literal["chat.completion.chunk"]
+    choices: list[ChatChunkChoice]
+
+
+class TextChunkChoice(Answer):
+    """A piece of one text."""
+
+    index: int
+    text: str
+    finish_reason: Finish | None
+    logprobs: CompletionLogprobs | None
+
+
+class TextChunk(Chunk):
+    """A piece of a streamed text."""
+
+    object: Literal["text_completion"]
+    choices: list[TextChunkChoice]
+
+
+class GapPiece(Answer):
+    """Text of a gap that will not change; in the last chunk all of it."""
+
+    index: int
+    delta: str = ""
+    text: str = ""
+
+
+class InfillChunk(Chunk):
+    """A piece of a text whose gaps are being filled."""
+
+    object: Literal["infill.chunk"]
+    gaps: list[GapPiece]
+    text: str = ""
+    """The whole text, in the last chunk."""
 
 
 class Score(Answer):

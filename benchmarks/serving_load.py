@@ -43,7 +43,7 @@ def questions(models: Mapping[str, LanguageModel], count: int, length: int, seed
         name = list(models)[number % len(models)]
         prompt = " ".join(rng.choices(WORDS, k=rng.randint(1, 8)))
         options: dict[str, Any] = {"max_tokens": rng.randint(max(length // 2, 1), length)}
-        if number % 2:
+        if number // len(models) % 2:
             options |= {"temperature": 1.0, "seed": number}
         offline = {("max_new_tokens" if key == "max_tokens" else key): value for key, value in options.items()}
         answer = models[name].chat(prompt, **offline).text
@@ -187,15 +187,15 @@ async def load(
     key: str | None = None,
     seed: int = 0,
 ) -> Outcome:
-    """Send requests of mixed kinds, so many at a time."""
-    outcome, rng, free = Outcome(), random.Random(seed), asyncio.Semaphore(concurrency)
+    """Send requests of mixed kinds, kinds and questions by turns, so many at a time."""
+    outcome, free = Outcome(), asyncio.Semaphore(concurrency)
     limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
     async with httpx2.AsyncClient(timeout=300, limits=limits) as http:
 
         async def one(number: int) -> None:
             async with free:
                 client = Client(url, key, http, outcome, seed * requests + number)
-                await client.send(kinds[number % len(kinds)], asked[rng.randrange(len(asked))])
+                await client.send(kinds[number % len(kinds)], asked[number % len(asked)])
 
         await asyncio.gather(*(one(number) for number in range(requests)))
     return outcome

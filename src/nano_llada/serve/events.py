@@ -83,7 +83,7 @@ class Writing:
     def _take(self, event: Event) -> Frame:
         """Bring text and finality up to date; gives the frame."""
         self._trace.apply(event)
-        looks = {look.place: look for look in event.looks}
+        looks = {look.place: look for look in reversed(event.looks)}  # of several the first, which is what was used
         self._looks.update(looks)
         for edit in event.edits:
             end = edit.start + len(edit.removed)

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nano_llada.config.decoding import Decoding
+from nano_llada.config.decoding import Autoregressive, Decoding
 from nano_llada.config.serving import ServingOptions
 from nano_llada.core.errors import UserError
 from nano_llada.data.rows import Message
@@ -114,12 +114,12 @@ def _task(
         raise bad(f"n: {n * len(prompts)} texts are more than this server's {options.max_choices}", "n")
     if (body.length or 0) > options.max_tokens:
         raise bad(f"max_tokens: {body.length} is more than this server's {options.max_tokens}", "max_tokens")
-    if logprobs is not None and not served.writer.card.autoregressive:
-        raise bad("logprobs: only autoregressive models have exact ones; /v1/score gives bounds", "logprobs")
     for prompt in prompts:
         _fits(len(prompt), served.writer.model.config.max_length, "prompt")
     seed = _seed(body)
     decoding = _decoding(body, served, seed, body.length)
+    if logprobs is not None and not isinstance(decoding, Autoregressive):
+        raise bad("logprobs: only text written left to right has exact ones; /v1/score gives bounds", "logprobs")
     watch = _watch(body, logprobs)
     # a constraint of the structure of the text (response_format, tools) belongs here, as a field of Request
     requests = [

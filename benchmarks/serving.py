@@ -14,8 +14,8 @@ docs/experiments/serving/results.jsonl:
   the clients of this benchmark disturb less); shares of the offline engine's;
 * `first`: milliseconds from sending to the first event of an idle server.
 
-Both sides of a ratio are measured by turns, on as many threads. Times by the clock mean nothing on a busy machine, which
-`busy` tells: the load average over the number of processors.
+Both sides of a ratio are measured by turns, on as many threads. Times by the clock mean nothing on a busy machine;
+`busy` is the load average over the number of processors.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -186,3 +188,25 @@ def test_the_official_javascript_client(tmp_path):
         "tokens": alone.tokens,
         "error": {"status": 400, "param": "tools"},
     }
+
+
+# --- the page of the documentation ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", ["serving.md", "serving_cn.md"])
+def test_what_the_documentation_tells_to_type_works(page, capsys):
+    text = (Path(__file__).parents[1] / "docs" / page).read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    commands = [line for line in text.replace("\\\n", " ").splitlines() if line.startswith("curl ")]
+    assert len(commands) == 3
+    made = writers(("canvas", "ar"))
+    with live({"diffusion-sft": made["canvas"], "ar-sft": made["ar"]}) as server:
+        exec(program.replace("http://127.0.0.1:8000", server.url), {})
+        out = capsys.readouterr().out
+        assert made["canvas"].chat("Repeat: cat dog fish.", max_new_tokens=32).text in out
+        assert "'committed'" in out
+        for command in commands:
+            words = shlex.split(command.replace("http://127.0.0.1:8000", server.url))
+            body = json.loads(words[words.index("-d") + 1])
+            answer = httpx2.post(words[1], json=body)
+            assert answer.status_code == 200, answer.text

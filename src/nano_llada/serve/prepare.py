@@ -28,7 +28,8 @@ class Task:
         requests: one a choice; those of a prompt follow each other.
         prompt_tokens: of all prompts.
         stop: ends a choice early.
-        alternatives: likeliest tokens to report of each place; None: nobody looks.
+        logprobs: likeliest tokens whose log-probabilities the answer lists; None: it has none.
+        gaps: of a text that is filled.
     """
 
     served: Served

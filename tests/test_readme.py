@@ -25,6 +25,7 @@ TRANSLATED = {
     "README.md": "README_cn.md",
     "docs/quick_start.md": "docs/quick_start_cn.md",
     "docs/decoding.md": "docs/decoding_cn.md",
+    "docs/serving.md": "docs/serving_cn.md",
 }
 
 # Beginnings of commands that no test runs, and why

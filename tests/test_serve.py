@@ -433,6 +433,7 @@ def test_keys_limits_and_metrics(models):
         assert full.value.code == "queue_full"
         assert int(full.value.response.headers["retry-after"]) >= 1
         assert asyncio.run(_one_too_many(server, key)) == [200, 200, 429]
+        assert asyncio.run(_scores(server, key, 5)) == [200, 200, 429, 429, 429]  # they wait in a queue, too
         assert mine.chat.completions.create(model="ar", messages=user("hi"), n=2).choices[1].finish_reason
         text = httpx2.get(f"{server.url}/metrics", headers={"authorization": f"Bearer {key}"}).text
         values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
@@ -441,6 +442,19 @@ def test_keys_limits_and_metrics(models):
         assert float(values['nano_llada_engine_passes_total{model="ar"}']) > 20
         assert float(values['nano_llada_tokens_total{kind="written",model="ar"}']) > 20
         assert float(values['nano_llada_tokens_per_pass_count{model="ar"}']) >= 1
+
+
+async def _scores(server: Live, key: str, count: int) -> list[int]:
+    """Statuses of so many scores that are asked for while the model is busy."""
+    server.server.guard._options = ServingOptions()
+    busy = asyncio.create_task(next(iter(server.models)).worker.call(lambda: time.sleep(0.5)))
+    async with httpx2.AsyncClient() as http:
+        headers = {"authorization": f"Bearer {key}"}
+        url = f"{server.url}/v1/score"
+        sent = [http.post(url, json={"text": "cat"}, headers=headers) for _ in range(count)]
+        answers = await asyncio.gather(*sent)
+    await busy
+    return sorted(answer.status_code for answer in answers)
 
 
 async def _one_too_many(server: Live, key: str) -> list[int]:

@@ -26,7 +26,7 @@ from nano_llada.serve.models import Models, Served
 from nano_llada.serve.note import Note
 from nano_llada.serve.page import add_page, read_page
 from nano_llada.serve.refusal import Refusal, bad, our_error, wrong_body
-from nano_llada.serve.stream import EventStream, Gone, collected, stopping, while_connected
+from nano_llada.serve.stream import EventStream, Gone, collected, stopping, too_many, while_connected
 from nano_llada.serve.worker import QueueFull, Stopped
 
 Body = TypeVar("Body", bound=protocol.Writing)
@@ -139,7 +139,7 @@ async def _opened(resources: AsyncExitStack, served: Served, task: prepare.Task)
     try:
         return await resources.enter_async_context(served.worker.open(task.requests, task.stop))
     except QueueFull as full:
-        raise Refusal(429, str(full), code="queue_full", headers={"Retry-After": str(full.seconds)}) from full
+        raise too_many(full) from full
     except Stopped as error:
         raise stopping(error) from error
     except UserError as error:
@@ -156,7 +156,7 @@ def _add_scoring(api: FastAPI, models: Models, options: ServingOptions) -> None:
         if options.log_prompts:
             note.prompt = body.model_dump()
         prepare.check_score(body, served)
-        job = served.worker.call(
+        job = served.worker.compute(
             lambda: served.writer.score(body.text, given=body.prompt, draws=body.draws, seed=body.seed)
         )
         try:
@@ -164,6 +164,8 @@ def _add_scoring(api: FastAPI, models: Models, options: ServingOptions) -> None:
                 found = await while_connected(request.receive, job)
         except UserError as error:
             raise bad(str(error), "text") from error
+        except QueueFull as full:
+            raise too_many(full) from full
         except Stopped as error:
             raise stopping(error) from error
         except Gone:

@@ -17,7 +17,7 @@ from nano_llada.decode.types import Event
 from nano_llada.serve.answers import Answer
 from nano_llada.serve.note import Note
 from nano_llada.serve.refusal import Refusal, our_error
-from nano_llada.serve.worker import Events, Stopped
+from nano_llada.serve.worker import Events, QueueFull, Stopped
 
 T = TypeVar("T")
 log = logging.getLogger("nano_llada.serve")
@@ -81,6 +81,11 @@ async def collected(events: Events, answer: Answer, request: Request, seconds: f
 def too_slow(seconds: float) -> Refusal:
     """For a request that takes longer than this server allows."""
     return Refusal(504, f"the text was not finished within {seconds:g} seconds", code="timeout")
+
+
+def too_many(full: QueueFull) -> Refusal:
+    """For a request that finds no room, not even to wait."""
+    return Refusal(429, str(full), code="queue_full", headers={"Retry-After": str(full.seconds)})
 
 
 def stopping(error: Exception) -> Refusal:

@@ -138,6 +138,7 @@ class Worker:
         self._stopping = False  # nothing more is written
         self._lock, self._closed = threading.Lock(), False  # whether the inbox takes no more
         self._failures = 0  # of the engine, one after the other
+        self._computing = 0  # calls of `compute` that have not returned; counted by the event loop
         self.figures = Figures()
         self._thread = threading.Thread(target=self._run, name=f"nano-llada {name}", daemon=True)
 
@@ -172,8 +173,26 @@ class Worker:
         """
         return Events(self, requests, stop)
 
+    async def compute(self, job: Callable[[], T]) -> T:
+        """As `call`, for what takes a while: as many may wait as requests may.
+
+        Raises:
+            QueueFull: if there are more.
+        """
+        if self._computing >= self._limit:
+            raise QueueFull(self._computing, self._patience())
+        self._computing += 1
+        try:
+            return await self.call(job)
+        finally:
+            self._computing -= 1
+
     async def call(self, job: Callable[[], T]) -> T:
-        """The result of a function that is run by the worker's thread, between two passes."""
+        """The result of a function that is run by the worker's thread, between two passes.
+
+        Raises:
+            Stopped: if the worker was stopped; and what the function raises.
+        """
         loop = asyncio.get_running_loop()
         result: asyncio.Future[T] = loop.create_future()
 

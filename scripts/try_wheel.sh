@@ -27,4 +27,9 @@ import nano_llada
 model = nano_llada.load('runs/first')
 print(model, model.score('Tom has a ball.'))
 "
+if $run serve runs/first 2> refused; then
+    echo "serve started without its extra"
+    exit 1
+fi
+grep -q 'nano-llada\[serve\]' refused
 echo "the wheel works: $(basename "$wheel"), $(du -k "$wheel" | cut -f 1) kB"

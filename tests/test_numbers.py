@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 
 import nano_llada.config
-from nano_llada.cli import chat_command, drafts_command, generate_command, infill_command, merge_command, resume_command
+from nano_llada.cli import (
+    chat_command,
+    drafts_command,
+    generate_command,
+    infill_command,
+    merge_command,
+    resume_command,
+    serve_command,
+)
 from nano_llada.cli.fields import Option, flatten
 from nano_llada.cli.options import parse
 from nano_llada.cli.training import ABOUT, _parsed
@@ -31,6 +39,7 @@ COMMANDS: dict[str, tuple[type, tuple[str, ...]]] = {
     "drafts": (drafts_command.Options, ("run", "prompt")),
     "merge": (merge_command.Options, ("run", "--out", "x")),
     "resume": (resume_command.Options, ("run",)),
+    "serve": (serve_command.Options, ("run",)),
     "demo": (DemoConfig, ()),
 }
 
@@ -59,7 +68,7 @@ def read(command: str, words: list[str]) -> Any:
         return _parsed(stage, track, words, default_run(stage, track))
     cls, before = COMMANDS[command]
     leading = {name: ("checkpoint", "prompt") for name in ("generate", "drafts")}
-    leading |= {"infill": ("checkpoint", "text"), "resume": ("run",)}
+    leading |= {"infill": ("checkpoint", "text"), "resume": ("run",), "serve": ("models",)}
     places = leading.get(command, ("checkpoints",) if command == "merge" else ("checkpoint",) if before else ())
     return parse(cls, [*before, *words], command=command, about="", leading=places)
 

@@ -25,6 +25,7 @@ TRANSLATED = {
     "README.md": "README_cn.md",
     "docs/quick_start.md": "docs/quick_start_cn.md",
     "docs/decoding.md": "docs/decoding_cn.md",
+    "docs/serving.md": "docs/serving_cn.md",
 }
 
 # Beginnings of commands that no test runs, and why
@@ -33,6 +34,8 @@ NOT_RUN = {
     ". .venv/bin/activate": "is for the reader's shell",
     "python3 -m venv .venv": "builds an environment; scripts/try_wheel.sh does, in CI",
     "pip install": "downloads packages",
+    "nano-llada serve": "runs until it is stopped; see tests/test_serve_load.py",
+    "curl": "asks a server; see tests/test_serve_load.py",
     "modelscope download": "downloads gigabytes",
     "hf download": "downloads gigabytes",
     "nano-llada recipe recipes/llada2.toml --set data=FOLDER --check": "needs data; see tests/test_recipe.py",

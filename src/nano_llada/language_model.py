@@ -122,6 +122,26 @@ class TextScore:
         return self.nats / math.log(2) / max(self.text_bytes, 1)
 
 
+@dataclass(frozen=True)
+class Gaps:
+    """A text with gaps, as tokens: what is before the first gap, the canvas from there to the last one, what follows.
+
+    `spans` are the (start, end) places of the gaps in the canvas, which holds masks there and known tokens between.
+    """
+
+    before: tuple[int, ...]
+    canvas: tuple[int, ...]
+    after: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
+
+    def request(self, **fields: Any) -> Request:
+        """The canvas as one request, whose known tokens are given."""
+        hidden = {place for start, end in self.spans for place in range(start, end)}
+        given = tuple((place, token) for place, token in enumerate(self.canvas) if place not in hidden)
+        length = len(self.canvas)
+        return Request(self.before, self.after, max_new_tokens=length, given=given, fill=True, **fields)
+
+
 Prompt = str | Sequence[Message | Mapping[str, str]]
 
 
@@ -391,49 +411,51 @@ class LanguageModel:
 
     def fill(self, text: str, decoding: Decoding, gap_lengths: Sequence[int]) -> str:
         """As `infill`, with decoding settings that are complete."""
+        parts = text.split(GAP)
+        if len(parts) == 1:
+            raise UserError(f"no gap in the text: mark one with {GAP}")
+        if not isinstance(decoding, Diffusion):
+            return self._fill_in_turn(parts, gap_lengths, decoding)
+        gaps = self.gaps(parts, gap_lengths)
+        filled = list(gaps.canvas)
+        for events in self._sampler(decoding).stream([gaps.request()]):
+            for event in events:
+                for place, token in event.writes:
+                    filled[place] = token
+        return self.tokenizer.decode([*gaps.before[1:], *filled, *gaps.after])
+
+    def gaps(self, parts: Sequence[str], lengths: Sequence[int]) -> Gaps:
+        """Texts with gaps of some lengths (in tokens; one for all, or one for each) between them.
+
+        Raises:
+            UserError: for an autoregressive model, or another number of lengths than gaps.
+        """
+        tokens, spans = [self.tokenizer.vocab.eos], []
+        for part, length in zip(parts, [*self._each(parts, lengths), 0], strict=True):
+            tokens += self.tokenizer.encode(part)
+            spans.append((len(tokens), len(tokens) + length))
+            tokens += [self.tokenizer.vocab.mask] * length
+        first, last = spans[0][0], spans[-2][1]
+        places = [(start - first, end - first) for start, end in spans[:-1]]
+        return Gaps(tuple(tokens[:first]), tuple(tokens[first:last]), tuple(tokens[last:]), tuple(places))
+
+    def _each(self, parts: Sequence[str], lengths: Sequence[int]) -> list[int]:
+        """A length for each gap. Raises UserError for a model that sees no gaps, or another number of lengths."""
         if not self.card.denoising:
             raise UserError("an autoregressive model cannot see what follows a gap: infilling needs a diffusion model")
-        if not isinstance(decoding, Diffusion) and not self.card.infills:
+        if len(lengths) not in (1, len(parts) - 1):
+            raise UserError(f"{len(parts) - 1} gaps but {len(lengths)} lengths: give one for all, or one for each")
+        return list(lengths) * (len(parts) - 1) if len(lengths) == 1 else list(lengths)
+
+    def _fill_in_turn(self, texts: Sequence[str], gap_lengths: Sequence[int], decoding: Decoding) -> str:
+        """One gap after the other, each with what follows it, up to the next gap, in front; see `diffusion.suffix`."""
+        lengths = self._each(texts, gap_lengths)
+        if not self.card.infills:
             raise UserError(
                 "this model cannot see what follows a gap: infilling needs a model trained on whole rows, or one "
                 "pretrained with a suffix_share, which learnt to fill gaps"
             )
-        parts = text.split(GAP)
-        if len(parts) == 1:
-            raise UserError(f"no gap in the text: mark one with {GAP}")
-        if len(gap_lengths) not in (1, len(parts) - 1):
-            raise UserError(f"{len(parts) - 1} gaps but {len(gap_lengths)} lengths: give one for all, or one for each")
-        lengths = list(gap_lengths) * (len(parts) - 1) if len(gap_lengths) == 1 else list(gap_lengths)
-        if not isinstance(decoding, Diffusion):
-            return self._fill_in_turn([self.tokenizer.encode(part) for part in parts], lengths, decoding)
-        tokens, spans = [self.tokenizer.vocab.eos], []
-        for part, length in zip(parts, [*lengths, 0], strict=True):
-            tokens += self.tokenizer.encode(part)
-            spans.append((len(tokens), length))
-            tokens += [self.tokenizer.vocab.mask] * length
-        return self._fill(tokens, spans[:-1], decoding)
-
-    def _fill(self, tokens: list[int], spans: Sequence[tuple[int, int]], decoding: Decoding) -> str:
-        """Everything between the first and the last masked token is one request, whose known tokens are given."""
-        first, last = spans[0][0], spans[-1][0] + spans[-1][1]
-        known = {i - first: token for i, token in enumerate(tokens) if first <= i < last}
-        given = {place: token for place, token in known.items() if token != self.tokenizer.vocab.mask}
-        request = Request(
-            tuple(tokens[:first]),
-            tuple(tokens[last:]),
-            max_new_tokens=last - first,
-            given=tuple(sorted(given.items())),
-            fill=True,
-        )
-        filled = list(tokens)
-        for events in self._sampler(decoding).stream([request]):
-            for event in events:
-                for place, token in event.writes:
-                    filled[first + place] = token
-        return self.tokenizer.decode(filled[1:])
-
-    def _fill_in_turn(self, parts: Sequence[Sequence[int]], lengths: Sequence[int], decoding: Decoding) -> str:
-        """One gap after the other, each with what follows it, up to the next gap, in front; see `diffusion.suffix`."""
+        parts = [self.tokenizer.encode(text) for text in texts]
         before, vocab, context = (
             [self.tokenizer.vocab.eos, *parts[0]],
             self.tokenizer.vocab,

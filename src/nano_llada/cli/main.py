@@ -26,6 +26,7 @@ COMMANDS = {
     "generate": "continue or answer prompts with a trained model",
     "chat": "talk to a trained model, and watch a diffusion model write",
     "drafts": "measure how many tokens a tri-mode model should draft in a pass",
+    "serve": "serve models over OpenAI's HTTP API (needs the extra serve)",
     "infill": "fill ___ gaps in a text with a diffusion model",
     "trace": "show a saved trace pass by pass, or turn it into a page",
     "compare": "compare models: answers, exact match and speed; Markdown and HTML reports",

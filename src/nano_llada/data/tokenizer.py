@@ -24,6 +24,7 @@ EOS, TURN_START, TURN_END, MASK = "<|endoftext|>", "<|im_start|>", "<|im_end|>",
 RESERVED = tuple(f"<|reserved_{i}|>" for i in range(12))
 MARKS = (EOS, TURN_START, TURN_END)
 SPECIALS = (*MARKS, MASK, *RESERVED)  # ids 0 to 15; the first three are minimind's
+_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 _OURS = (KeyboardInterrupt, SystemExit, MemoryError)  # not of the tokenizers library
 _ASSETS = Path(__file__).resolve().parent.parent / "assets"
 BUNDLED_TOKENIZER = _ASSETS / "tokenizer"
@@ -161,6 +162,10 @@ class Tokenizer:
     def token(self, index: int) -> str:
         """One token as it reads by itself, e.g. for a terminal view."""
         return self.decode([index])
+
+    def is_byte(self, index: int) -> bool:
+        """Whether a token stands for a byte (`<0x0A>`), whose text depends on the bytes after it."""
+        return bool(_BYTE.fullmatch(self._backend.id_to_token(index) or ""))
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int = 6400, *, chinese_words: Sequence[str] | None = None) -> Tokenizer:

@@ -11,15 +11,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
 from nano_llada.config.decoding import Decoding, Diffusion, EngineOptions
 from nano_llada.core.batch import Vocabulary
 from nano_llada.core.errors import UserError
 from nano_llada.decode.forward import Backend, Placed, Rectangles
+from nano_llada.decode.look import examine
 from nano_llada.decode.proposal import Proposal, propose
 from nano_llada.decode.rows import Row, Window, make_row
 from nano_llada.decode.slots import Slots
-from nano_llada.decode.types import Edit, Event, FinishReason, Request, StopTest
+from nano_llada.decode.types import Edit, Event, FinishReason, Look, Request, StopTest
 from nano_llada.model.transformer import Transformer
 
 
@@ -37,10 +39,13 @@ class _Job:
     forwards: int = 0
     begun: bool = False  # whether its prompt has been read
     edits: list[Edit] = field(default_factory=list)  # not yet reported
+    looks: list[Look] = field(default_factory=list)  # not yet reported
+    cached: int = 0  # tokens of its prompt that an earlier request had computed
 
     def event(self, reason: FinishReason | None = None) -> Event:
         edits, self.edits = tuple(self.edits), []
-        return Event(self.handle, edits, self.forwards, reason)
+        looks, self.looks = tuple(self.looks), []
+        return Event(self.handle, edits, self.forwards, reason, looks, self.cached)
 
 
 class Engine:
@@ -149,6 +154,7 @@ class Engine:
             sizes, behind = ([other.row.size for other in some] for some in (self._active, others))
             if not self.slots.admit(job.row, sizes, behind):
                 return
+            job.cached = job.row.held
             self._active.append(self._waiting.popleft())
 
     def _leave(self, job: _Job) -> None:
@@ -199,7 +205,18 @@ class Engine:
                 logits[span] = part + (1 + guidance) * (logits[span] - part)
         asked = [(job, window.places) for job, window in looks if window.wanted]
         found = propose(logits, [(job.row, places) for job, places in asked], self.vocab) if asked else []
+        self._look(logits, asked, found)
         return {job.handle: proposal for (job, _), proposal in zip(asked, found, strict=True)}
+
+    def _look(self, logits: Tensor, asked: Sequence[tuple[_Job, Sequence[int]]], found: Sequence[Proposal]) -> None:
+        """Note what the pass thought of each place, for the requests that are watched."""
+        first = 0
+        for (job, places), (tokens, _) in zip(asked, found, strict=True):
+            if job.row.watched is not None:
+                count = job.row.judging(tokens)
+                some = logits[first : first + count]
+                job.looks += examine(some, job.row, places[:count], tokens[:count], self.vocab)
+            first += len(places)
 
     def _update(self, job: _Job, window: Window, proposal: Proposal | None) -> Event:
         """Let a request take over a pass."""

@@ -115,10 +115,13 @@ class Row:
         score: the confidence that `update` needs, None for none.
         finished, ended: whether nothing is left to do, and whether that is because of an end token.
         guide: keeps the text acceptable; None without a constraint.
+        ahead: the output at a place is about the place that many tokens later.
+        watched: alternatives to report of each place that is read; None: nothing is reported.
     """
 
     grain: int | None = None
     score: str | None = None
+    ahead: int = 0
 
     def __init__(self, request: Request, count: int, vocab: Vocabulary, config: Decoding) -> None:
         self.vocab, self.config, self.count = vocab, config, count
@@ -129,6 +132,7 @@ class Row:
         self.guide: Guide | None = None
         if request.automaton is not None:
             self.guide = Guide(request.automaton, vocab.mask, self.first, count, exact=request.fill)
+        self.watched = request.watch
 
     @property
     def size(self) -> int:
@@ -158,6 +162,10 @@ class Row:
     def update(self, tokens: Sequence[int], scores: Sequence[float]) -> list[Edit]:
         """Take over what was proposed for the wanted tokens; gives what changed. `scores` is empty without `score`."""
         raise NotImplementedError
+
+    def judging(self, tokens: Sequence[int]) -> int:
+        """How many of the wanted outputs, from the first, are about the text itself, if these tokens are proposed."""
+        return len(tokens)
 
     def masked(self, place: int) -> bool:
         """Whether a place of the row is masked."""
@@ -202,6 +210,7 @@ class AutoregressiveRow(Row):
     """Left to right, a token per pass."""
 
     grain = CAUSAL
+    ahead = 1
 
     @property
     def known(self) -> int:
@@ -482,6 +491,7 @@ class SpeculativeRow(AutoregressiveRow):
     """
 
     config: Speculative
+    ahead = 0  # its windows say which places they predict
 
     def __init__(self, request: Request, count: int, vocab: Vocabulary, config: Speculative) -> None:
         super().__init__(request, count, vocab, config)
@@ -543,6 +553,10 @@ class SpeculativeRow(AutoregressiveRow):
         """How many of the drafts equal what is proposed in their place."""
         pairs = zip(self.drafts, tokens, strict=False)
         return next((i for i, (draft, token) in enumerate(pairs) if draft != token), len(self.drafts))
+
+    def judging(self, tokens: Sequence[int]) -> int:
+        """Those that verify: what is thought of later places depends on drafts, and may come to nothing."""
+        return self.agreed(tokens) + 1
 
     def proposed_behind(self, agreed: int, values: Sequence[T]) -> list[T]:
         """Of values of all wanted outputs those of the masks behind the first `agreed` drafts."""

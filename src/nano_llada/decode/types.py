@@ -30,6 +30,7 @@ class Request:
     fill: bool = False  # infilling: every masked place is written; end tokens are not written and end nothing
     decoding: Decoding | None = None  # of this request; default: the engine's
     automaton: TokenAutomaton | None = None  # what the text after the prompt must be; see `constraint.compile`
+    watch: int | None = None  # report a `Look` at every place that a pass reads, with this many alternatives
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,16 @@ class Edit:
 
 
 @dataclass(frozen=True)
+class Look:
+    """What a pass thought of one place: log-probabilities at temperature 1, over all tokens that may be written."""
+
+    place: int  # from the first token after the prompt
+    token: int  # what was proposed for it
+    log_probability: float
+    alternatives: tuple[tuple[int, float], ...] = ()  # the likeliest tokens and their log-probabilities, in order
+
+
+@dataclass(frozen=True)
 class Event:
     """What one forward pass did to one request."""
 
@@ -59,6 +70,8 @@ class Event:
     edits: tuple[Edit, ...]
     forwards: int  # forward passes made for this request so far
     finish_reason: FinishReason | None = None  # None: not finished. "stop": an end token, or the stop test
+    looks: tuple[Look, ...] = ()  # of the places that the pass read, where the request asks for it
+    cached: int = 0  # tokens of the prompt whose keys and values an earlier request had computed
 
     @property
     def finished(self) -> bool:

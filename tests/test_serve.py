@@ -17,6 +17,7 @@ import openai
 import pytest
 import torch
 
+from nano_llada.config.decoding import Constraint
 from nano_llada.config.serving import ServingOptions
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
@@ -277,7 +278,8 @@ WRONG = [
     ({"messages": [{"role": "robot", "content": "hi"}]}, "messages[0].role", None),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type", None),
     (MESSAGES | {"tools": [{"type": "function"}]}, "tools", "unsupported_field"),
-    (MESSAGES | {"response_format": {"type": "json_object"}}, "response_format", "unsupported_field"),
+    (MESSAGES | {"constraint": {"regex": "("}}, "constraint", None),
+    (MESSAGES | {"constraint": {"regex": "[0-9]{2}"}, "stop": ["a"]}, "stop", None),
     (MESSAGES | {"presence_penalty": 0.5}, "presence_penalty", "unsupported_field"),
     (MESSAGES | {"logit_bias": {"5": 1}}, "logit_bias", "unsupported_field"),
     (MESSAGES | {"temprature": 1}, "temprature", "unsupported_field"),
@@ -332,6 +334,42 @@ def test_fields_at_their_neutral_value_change_nothing(client):
         n=1,
     )
     assert neutral.choices[0].message.content == plain.choices[0].message.content
+
+
+PET = {
+    "type": "object",
+    "properties": {"kind": {"enum": ["cat", "狗"]}, "age": {"type": "integer", "minimum": 0, "maximum": 99}},
+    "required": ["kind", "age"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("name", ["ar", "canvas", "block", "editing"])
+def test_answers_have_the_form_that_is_asked_for(client, models, name):
+    schema = {"type": "json_schema", "json_schema": {"name": "pet", "schema": PET, "strict": True}}
+    asked = {"model": name, "messages": user("hi"), "max_tokens": 40}
+    answer = client.chat.completions.create(**asked, response_format=schema)
+    pet = json.loads(answer.choices[0].message.content)
+    assert pet["kind"] in ("cat", "狗")
+    assert 0 <= pet["age"] <= 99
+    pieces = client.chat.completions.create(**asked, response_format=schema, stream=True)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in pieces)
+    assert text == answer.choices[0].message.content
+    form = {"constraint": {"regex": "(ab|cd){2}", "ban": ["abab"]}}
+    limited = client.chat.completions.create(**asked, extra_body=form).choices[0].message.content
+    assert limited in ("abcd", "cdab", "cdcd")
+    offline = models[name].chat("hi", max_new_tokens=40, constraint=Constraint(regex="(ab|cd){2}", ban=("abab",)))
+    assert limited == offline.text
+
+
+def test_a_form_that_does_not_fit_or_is_not_supported_is_refused(client):
+    asked = {"model": "block", "messages": user("hi"), "max_tokens": 3}
+    schema = {"type": "json_schema", "json_schema": {"name": "pet", "schema": PET}}
+    with pytest.raises(openai.BadRequestError, match="tokens"):
+        client.chat.completions.create(**asked, response_format=schema)
+    odd = {"type": "json_schema", "json_schema": {"name": "odd", "schema": {"type": "object", "not": {}}}}
+    with pytest.raises(openai.BadRequestError, match="not"):
+        client.chat.completions.create(**asked, response_format=odd)
 
 
 def test_whole_answers_are_as_the_document_says(running):

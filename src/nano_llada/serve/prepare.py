@@ -6,10 +6,11 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nano_llada.config.decoding import Autoregressive, Decoding
+from nano_llada.config.decoding import Autoregressive, Constraint, Decoding
 from nano_llada.config.serving import ServingOptions
 from nano_llada.core.errors import UserError
 from nano_llada.data.rows import Message
+from nano_llada.decode.constraint.tokens import TokenAutomaton
 from nano_llada.decode.types import Request, StopTest
 from nano_llada.language_model import GAP, Gaps, stop_at
 from nano_llada.serve import protocol
@@ -122,9 +123,11 @@ def _task(
     if logprobs is not None and not isinstance(decoding, Autoregressive):
         raise bad("logprobs: only text written left to right has exact ones; /v1/score gives bounds", "logprobs")
     watch = _watch(body, logprobs)
-    # a constraint of the structure of the text (response_format, tools) belongs here, as a field of Request
+    automaton = _automaton(body, served)
     requests = [
-        Request(prompt, seed=i, decoding=decoding, watch=watch)  # each prompt as if it had been sent alone
+        Request(
+            prompt, seed=i, decoding=decoding, automaton=automaton, watch=watch
+        )  # each prompt as if it had been sent alone
         for prompt in prompts
         for i in range(n)
     ]
@@ -138,6 +141,20 @@ def _task(
         body.watched.frames,
         logprobs,
     )
+
+
+def _automaton(body: protocol.Completing, served: Served) -> TokenAutomaton | None:
+    """What every text of the request must be; None: anything."""
+    form = body.form()
+    if not form:
+        return None
+    param = "constraint" if body.constraint is not None else "response_format"
+    if body.stops:
+        raise bad("stop: a text that must have a form says itself where it ends", "stop")
+    try:
+        return served.writer.automaton(Constraint(**form))
+    except (UserError, ValueError) as error:
+        raise bad(f"{param}: {error}", param) from error
 
 
 def _watch(body: protocol.Writing, logprobs: int | None) -> int | None:

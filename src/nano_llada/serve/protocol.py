@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -160,6 +160,20 @@ class Writing(Body):
 
 
 StopText = Annotated[str, Field(min_length=1, max_length=200)]
+Word = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Form(Body):
+    """What a text must be, beside OpenAI's response_format; see `Constraint`."""
+
+    regex: str | None = Field(None, min_length=1, max_length=10_000)
+    """A regular expression that matches the whole text."""
+    template: str | None = Field(None, min_length=1, max_length=10_000)
+    """A text with ___ at each gap: ___{1,20} for so many characters, ___(REGEX) for what an expression matches."""
+    require: list[Word] = Field([], max_length=16)
+    """Words that the text must contain."""
+    ban: list[Word] = Field([], max_length=256)
+    """Words that it must not contain."""
 
 
 class Completing(Writing):
@@ -171,6 +185,8 @@ class Completing(Writing):
     """How many answers."""
     stop: StopText | Annotated[list[StopText], Field(max_length=MOST_STOPS)] | None = None
     """Texts before which an answer ends."""
+    constraint: Form | None = None
+    """What the text must be: a pattern, a template, words."""
     frequency_penalty: Zero = None
     presence_penalty: Zero = None
     logit_bias: Annotated[Annotated[dict[str, Any], Field(max_length=0)] | None, _UNUSED] = None
@@ -185,11 +201,40 @@ class Completing(Writing):
         """The most tokens to write, if it is given."""
         return self.max_tokens
 
+    def form(self) -> Mapping[str, Any]:
+        """The fields of the `Constraint` that the text is under; empty: none."""
+        return {name: value for name, value in vars(self.constraint or Form.model_validate({})).items() if value}
+
 
 class TextFormat(Body):
     """Free text."""
 
     type: Literal["text"]
+
+
+class ObjectFormat(Body):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class NamedSchema(Body):
+    """A JSON schema."""
+
+    name: str = Field(max_length=200)
+    """Without effect."""
+    definition: dict[str, Any] = Field(alias="schema")
+    description: str | None = None
+    """Without effect."""
+    strict: bool | None = None
+    """Without effect: texts always fit the schema."""
+
+
+class SchemaFormat(Body):
+    """JSON that fits a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
 
 
 class ChatRequest(Completing):
@@ -202,8 +247,8 @@ class ChatRequest(Completing):
     """How likely each token was; AR models only."""
     top_logprobs: int | None = Field(None, ge=0, le=20)
     """Likeliest tokens beside each; needs logprobs."""
-    # structured output and tools will be read here, and become a constraint in `prepare.writing`
-    response_format: Annotated[TextFormat | None, _UNUSED] = None
+    response_format: Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")] | None = None
+    """The form of the answer: text, any JSON object, or JSON of a schema."""
     tools: NoList = None
     tool_choice: Annotated[Literal["none"] | None, _UNUSED] = None
     parallel_tool_calls: Nothing = None
@@ -215,6 +260,13 @@ class ChatRequest(Completing):
     def length(self) -> int | None:
         """The most tokens to write, if it is given."""
         return self.max_completion_tokens or self.max_tokens
+
+    def form(self) -> Mapping[str, Any]:
+        """The fields of the `Constraint` that the answer is under; empty: none."""
+        wanted = self.response_format
+        if isinstance(wanted, SchemaFormat):
+            return {**super().form(), "json_schema": wanted.json_schema.definition}
+        return {**super().form(), **({"json_object": True} if isinstance(wanted, ObjectFormat) else {})}
 
 
 class CompletionRequest(Completing):
@@ -527,7 +579,7 @@ class Score(Answer):
 class ModelDetails(Answer):
     """What a model can do."""
 
-    kind: Literal["ar", "canvas", "block", "editing"]
+    kind: Literal["ar", "canvas", "block", "editing", "tri"]
     modes: list[str]
     context: int
     parameters: int

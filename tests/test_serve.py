@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import httpx2
 import jsonschema_rs
@@ -25,6 +26,9 @@ from nano_llada.decode.proposal import forbid
 from nano_llada.serve import protocol
 from nano_llada.serve.keys import Keys, make_key
 from nano_llada.serve.note import JsonLines
+from nano_llada.world.stories.plant import plant
+from nano_llada.world.stories.simulate import simulate
+from nano_llada.world.stories.story import tell
 from serving import CARDS, Live, live, writers
 
 SAID = ("a有 cat", "hi", "三只小猫, 一个球", "hello you", "红红 的 red?")
@@ -370,6 +374,28 @@ def test_a_form_that_does_not_fit_or_is_not_supported_is_refused(client):
     odd = {"type": "json_schema", "json_schema": {"name": "odd", "schema": {"type": "object", "not": {}}}}
     with pytest.raises(openai.BadRequestError, match="not"):
         client.chat.completions.create(**asked, response_format=odd)
+
+
+@pytest.mark.parametrize(
+    ("added", "verdict"), [("", "coherent"), (" Zzz qqq xxx.", "not_understood"), (None, "no_story")]
+)
+def test_stories_are_checked(running, added, verdict):
+    story = tell(simulate(Random(1), "test"), "en", Random(2)).text
+    text = "Hello!" if added is None else story + added
+    found = httpx2.post(f"{running.url}/v1/check", json={"text": text}).json()
+    protocol.Checked.model_validate(found)
+    assert found["verdict"] == verdict
+    assert (found["sentence"] or 0) > 3 if added else found["sentence"] is None
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_a_planted_contradiction_is_found_at_its_sentence(running, language):
+    rng = Random(5)
+    story = simulate(rng, "test")
+    planted = plant(story, language, rng)
+    found = httpx2.post(f"{running.url}/v1/check", json={"text": planted.telling.text}).json()
+    assert (found["verdict"], found["sentence"]) == ("contradiction", planted.sentence)
+    assert found["kind"]
 
 
 def test_whole_answers_are_as_the_document_says(running):

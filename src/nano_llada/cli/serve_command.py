@@ -98,9 +98,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def load_models(options: Options) -> dict[str, LanguageModel]:
     """The models by the names under which they are served."""
-    from nano_llada.api import BUNDLED, load
+    from nano_llada.api import load
+    from nano_llada.checkpoint.files import bundled_models
 
-    wanted = options.models or tuple(folder.name for folder in sorted(BUNDLED.glob("*")) if folder.is_dir())
+    wanted = options.models or tuple(bundled_models())
     if not wanted:
         raise UserError("no model: name a run folder; this package comes without models")
     pairs = [one.partition("=")[::2] if "=" in one and not Path(one).exists() else ("", one) for one in wanted]

@@ -19,6 +19,7 @@ from nano_llada.config.serving import ServingOptions
 from nano_llada.core.errors import UserError
 from nano_llada.serve import metrics, prepare, protocol
 from nano_llada.serve.answers import Answer, ChatAnswer, GapsAnswer, TextAnswer, scored
+from nano_llada.serve.check import checked
 from nano_llada.serve.document import BODIES, ERRORS, described, responses
 from nano_llada.serve.guard import Application, Guard
 from nano_llada.serve.keys import Keys
@@ -60,6 +61,7 @@ def make_server(
         api.add_exception_handler(refused, _refused)
     _add_writing(api, models, options)
     _add_scoring(api, models, options)
+    _add_checking(api)
     _add_models(api, models)
     _add_operations(api, models, guard, figures)
     add_page(api, read_page())
@@ -173,6 +175,13 @@ def _add_scoring(api: FastAPI, models: Models, options: ServingOptions) -> None:
         except TimeoutError:
             raise Refusal(504, "scoring took too long", code="timeout") from None
         return JSONResponse(scored(served.name, vars(found), found.bits_per_byte))
+
+
+def _add_checking(api: FastAPI) -> None:
+    @api.post("/v1/check", responses=responses(protocol.Checked, *ERRORS))
+    async def check(body: protocol.CheckRequest) -> Response:
+        """Whether a story of the story world contradicts itself."""
+        return JSONResponse(await asyncio.to_thread(checked, body.text, body.language))
 
 
 def _add_models(api: FastAPI, models: Models) -> None:

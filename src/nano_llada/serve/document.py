@@ -16,6 +16,7 @@ BODIES: Mapping[str, type[BaseModel]] = {
     "/v1/completions": protocol.CompletionRequest,
     "/v1/infill": protocol.InfillRequest,
     "/v1/score": protocol.ScoreRequest,
+    "/v1/check": protocol.CheckRequest,
 }
 ERRORS: Mapping[int, str] = {
     400: "A field that is wrong or not supported; `param` names it.",

@@ -26,7 +26,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 log = logging.getLogger("nano_llada.serve")
 OPEN = ("/", "/health", "/ready", "/openapi.json")  # what needs no key, besides the page
 PAGE = "/page"
-POSTS = ("/v1/chat/completions", "/v1/completions", "/v1/infill", "/v1/score")
+POSTS = ("/v1/chat/completions", "/v1/completions", "/v1/infill", "/v1/score", "/v1/check")
 ROUTES = (*POSTS, *OPEN, "/v1/models", "/metrics")
 
 

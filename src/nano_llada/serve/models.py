@@ -13,6 +13,7 @@ from nano_llada.config.decoding import DecodingOptions, EngineOptions
 from nano_llada.config.serving import ServingOptions
 from nano_llada.core.errors import UserError
 from nano_llada.core.words import did_you_mean
+from nano_llada.data.tokenizer import STORY_TOKENIZER, Tokenizer
 from nano_llada.language_model import LanguageModel
 from nano_llada.serve.protocol import GENERAL
 from nano_llada.serve.refusal import Refusal
@@ -71,6 +72,7 @@ class Served:
                 "answers": writer.card.answers,
                 "turns": writer.card.turns,
                 "infill": self.infill,
+                "check": writer.tokenizer.hash == Tokenizer.load(STORY_TOKENIZER).hash,
                 "exact_likelihood": writer.card.autoregressive,
                 "end_tokens": sorted(writer.tokenizer.vocab.ends),
                 "decoding": given,

@@ -307,6 +307,14 @@ class ScoreRequest(Body):
     """Of the draws."""
 
 
+class CheckRequest(Body):
+    """Body of /v1/check."""
+
+    text: str = Field(max_length=20_000)
+    language: Literal["zh", "en"] | None = None
+    """Default: Chinese if it contains a Chinese character."""
+
+
 # --- answers: documentation, checked by tests -------------------------------------------------------------------------
 
 
@@ -576,6 +584,18 @@ class Score(Answer):
     bits_per_byte: float
 
 
+class Checked(Answer):
+    """Answer of /v1/check: what the program that knows the story world says of a text."""
+
+    object: Literal["check"]
+    verdict: Literal["coherent", "contradiction", "not_understood", "no_story"]
+    """`no_story`: fewer than three sentences."""
+    sentence: int | None
+    """The first sentence, from 1, that contradicts those before it, or is not understood."""
+    kind: str | None
+    """The kind of contradiction."""
+
+
 class ModelDetails(Answer):
     """What a model can do."""
 
@@ -587,6 +607,8 @@ class ModelDetails(Answer):
     answers: bool
     turns: bool
     infill: bool
+    check: bool
+    """Whether /v1/check knows the world that its stories are about."""
     exact_likelihood: bool
     end_tokens: list[int]
     decoding: dict[str, Any]

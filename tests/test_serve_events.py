@@ -128,7 +128,7 @@ def random_edits(met: Counter[str], data, name: str, stops: list[str], frames: b
         trace.apply(event)
         met["changes after text was given out"] += bool(writing.text and (event.changes or event.writes))
         step = writing.apply(event)
-        pieces.append(step.text)
+        pieces.append(writing.more())
         assert bool(step.frames) == frames
         for frame in step.frames:
             for edit in frame["edits"]:

@@ -34,7 +34,6 @@ class Answer(ABC):
         self._done: dict[int, Completion] = {}
         self._forwards = [0] * len(task.requests)
         self._cached = [0] * len(task.requests)
-        self._tokens: list[list[tuple[int, Look | None]]] = [[] for _ in task.requests]
         note.model, note.prompt_tokens = task.served.name, task.prompt_tokens
 
     def take(self, number: int, event: Event) -> Step:
@@ -47,9 +46,6 @@ class Answer(ABC):
             raise Refusal(500, "writing this text failed; the server's log says more")
         step = self.writings[number].apply(event)
         self._forwards[number], self._cached[number] = event.forwards, event.cached
-        self._tokens[number] += step.tokens
-        if step.text:
-            self._note.first_text()
         if step.done is not None:
             self._done[number] = step.done
         self._tell()
@@ -96,10 +92,18 @@ class Answer(ABC):
         for frame in early:
             yield self.chunk(**self._bare(number), diffusion_frame=frame)
         shown = {"diffusion_frame": last} if last else {}
-        if step.text or shown or (step.tokens and self.task.logprobs is not None):
-            yield self.chunk(**self._piece(number, step.text, step.tokens), **shown)
+        text, tokens = self._given(number)
+        if text or shown or tokens:
+            yield self.chunk(**self._piece(number, text, tokens), **shown)
         if step.done is not None:
             yield from self.ending(number, step.done)
+
+    def _given(self, number: int) -> tuple[str, Tokens]:
+        """What can be given out of a choice: text, and its tokens if their log-probabilities are wanted."""
+        text = self.writings[number].more()
+        if text:
+            self._note.first_text()
+        return text, () if self.task.logprobs is None else self.writings[number].certain()
 
     def texts(self) -> list[str]:
         """All texts so far, for the log."""
@@ -182,8 +186,9 @@ class ChatAnswer(Choices):
         return {"index": number, "delta": {"content": text} if text else {}, "logprobs": logprobs}
 
     def _choice(self, number: int) -> Object:
-        message = {"role": "assistant", "content": self.writings[number].text, "refusal": None}
-        found = self._logprobs(number, self._tokens[number])
+        text, tokens = self._given(number)
+        message = {"role": "assistant", "content": text, "refusal": None}
+        found = self._logprobs(number, tokens)
         return {
             "index": number,
             "message": message,
@@ -225,12 +230,12 @@ class TextAnswer(Choices):
         return found
 
     def _choice(self, number: int) -> Object:
-        self._offsets[number] = 0
+        text, tokens = self._given(number)
         return {
             "index": number,
-            "text": self.writings[number].text,
+            "text": text,
             "finish_reason": self._done[number].finish,
-            "logprobs": self._logprobs(number, self._tokens[number]),
+            "logprobs": self._logprobs(number, tokens),
         }
 
     def _logprobs(self, number: int, tokens: Tokens) -> Object | None:
@@ -256,7 +261,8 @@ class GapsAnswer(Answer):
 
     def __init__(self, task: Task, note: Note) -> None:
         super().__init__(task, note)
-        assert task.gaps is not None
+        if task.gaps is None:
+            raise ValueError("the task has no gaps")
         self._gaps = task.gaps
         self._texts = [StableText(task.served.writer.tokenizer) for _ in self._gaps.spans]
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -28,7 +28,7 @@ from nano_llada.serve.note import Note
 from nano_llada.serve.page import add_page, read_page
 from nano_llada.serve.refusal import Refusal, bad, our_error, wrong_body
 from nano_llada.serve.stream import EventStream, Gone, collected, stopping, too_many, while_connected
-from nano_llada.serve.worker import QueueFull, Stopped
+from nano_llada.serve.worker import Events, QueueFull, Stopped
 
 Body = TypeVar("Body", bound=protocol.Writing)
 Prepare = Callable[[Body, Served, ServingOptions], prepare.Task]
@@ -104,7 +104,7 @@ def _add_writing(api: FastAPI, models: Models, options: ServingOptions) -> None:
             note.prompt = body.model_dump(exclude_none=True)
         found = kind(task, note)
         async with AsyncExitStack() as resources:
-            events = await _opened(resources, served, task)
+            events = await _opened(resources, served, task, patient=not body.stream)
             if options.log_prompts:
                 resources.callback(lambda: setattr(note, "text", found.texts()))
             if not body.stream:
@@ -136,10 +136,10 @@ def _add_writing(api: FastAPI, models: Models, options: ServingOptions) -> None:
         return await answer(request, body, prepare.infill, GapsAnswer)
 
 
-async def _opened(resources: AsyncExitStack, served: Served, task: prepare.Task) -> Any:
+async def _opened(resources: AsyncExitStack, served: Served, task: prepare.Task, *, patient: bool) -> Events:
     """The events of a task, whose requests have been queued."""
     try:
-        return await resources.enter_async_context(served.worker.open(task.requests, task.stop))
+        return await resources.enter_async_context(served.worker.open(task.requests, task.stop, patient=patient))
     except QueueFull as full:
         raise too_many(full) from full
     except Stopped as error:

@@ -17,16 +17,14 @@ HIDDEN: Mapping[str, Any] = {"id": None, "text": None, "confidence": None, "alte
 
 @dataclass(frozen=True)
 class Step:
-    """What one forward pass gave to those who wait for a text."""
+    """What one forward pass did."""
 
-    text: str  # follows what came before and will not change
-    tokens: tuple[tuple[int, Look | None], ...]  # the tokens that became certain, and how likely each was
     frames: tuple[Frame, ...]  # what the pass did, before it the opening if it was the first; empty if not asked for
     done: Completion | None  # the finished text
 
 
 class Writing:
-    """The events of one request, as text that never retracts and as frames.
+    """The events of one request, as text that never retracts and as frames. Text is made when it is asked for.
 
     Args:
         index: the number of the choice.
@@ -42,6 +40,7 @@ class Writing:
         self._looks: dict[int, Look] = {}  # at each place that was judged, the last one
         self._opened = False
         self._reported = 0  # tokens given out
+        self._done: Completion | None = None
         self.committed = 0  # places from the start that will not change
 
     @property
@@ -50,15 +49,26 @@ class Writing:
         return self._text.sent
 
     def apply(self, event: Event) -> Step:
-        """Take over an event. A text that was cancelled or failed gives out nothing more."""
+        """Take over an event. A text that was cancelled or failed is not finished."""
         frames = [self._take(part) for part in self._parts(event)]
-        done = None
         if event.finish_reason in ("stop", "length"):
-            done = self._trace.completion(self._tokenizer.vocab.ends, 0.0, 0.0)
-        written = self._settled() if done is None else done.tokens
-        text = self._text.more(written) if done is None else self._text.rest(written)
-        tokens = self._certain(written, finished=done is not None)
-        return Step(text, tokens, tuple(frames) if self._frames else (), done)
+            self._done = self._trace.completion(self._tokenizer.vocab.ends, 0.0, 0.0)
+        return Step(tuple(frames) if self._frames else (), self._done)
+
+    def more(self) -> str:
+        """Text that follows what was given out before, and will not change."""
+        return self._text.more(self._settled()) if self._done is None else self._text.rest(self._done.tokens)
+
+    def certain(self) -> tuple[tuple[int, Look | None], ...]:
+        """The tokens that became certain since the last call, and how likely each was; of a text that was cut, those
+        that are in what was given out."""
+        written = self._settled() if self._done is None else self._done.tokens
+        count = len(written)
+        if self._done is not None and self._cut:
+            while count > self._reported and len(self._tokenizer.decode(written[: count - 1])) >= len(self.text):
+                count -= 1
+        first, self._reported = self._reported, max(count, self._reported)
+        return tuple((written[i], self._looks.get(i)) for i in range(first, count))
 
     def settled(self, start: int, end: int) -> list[int]:
         """Tokens of the places from `start` that will not change, up to the first one that may."""
@@ -116,15 +126,6 @@ class Writing:
         cells, ends = self._trace.cells[: self.committed], self._tokenizer.vocab.ends
         found = [cell.token for cell in cells if cell.forward is not None]
         return [token for token in found if token is not None and token not in ends]
-
-    def _certain(self, written: Sequence[int], *, finished: bool) -> tuple[tuple[int, Look | None], ...]:
-        """Tokens that became certain since the last call; of a text that was cut, those that are in it."""
-        count = len(written)
-        if finished and self._cut:
-            while count > self._reported and len(self._tokenizer.decode(written[: count - 1])) >= len(self.text):
-                count -= 1
-        first, self._reported = self._reported, max(count, self._reported)
-        return tuple((written[i], self._looks.get(i)) for i in range(first, count))
 
     def _shown(self, edit: Edit, looks: Mapping[int, Look]) -> dict[str, Any]:
         inserted = [self._place(token, looks.get(edit.start + i)) for i, token in enumerate(edit.inserted)]

@@ -66,7 +66,9 @@ class Events:
     worker: Worker
     requests: Sequence[Request]
     stop: StopTest | None
-    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    patient: bool = False  # events come when a request is finished, all of them at once: waking a task costs
+    held: dict[int, list[Event]] = field(default_factory=dict)  # by request, of a patient one; the worker's thread's
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     _queue: asyncio.Queue[tuple[int, Event] | Exception] = field(default_factory=asyncio.Queue)
     _left: int = 0
     begun: float = field(default_factory=time.perf_counter)
@@ -102,16 +104,36 @@ class Events:
         """Whether an event can be had without waiting."""
         return not self._queue.empty()
 
-    def put(self, items: Sequence[tuple[int, Event] | Exception]) -> None:
-        """Called by the worker's thread."""
+    def put(self, item: tuple[int, Event] | Exception) -> None:
+        """Called in the event loop."""
+        self._queue.put_nowait(item)
+
+    def ripe(self, number: int, event: Event) -> list[tuple[int, Event]]:
+        """What may be handed over now. Called by the worker's thread."""
+        if not self.patient:
+            return [(number, event)]
+        self.held.setdefault(number, []).append(event)
+        return [(number, found) for found in self.held.pop(number)] if event.finished else []
+
+
+Delivery = tuple[Events, tuple[int, Event] | Exception]
+
+
+def deliver(items: Sequence[Delivery]) -> None:
+    """Hand events to those who wait for them: each event loop is woken once."""
+    loops: dict[asyncio.AbstractEventLoop, list[Delivery]] = {}
+    for owner, item in items:
+        loops.setdefault(owner.loop, []).append((owner, item))
+    for loop, its in loops.items():
         try:
-            self._loop.call_soon_threadsafe(self._put, items)
+            loop.call_soon_threadsafe(_put, its)
         except RuntimeError:  # the loop is closed, so nobody waits
             log.debug("events of a closed loop")
 
-    def _put(self, items: Sequence[tuple[int, Event] | Exception]) -> None:
-        for item in items:
-            self._queue.put_nowait(item)
+
+def _put(items: Sequence[Delivery]) -> None:
+    for owner, item in items:
+        owner.put(item)
 
 
 class Worker:
@@ -163,15 +185,15 @@ class Worker:
         """Whether it takes requests."""
         return self._thread.is_alive() and not self._stopping
 
-    def open(self, requests: Sequence[Request], stop: StopTest | None = None) -> Events:
-        """Write some requests; see `Events`.
+    def open(self, requests: Sequence[Request], stop: StopTest | None = None, *, patient: bool = False) -> Events:
+        """Write some requests; see `Events`. Patient ones get all events of a request when it is finished.
 
         Raises:
             UserError: (on entering) if one cannot be written with this model.
             QueueFull: if there is no room for all of them.
             Stopped: if the worker was stopped.
         """
-        return Events(self, requests, stop)
+        return Events(self, requests, stop, patient)
 
     async def compute(self, job: Callable[[], T]) -> T:
         """As `call`, for what takes a while: as many may wait as requests may.
@@ -276,16 +298,16 @@ class Worker:
         self._failures = 0
         now = time.perf_counter()
         self._count(events, now - begin)
-        found: dict[Events, list[tuple[int, Event] | Exception]] = {}
+        found: list[Delivery] = []
         for event in events:
-            if (owner := self._owners.get(event.request)) is None:
+            if event.request not in self._owners:
                 continue  # cancelled
-            found.setdefault(owner[0], []).append((owner[1], event))
+            owner, number = self._owners[event.request]
+            found += [(owner, item) for item in owner.ripe(number, event)]
             if event.finished:
                 del self._owners[event.request]
-                self._note_end(now - owner[0].begun)
-        for owner_, items in found.items():
-            owner_.put(items)
+                self._note_end(now - owner.begun)
+        deliver(found)
 
     def _failed(self, error: Exception) -> None:
         """A request's own error has ended it, and the next step says so; an error of the model ends all requests."""
@@ -300,8 +322,7 @@ class Worker:
     def _end(self, error: Exception) -> None:
         owners = {owner for owner, _ in self._owners.values()}
         self._owners.clear()
-        for owner in owners:
-            owner.put([error])
+        deliver([(owner, error) for owner in owners])
 
     def _count(self, events: Sequence[Event], seconds: float) -> None:
         figures = self.figures

@@ -1,6 +1,6 @@
 """One set of weights for AR, blocks and self-speculation: what does it cost each of them, and how fast does it write?
 
-Four variants begin as one AR model and are trained for equally many steps on the same rows: `ar` goes on as it is,
+Four variants begin as one AR model and are trained for equally many steps on the same rows: `ar` continues as it is,
 `block` learns block diffusion, `tri-next` and `tri-self` both at once, with outputs that predict the next or their own
 token. On the small world, greedy.
 """

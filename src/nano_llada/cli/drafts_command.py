@@ -83,5 +83,5 @@ def main(arguments: Sequence[str]) -> int:
     print(f"best: {best} drafts, {costs[best].rate / costs[0].rate:.2f} times the tokens/s of none")
     if options.out is not None:
         LanguageModel(replace(writer.checkpoint, card=replace(writer.card, drafts=best))).save(options.out)
-        print(f"the model is in {options.out}, and drafts {best} tokens where nobody says otherwise")
+        print(f"the model is in {options.out}; it drafts {best} tokens by default")
     return 0

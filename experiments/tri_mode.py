@@ -1,13 +1,12 @@
 """One set of weights for AR, blocks and self-speculation: what does it cost each of them, and how fast does it write?
 
-Four variants begin as one AR model and are trained for equally many steps on the same rows: `ar` goes on as it is,
+Four variants begin as one AR model and are trained for equally many steps on the same rows: `ar` continues as it is,
 `block` learns block diffusion, `tri-next` and `tri-self` both at once, with outputs that predict the next or their own
 token. On the small world, greedy.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -68,7 +67,14 @@ def run(options: Options) -> bool:
 
 def smoke(options: Options) -> Options:
     """The same in seconds, with tiny models that learn nothing; results beside its runs."""
-    small = {"ar_steps": 2, "steps": 2, "sft_steps": 2, "hidden_size": 32, "num_layers": 1, "documents": 200}
+    small: dict[str, Any] = {
+        "ar_steps": 2,
+        "steps": 2,
+        "sft_steps": 2,
+        "hidden_size": 32,
+        "num_layers": 1,
+        "documents": 200,
+    }
     small |= {"chats": 200, "items": 1, "timed": 2, "block_size": 4, "batch_size": 4, "texts": 8, "most": 2}
     return replace(options, **small, seeds=options.seeds[:1], docs=options.runs / "smoke")
 
@@ -92,8 +98,7 @@ def demo(options: Options, seed: int) -> DemoConfig:
 def runs_of(options: Options, variant: str, seed: int) -> list[RunConfig]:
     """What a variant is trained in: the AR model of all, texts, and answers."""
     ar, ar_sft, *_ = stages(demo(options, seed))
-    rows = {"batch_size": options.batch_size}
-    ar = replace(ar, name="start", sample_prompts=(), train=replace(ar.train, **rows))
+    ar = replace(ar, name="start", sample_prompts=(), train=replace(ar.train, batch_size=options.batch_size))
     train = replace(ar.train, steps=options.steps, learning_rate=options.learning_rate)
     objective = _objective(options, variant)
     texts = replace(ar, name=variant, init_from=ar.folder, model=type(ar.model)(), objective=objective, train=train)
@@ -105,7 +110,7 @@ def runs_of(options: Options, variant: str, seed: int) -> list[RunConfig]:
         sample_prompts=(),
         objective=objective,
         data=data,
-        train=replace(ar_sft.train, **rows),
+        train=replace(ar_sft.train, batch_size=options.batch_size),
     )
     return [ar, texts, answers]
 
@@ -214,13 +219,12 @@ def page(results: Sequence[Result], options: Options) -> str:
     for variant in VARIANTS:
         mine = [result.metrics for result in results if result.variant == variant]
         values = [[float(one[name]) for one in mine if one.get(name) is not None] for name in METRICS]
-        rows.append([variant, *(sum(some) / len(some) if some else math.nan for some in values)])
-    shown = [[one[0], *("–" if math.isnan(value) else float(value) for value in one[1:])] for one in rows]
+        rows.append([variant, *(sum(some) / len(some) if some else "–" for some in values)])
     return (
         f"# One model for AR, blocks and self-speculation\n\n{options.num_layers} layers of width "
         f"{options.hidden_size}, blocks of {options.block_size}; each variant is trained for {options.steps} steps on "
         f"texts, from one AR model, and {options.sft_steps} on answers; seeds {', '.join(map(str, options.seeds))}. "
         "Greedy decoding. `identical` is the share of answers of self-speculation that equal AR's token for token, "
         "`time_ratio` the time a token takes with the best number of drafts `k`, AR being 1. The bits per byte of "
-        f"`block` are a bound.\n\n{markdown_table(['variant', *METRICS], shown)}"
+        f"`block` are a bound.\n\n{markdown_table(['variant', *METRICS], rows)}"
     )

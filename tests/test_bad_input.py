@@ -185,7 +185,7 @@ VALUES: dict[str, tuple[Case, str]] = {
     ),
     "a negative learning rate": (lambda s: s.run(learning_rate=-1.0), "learning_rate must be positive, got -1.0"),
     "an unknown device": (lambda s: s.run(device="abacus"), "device 'abacus' cannot be used here"),
-    "an unknown track": (lambda s: ["pretrain", "sideways"], "needs one of ar, diffusion, not 'sideways'"),
+    "an unknown track": (lambda s: ["pretrain", "sideways"], "needs one of ar, diffusion, tri, not 'sideways'"),
     "a misspelt track": (lambda s: ["sft", "difusion"], "not 'difusion'; did you mean 'diffusion'?"),
     "an option of another stage": (
         lambda s: [*s.run(), "--block-warmup", "4"],

@@ -62,6 +62,7 @@ SMALL: Mapping[str, Mapping[str, str]] = {
     "generate": {"max-new-tokens": "8"},
     "chat": {"max-new-tokens": "8"},
     "infill": {},
+    "drafts": {"max-new-tokens": "8"},
     "compare": {"items": "1", "timed": "1", "max-new-tokens": "4"},
     "eval": {"limit": "2", "draws": "2", "batch-sizes": "1", "max-new-tokens": "4", "window": "64"},
 }
@@ -97,6 +98,8 @@ def smaller(words: Sequence[str]) -> list[str]:
         values |= SHAPE
     if words[1:3] == ["sft", "diffusion"]:
         values |= {"eos-fill": "16"}
+    if words[2:3] == ["tri"]:
+        values |= {"block-size": "4"}
     if words[1] == "resume" and "--steps" in words:
         values |= {"steps": "4"}
     return [*without(words[1:], values), *(word for name, value in values.items() for word in (f"--{name}", value))]

@@ -92,6 +92,15 @@ def test_greedy_text_is_that_of_autoregressive_decoding_on_the_lean_forward(make
     assert forwards < tokens < 3 * forwards
 
 
+def test_drafts_end_where_the_context_and_the_answer_do(peaky):
+    """The masks behind the last token need places in the cache, but no room in the context of 64."""
+    requests = [Request(tuple(range(6, 24)) * 3 + (7,) * count) for count in (0, 5, 9)]
+    options = {"max_new_tokens": 16, "min_new_tokens": 16}
+    plain, quick = (written(peaky, kind(**options), requests) for kind in (Autoregressive, Speculative))
+    assert [len(one.tokens) for one in quick] == [10, 5, 1]
+    assert texts(quick) == texts(plain)
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_without_drafts_it_is_autoregressive_decoding(peaky, temperature):
     requests = prompts(10, 1)

@@ -15,7 +15,7 @@ import nano_llada
 from built import act
 from nano_llada.checkpoint.files import load_checkpoint
 from nano_llada.config.decoding import DecodingOptions, decoding_for
-from nano_llada.config.objectives import BlockSizeSchedule, Denoising, Masking, NextToken, TriMode
+from nano_llada.config.objectives import BlockSizeSchedule, Denoising, Masking, NextToken, TokenEditing, TriMode
 from nano_llada.config.run import default_run
 from nano_llada.core.batch import TokenBatch
 from nano_llada.core.pattern import AttentionPattern
@@ -172,7 +172,7 @@ def test_the_loss_is_the_weighted_mean_of_its_parts(make_model, make_batch, cont
     ar, mask = (out.metrics[name] for name in ("ar_loss", "mask_loss"))
     assert float(ar[1]) == float(mask[1]) == float(out.count)
     expected = (weight * ar[0] + mask[0]) / (1 + weight)
-    assert float(out.total) == pytest.approx(float(expected), rel=1e-5)
+    assert float(out.total.detach()) == pytest.approx(float(expected), rel=1e-5)
     if normalise_by == "token":
         alone = act(NextToken()).loss(model, batch, ctx)
         assert float(ar[0]) == pytest.approx(float(alone.total), rel=1e-5)
@@ -216,6 +216,27 @@ def test_filling_is_masked_but_neither_counts_nor_is_learnt_left_to_right(make_m
     hidden = sum(float(out.metrics[name][1]) for name in ("masked_text_loss", "masked_eos_loss"))
     assert float(out.metrics["masked_eos_loss"][1]) > 0
     assert hidden > 0
+
+
+def test_every_option_of_a_denoiser_works_beside_the_next_token_loss(make_model, make_batch, context):
+    model, ctx = make_model(seed=5), context(4)
+    objective = TriMode(
+        corruption=Masking(complementary=True),
+        editing=TokenEditing(replace_rate=0.3, draft_rate=0.5),
+        confidence_weight=0.1,
+        random_length=0.5,
+        suffix_share=0.5,
+        predicts="self",
+        blocks=BlockSizeSchedule(8),
+    )
+    batch = make_batch([[20, 12], [32], [32], [16, 16]], scored=0.9)
+    whole = act(objective).loss(model, batch, ctx)
+    parts = [act(objective).loss(model, batch.select(slice(i, i + 1)), ctx) for i in range(4)]
+    assert sum(float(part.total.detach()) for part in parts) == pytest.approx(float(whole.total.detach()), rel=1e-4)
+    assert {name for name, (_, n) in whole.metrics.items() if float(n)} >= {"edit_loss", "ar_loss", "mask_loss"}
+    assert "right_entropy" in whole.metrics
+    whole.total.backward()
+    assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)
 
 
 def test_groups_follow_the_numbers(make_batch, context):
@@ -278,7 +299,9 @@ def test_commands_train_a_tri_mode_model_and_record_what_it_is(place):
         measured = [line for line in read_lines(place.runs / name / "metrics.jsonl") if "validation_loss" in line][-1]
         ar, mask = measured["validation_ar_loss"], measured["validation_mask_loss"]
         assert measured["validation_loss"] == pytest.approx((ar + mask) / 2, rel=1e-5)
-        assert f"{stage} tri" in (place.runs / name / "log.txt").read_text(encoding="utf-8")
+        log = (place.runs / name / "log.txt").read_text(encoding="utf-8")
+        assert f"{stage} tri" in log
+        assert f", next token {ar:.4f}, masked {mask:.4f}" in log
 
 
 def test_a_checkpoint_that_is_read_the_other_way_is_an_error(place, capsys):

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from nano_llada.config.objectives import Preference as Preference
     from nano_llada.config.objectives import Rollouts as Rollouts
     from nano_llada.config.objectives import TokenEditing as TokenEditing
+    from nano_llada.config.objectives import TriMode as TriMode
     from nano_llada.config.run import RunConfig as RunConfig
     from nano_llada.config.run import default_run as default_run
     from nano_llada.config.train import TrainConfig as TrainConfig
@@ -65,6 +66,7 @@ _PLACES = {  # public name -> module
     "Preference": "config.objectives",
     "Rollouts": "config.objectives",
     "TokenEditing": "config.objectives",
+    "TriMode": "config.objectives",
     "RunConfig": "config.run",
     "default_run": "config.run",
     "TrainConfig": "config.train",

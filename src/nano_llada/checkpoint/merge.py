@@ -110,7 +110,8 @@ def _read_source(folder: Path) -> _Source:
 
 def _check_alike(first: _Source, other: _Source) -> None:
     one, two = (
-        {"track": s.card.track, "tokenizer hash": s.tokenizer.hash} | to_plain(s.config) for s in (first, other)
+        {"track": s.card.track, "predicts": s.card.predicts, "tokenizer hash": s.tokenizer.hash} | to_plain(s.config)
+        for s in (first, other)
     )
     if differing := [f"{name} is {one[name]} and {two[name]}" for name in one if one[name] != two[name]]:
         raise UserError(f"{first.folder} and {other.folder} cannot be merged: {', '.join(differing)}")

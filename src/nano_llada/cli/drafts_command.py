@@ -59,11 +59,9 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("no prompt: give some after the run, or lines on standard input")
     from nano_llada.cli.tables import print_table
     from nano_llada.core.device import choose_machine, use_threads
-    from nano_llada.decode.lean import Lean
     from nano_llada.decode.types import Request
     from nano_llada.evaluation.drafting import best_drafts, draft_costs
     from nano_llada.language_model import LanguageModel
-    from nano_llada.model.lean import LeanModel
 
     use_threads(options.threads)
     if options.out is not None and options.out.exists():
@@ -72,8 +70,7 @@ def main(arguments: Sequence[str]) -> int:
     decoding = decoding_for(writer.card, replace(options.decoding, decode="speculative"), default_length=64)
     assert isinstance(decoding, Speculative)
     requests = [Request(writer.encode(prompt, chat=writer.card.answers), seed=i) for i, prompt in enumerate(prompts)]
-    lean = Lean(LeanModel.prepare(writer.model))
-    costs = draft_costs(lean, writer.tokenizer.vocab, requests, decoding, range(options.most + 1))
+    costs = draft_costs(writer.model, writer.tokenizer.vocab, requests, decoding, range(options.most + 1))
     rows = [
         [str(one.drafts), f"{one.tokens_per_pass:.2f}", f"{one.pass_milliseconds:.2f}", f"{one.rate:.0f}"]
         for one in costs
@@ -83,5 +80,5 @@ def main(arguments: Sequence[str]) -> int:
     print(f"best: {best} drafts, {costs[best].rate / costs[0].rate:.2f} times the tokens/s of none")
     if options.out is not None:
         LanguageModel(replace(writer.checkpoint, card=replace(writer.card, drafts=best))).save(options.out)
-        print(f"the model is in {options.out}, and drafts {best} tokens where nobody says otherwise")
+        print(f"the model is in {options.out}; it drafts {best} tokens by default")
     return 0

@@ -56,7 +56,7 @@ class ModelCard:
     predicts: Predicts = "self"
     """Which token an output for a masked text predicts: that of its own place, or the `next` one, as in AR models."""
     decode: Decode | None = None
-    """How a model of track `both` is decoded where nobody says; None: `speculative`."""
+    """How a model of track `both` is decoded by default; None: `speculative`."""
     drafts: CountOrZero | None = None
     """Tokens that self-speculation drafts in a pass; None: 2."""
     infills: bool = False

@@ -157,7 +157,7 @@ def _pattern(windows: Sequence[Window], keys: int, places: Tensor, device: torch
 
 
 def _by_reach(windows: Sequence[Window], keys: int, places: Tensor, device: torch.device) -> AttentionPattern:
-    """Who sees what where some window says so for each of its tokens."""
+    """Who sees what, if some window gives it for each of its tokens."""
     reach = torch.ones(len(windows), keys, dtype=torch.int64)  # padding sees something, or its softmax has no sum
     groups = torch.zeros_like(reach)
     for i, window in enumerate(windows):

@@ -129,9 +129,9 @@ def groups_of(batch: TokenBatch, block_size: int | None, numbers: Tensor | None 
     Blocks are counted from each document's start, the last of a document may be shorter; or `numbers` (B, L) says which
     block of its document a position belongs to.
     """
-    if block_size is None and numbers is None:
-        return batch.doc_ids.clamp(min=0)
-    return begins_of(batch, batch.positions // block_size if numbers is None else numbers).cumsum(1)
+    if numbers is None and block_size is not None:
+        numbers = batch.positions // block_size
+    return batch.doc_ids.clamp(min=0) if numbers is None else begins_of(batch, numbers).cumsum(1)
 
 
 def begins_of(batch: TokenBatch, numbers: Tensor) -> Tensor:

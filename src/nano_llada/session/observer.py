@@ -173,7 +173,10 @@ class RunObserver:
         """Write a measurement down."""
         self._validation = (step, metrics["validation_loss"])
         self.log.metrics(step, metrics)
-        self.log.say(f"step {step}: validation loss {metrics['validation_loss']:.4f}{' (best)' if improved else ''}")
+        said = f"step {step}: validation loss {metrics['validation_loss']:.4f}{' (best)' if improved else ''}"
+        if "validation_ar_loss" in metrics:  # two losses at once
+            said += f", next token {metrics['validation_ar_loss']:.4f}, masked {metrics['validation_mask_loss']:.4f}"
+        self.log.say(said)
 
     def save(self, step: int) -> None:
         """A checkpoint of the trainer as it stands.

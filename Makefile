@@ -10,7 +10,7 @@ else
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: demo test check wheel format bench clean
+.PHONY: demo test check wheel format bench gpu gpu-pack clean
 
 demo: $(VENV)/.installed
 	$(BIN)/nano-llada demo
@@ -36,6 +36,13 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.training --data $(DATA) --tokenizer $(TOKENIZER)
 	$(BIN)/python -m benchmarks.generation
+
+# make gpu-pack [DATA="FILE ..."], carry the checkout to a machine with a CUDA device, make gpu there: 12 minutes
+gpu-pack: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.gpu pack --out build/gpu-pack $(if $(DATA),--data $(DATA))
+
+gpu:
+	$(PYTHON) -m benchmarks.gpu run --pack build/gpu-pack --out docs/experiments/gpu
 
 # PyTorch comes first and pinned: an unpinned one may bring gigabytes of CUDA packages
 $(VENV)/.torch: constraints.txt

@@ -55,6 +55,8 @@ RUNS: Mapping[str, tuple[str, str, dict[str, Any], str]] = {
     "rl": ("rl", "ar", {}, "ar"),
 }
 HOW = ("ddp", "fsdp")
+# at 1e-2 what differs by rounding after a step differs by 6e-3 after 50, in one process with other micro-batches too
+RATE = 1e-3
 PAIRS = [{"prompt": f"What is {i}?", "chosen": f"It is {i}.", "rejected": f"No {i} at all."} for i in range(40)]
 REWARD = "def length(question, answer, row):\n    return len(answer) / 8\n"
 
@@ -66,15 +68,17 @@ class Scene:
     place: Place
     steps: int
     rows: int
+    names: tuple[str, ...] = tuple(RUNS)
+    faults: bool = True
 
     @classmethod
-    def make(cls, root: Path, steps: int, rows: int) -> Scene:
+    def make(cls, root: Path, steps: int, rows: int, names: tuple[str, ...] = tuple(RUNS), **more: bool) -> Scene:
         place = make_place(root)
         write_rows(root / "pairs.jsonl", PAIRS)
         told = [row["text"] for row in texts()]
         write_rows(root / "long.jsonl", [{"text": " ".join(told[i : i + 5])} for i in range(9)])
         (root / "rewards.py").write_text(REWARD, encoding="utf-8")
-        return cls(place, steps, rows)
+        return cls(place, steps, rows, names, **more)
 
     def config(self, name: str, runs: str, **changes: Any) -> RunConfig:
         """A run in a folder of runs of its own, so that it has the same name however many processes train it."""
@@ -87,7 +91,7 @@ class Scene:
             drawn = Rollouts(reward=f"{root / 'rewards.py'}:length", group_size=2, max_new_tokens=4, reuse=2)
             shared = {"data": (self.place.chat,), "objective": Policy(ExactScore(), rollouts=drawn, kl_weight=0.1)}
         begun = {"init_from": root / "one" / start} if start else {}
-        whole = {"micro_batch_size": 2, "save_every": self.steps // 2, "keep_last": 3, "learning_rate": 0.01}
+        whole = {"micro_batch_size": 2, "save_every": self.steps // 2, "keep_last": 3, "learning_rate": RATE}
         wanted = {**whole, "steps": self.steps, "batch_size": self.rows, "eval_rows": 7, "runs": root / runs}
         return tiny_run(self.place, stage, track, **{**wanted, **options, **shared, **begun, "name": name, **changes})
 
@@ -210,11 +214,13 @@ def tasks(scene: Scene) -> dict[str, Task]:
     """What a group of processes does, in this order; the last one ends one of them."""
     found: dict[str, Task] = {}
     for how in HOW:
-        for name in RUNS:
+        for name in scene.names:
             found[f"{name} {how}"] = lambda s, n=name, h=how: train(s.config(n, h, parallel=h))
     for how in HOW:
         found[f"one to {how}"] = lambda s, h=how: train(s.config("ar", f"one-{h}", parallel=h), resume=True)
     found["fsdp to ddp"] = lambda s: train(s.config("ar", "fsdp-ddp", parallel="ddp"), resume=True)
+    if not scene.faults:
+        return found
     found["exists"] = lambda s: train(s.config("full", "ddp"))
     found["uneven"] = lambda s: train(s.config("full", "uneven", batch_size=parallel.size() + 1))
     found["not a number"] = lambda s: train(s.config("full", "nan", learning_rate=1e30, clip_norm=0.0))
@@ -257,10 +263,11 @@ def _as_told(error: Exception) -> Exception:
 def in_one(scene: Scene) -> dict[str, dict[str, str]]:
     """The same runs in this process, the checkpoints that the group resumes, and what every row was."""
     with unmeasured():
-        seen = {name: train(scene.config(name, "one")) for name in RUNS}
+        seen = {name: train(scene.config(name, "one")) for name in scene.names}
     for how in HOW:
         scene.cut("ar", "one", f"one-{how}")
-    evaluate(scene, "evaluated-alone")
+    if scene.faults:
+        evaluate(scene, "evaluated-alone")
     (scene.place.root / "results").mkdir()
     return seen
 
@@ -285,7 +292,7 @@ def resumed_alone(scene: Scene) -> None:
 def differences(scene: Scene) -> dict[str, float]:
     """By how much losses of several processes differ from those of one, at most, by run."""
     root, found = scene.place.root, {}
-    for name in RUNS:
+    for name in scene.names:
         for how in HOW:
             found[f"{name} {how}"] = furthest(root / "one" / name, root / how / name)
     for name in ("one-ddp", "one-fsdp", "fsdp-ddp", "ddp-one", "fsdp-one"):
@@ -293,13 +300,13 @@ def differences(scene: Scene) -> dict[str, float]:
     return found
 
 
-def furthest(one: Path, other: Path) -> float:
+def furthest(one: Path, other: Path, *more: str) -> float:
     """The largest difference between the figures of two runs' metrics. Raises AssertionError if lines are missing."""
     lines = [
         [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         for run in (one, other)
     ]
-    names = ("loss", "validation_loss", "masked_text_loss", "reward", "reward_margin", "grad_norm", "tokens")
+    names = ("loss", "validation_loss", "masked_text_loss", "reward", "reward_margin", "tokens", *more)
     largest = 0.0
     for a, b in zip(*lines, strict=True):
         assert a.keys() == b.keys()
@@ -312,11 +319,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--runs", nargs="+", choices=tuple(RUNS), default=list(RUNS), help="with those they start from")
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        scene = Scene.make(Path(folder), options.steps, rows=2 * options.processes)
+        scene = Scene.make(Path(folder), options.steps, 2 * options.processes, tuple(options.runs), faults=False)
         seen = in_one(scene)
         start(scene, options.processes)
         resumed_alone(scene)

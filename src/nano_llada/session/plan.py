@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 
 from nano_llada.config.model import ModelConfig
 from nano_llada.config.run import RunConfig
-from nano_llada.core.batch import Model, TokenBatch, Vocabulary
+from nano_llada.core.batch import TokenBatch, Vocabulary
 from nano_llada.core.device import Machine
 from nano_llada.core.errors import UserError
 from nano_llada.core.random import generator
@@ -165,19 +164,25 @@ class _Watch:
 
 
 def measured_rate(config: RunConfig, shape: ModelConfig, machine: Machine) -> float:
-    """Tokens a second of training on this machine, by some steps of few rows of the config's length.
+    """`training_rate` by a few steps of few rows, so that it takes seconds.
 
     Raises:
         UserError: for reinforcement learning, whose time goes into answers that no plan knows.
     """
     if config.objective.draws_answers:
         raise UserError("the time of rl depends on the answers that it draws: plan covers pretrain, sft and dpo")
-    length, unit = config.data.sequence_length, 2 if config.data.format == "preference" else 1
-    rows = max(unit, min(config.train.batch_size, MEASURED_TOKENS // length) // unit * unit)
+    unit = 2 if config.data.format == "preference" else 1
+    rows = max(unit, min(config.train.batch_size, MEASURED_TOKENS // config.data.sequence_length) // unit * unit)
+    return training_rate(config, shape, machine, rows=rows, steps=MEASURED_STEPS)
+
+
+def training_rate(config: RunConfig, shape: ModelConfig, machine: Machine, *, rows: int, steps: int) -> float:
+    """Tokens a second of training on random rows of the config's length; the first of at least two steps is left out,
+    and with `compile` the first three."""
+    length, pairs = config.data.sequence_length, config.data.format == "preference"
     vocab = Vocabulary(shape.vocab_size, 0, 1, 2, 3)
     model = Transformer(shape).initialise(generator(0, "plan")).to(machine.device)
-    model.gradient_checkpointing = config.train.gradient_checkpointing
-    reference: Model | None = model if config.objective.needs_reference else None
+    reference = model if config.objective.needs_reference else None
     watch = _Watch()
     few = replace(
         config.train, batch_size=rows, micro_batch_size=None, eval_every=0, save_every=0, patience=0, merge_best=0
@@ -187,15 +192,16 @@ def measured_rate(config: RunConfig, shape: ModelConfig, machine: Machine) -> fl
         model,
         vocab,
         make_objective(config.objective),
-        _Synthetic(vocab, rows, length, unit == 2),
+        _Synthetic(vocab, rows, length, pairs),
         machine,
-        total_steps=MEASURED_STEPS,
+        total_steps=steps,
         validation=[],
         observer=watch,
-        reference=reference,  # type: ignore[arg-type]
+        reference=reference,
     )
-    begin = time.perf_counter()
+    if config.train.compile:
+        model.compile_blocks()
+    model.gradient_checkpointing = config.train.gradient_checkpointing
     trainer.run()
-    warm = watch.reports[1:]  # the first touches memory for the first time
-    seconds = sum(report.seconds for report in warm) or time.perf_counter() - begin
-    return sum(report.tokens for report in warm) / seconds
+    warm = watch.reports[3 if config.train.compile and steps > 3 else 1 :]
+    return sum(report.tokens for report in warm) / sum(report.seconds for report in warm)

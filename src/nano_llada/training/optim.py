@@ -128,7 +128,7 @@ class Optimizer:
         return list(self._named.values())
 
     def gradients(self) -> list[Tensor]:
-        """The gradients of `parameters`, after a backward pass."""
+        """The gradients of `parameters`, in their shapes (m, n) or (m,), after a backward pass."""
         for name, whole in self._whole.items():
             self._layout.bring_gradient(whole, self._named[name])
         return [p.grad for p in self._named.values() if p.grad is not None]

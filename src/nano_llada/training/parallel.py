@@ -281,11 +281,11 @@ class Layout:
         """Give the held part of a parameter its part of the gradient."""
 
     def named(self, parameter: nn.Parameter, value: Tensor) -> Tensor:
-        """A tensor that belongs to the held part of a parameter, such as a moment, as part of a whole."""
+        """A tensor that belongs to the held part of a parameter, (m, n) or (m,), or a count (), as part of a whole."""
         return value
 
     def load(self, targets: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
-        """Copy whole saved tensors into those that `named` gave.
+        """Copy whole saved tensors, (m, n), (m,) or (), into those that `named` gave.
 
         Raises:
             UserError: if one is missing.
@@ -299,15 +299,15 @@ class Layout:
         target.copy_(saved)
 
     def norm(self, gradients: Sequence[Tensor]) -> float:
-        """The norm of all gradients together, from the parts held here."""
+        """The norm of all gradients together, from the parts (m, n) or (m,) held here."""
         return float(nn.utils.get_total_norm(gradients))
 
     def to_owners(self, values: Sequence[Tensor], shapes: Sequence[Shape]) -> dict[int, Tensor]:
-        """Whole matrices of some shapes from the parts held here, by number: those that this process is to work on."""
+        """Whole matrices (M, n) of some shapes from the parts (m, n) held here, by number: those to work on here."""
         return dict(enumerate(values))
 
     def from_owners(self, whole: Mapping[int, Tensor], shapes: Sequence[Shape], like: Tensor) -> list[Tensor]:
-        """The inverse: this process's part of every matrix, on the device and in the type of `like`."""
+        """The inverse: this process's part (m, n) of every matrix, on the device and in the type of `like`, (...)."""
         return [whole[i] for i in range(len(shapes))]
 
     def rows_held(self, parts: Sequence[int]) -> list[int]:
@@ -315,7 +315,9 @@ class Layout:
         return list(parts)
 
     def weights(self, *, everywhere: bool = False) -> dict[str, Tensor]:
-        """All weights by name, whole, a shared one once; in the first process, others may get none, or `everywhere`."""
+        """All weights by name, whole, (M, n) or (M,), a shared one once; in the first process, others may get none, or
+        `everywhere`.
+        """
         return {name: p.detach() for name, p in self.model.named_parameters()}
 
     def frozen(self, reference: nn.Module) -> nn.Module:
@@ -361,9 +363,11 @@ class Replicated(Layout):
         return contextlib.nullcontext() if last else self._step.no_sync()
 
     def to_owners(self, values: Sequence[Tensor], shapes: Sequence[Shape]) -> dict[int, Tensor]:
+        """Gradients are whole, (M, n), already: those of the matrices that this process works on."""
         return {i: values[i] for i in owned(shapes)[rank()]}
 
     def from_owners(self, whole: Mapping[int, Tensor], shapes: Sequence[Shape], like: Tensor) -> list[Tensor]:
+        """Each owner sends its matrices (M, n) to all."""
         found = [whole[i].contiguous() if i in whole else like.new_empty(shape) for i, shape in enumerate(shapes)]
         sent = [dist.broadcast(found[i], owner, async_op=True) for owner, own in enumerate(owned(shapes)) for i in own]
         for one in sent:
@@ -427,6 +431,7 @@ class Sharded(Layout):
         parameter.grad = None
 
     def named(self, parameter: nn.Parameter, value: Tensor) -> Tensor:
+        """Rows (m, n) or (m,) of a tensor divided along its first dimension; a count () is in every process."""
         if value.dim() == 0:
             return value
         found: Tensor = self._whole_of(
@@ -441,11 +446,13 @@ class Sharded(Layout):
             _local(target).copy_(saved[_rows_of(target.shape[0], rank(), size())])
 
     def norm(self, gradients: Sequence[Tensor]) -> float:
+        """From squares summed over the parts (m, n) or (m,) of all processes."""
         square = nn.utils.get_total_norm(gradients).double().square()
         dist.all_reduce(square)
         return float(square.sqrt())
 
     def to_owners(self, values: Sequence[Tensor], shapes: Sequence[Shape]) -> dict[int, Tensor]:
+        """Each owner gets the rows (m, n) of its matrices in one message from every process."""
         own = owned(shapes)
         send = [[values[i] for i in numbers] for numbers in own]
         receive = [[_part(shapes[i], other) for i in own[rank()]] for other in range(size())]
@@ -453,6 +460,7 @@ class Sharded(Layout):
         return {i: torch.cat([message[k] for message in pieces]) for k, i in enumerate(own[rank()])}
 
     def from_owners(self, whole: Mapping[int, Tensor], shapes: Sequence[Shape], like: Tensor) -> list[Tensor]:
+        """Each owner sends the rows (m, n) of its matrices in one message to every process."""
         own = owned(shapes)
         send = [[whole[i][_rows_of(shapes[i][0], other, size())] for i in own[rank()]] for other in range(size())]
         receive = [[_part(shapes[i], rank()) for i in numbers] for numbers in own]
@@ -472,6 +480,7 @@ class Sharded(Layout):
         return found
 
     def weights(self, *, everywhere: bool = False) -> dict[str, Tensor]:
+        """Gathered one at a time, (M, n) or (M,), onto the CPU."""
         found = {}
         for name, p in self.model.named_parameters():
             weight: Any = p.detach()

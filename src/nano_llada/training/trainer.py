@@ -270,7 +270,7 @@ class Trainer:
 
     @torch.no_grad()
     def restore(self, fill: Callable[[Mapping[str, Tensor]], None], plain: Mapping[str, Any]) -> None:
-        """`load` by a function that fills the tensors of `state` with what was saved under their names."""
+        """`load` by a function that fills the tensors of `state`, (m, n), (m,) or (), with what was saved by name."""
         if self.ema:
             self.ema = self._copies()
         fill(self.state()[0])

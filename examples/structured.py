@@ -1,6 +1,6 @@
 """Answers that a program can read: JSON of a schema, a pattern, a template, and words, from any trained model.
 
-    python examples/structured.py runs/demo/diffusion-sft
+python examples/structured.py runs/demo/diffusion-sft
 """
 
 from __future__ import annotations

@@ -2,16 +2,21 @@
 
     python -m benchmarks.structured validity [--schemas 1000] [--regexes 300] [--out docs/experiments/structured]
     python -m benchmarks.structured speed [--out docs/experiments/structured]
+    python -m benchmarks.structured exact RUN ... [--items 100] [--out docs/experiments/structured]
 
 `validity` writes a text for every random schema and pattern with a random model, which prefers nothing that is valid,
 left to right, in blocks, in blocks with editing, and on a canvas; `json`, `jsonschema` and `re` judge them. The room is
-the shortest valid length and up to 60 tokens more. `speed` compares tokens a second in blocks of 8 with and without a
-constraint, by turns: once with a constraint that accepts everything, and once with JSON of a schema.
+the shortest valid length and up to 60 tokens more.
+`speed` compares tokens a second in blocks of 8 with and without a constraint, by turns: once with a constraint that
+accepts everything but one word, and once with JSON of a schema. `exact` asks trained models held-out questions of the
+small world with and without a constraint: one of the answers to `--items` questions of the same skill and language,
+among them a right one.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import re
@@ -31,7 +36,11 @@ from nano_llada.data.tokenizer import BUNDLED_TOKENIZER, Tokenizer
 from nano_llada.decode.constraint.compile import Compiler
 from nano_llada.decode.engine import BatchSampler
 from nano_llada.decode.types import Request, gather
+from nano_llada.language_model import LanguageModel
 from nano_llada.model.transformer import Transformer
+from nano_llada.verify.verifier import verify
+from nano_llada.world.generate import examples
+from nano_llada.world.skills import DEMO_SKILLS
 
 WORDS = ("name", "age", "城市", "颜色", "ok", "a b", 'say "hi"', "tags", "温度", "x")
 VALUES = ("red", "蓝", "", 'a"b', "line\nbreak", 7, -3, 2.5, True, None)
@@ -242,10 +251,40 @@ def speed(repeat: int, width: int, layers: int, rows: int) -> Iterator[dict[str,
         }
 
 
+def exact(run: Path, items: int) -> Iterator[dict[str, object]]:
+    """Exact match with and without a constraint, and how many valid answers a constraint changed."""
+    model = LanguageModel.load(run)
+    ways = {"": {}} if model.card.autoregressive else {"": {}, "threshold-0.9": {"threshold": 0.9}}
+    if model.card.denoising:
+        ways["block-8"] = {"block_size": 8, "threshold": 0.9}
+    for way, options in ways.items():
+        counts = dict.fromkeys(("questions", "right", "right_constrained", "valid", "valid_changed"), 0)
+        for skill, language in itertools.product(DEMO_SKILLS, ("zh", "en")):
+            asked = [one for one in examples(skill, "test", items, 0) if one.language == language]
+            answers = sorted({one.answer for one in asked})
+            constraint = Constraint(regex="|".join(map(re.escape, answers)))
+            prompts = [one.prompt for one in asked]
+            free = [str(text) for text in model.generate(prompts, max_new_tokens=24, **options)]
+            bound = [str(text) for text in model.generate(prompts, max_new_tokens=24, constraint=constraint, **options)]
+            for one, before, after in zip(asked, free, bound, strict=True):
+                counts["questions"] += 1
+                counts["right"] += verify(one.verifier, before)
+                counts["right_constrained"] += verify(one.verifier, after)
+                counts["valid"] += before in answers
+                counts["valid_changed"] += before in answers and after != before
+        row: dict[str, object] = {"benchmark": "structured", "measure": "exact", "constraint": "known answers"}
+        kind = (
+            "ar" if model.card.autoregressive else "-".join(filter(None, ("canvas" if way != "block-8" else "", way)))
+        )
+        yield row | {"decoding": kind, "run": run.name} | counts
+
+
 def main() -> None:
-    """Run one of the two."""
+    """Run one of the three."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("measure", choices=("validity", "speed"))
+    parser.add_argument("measure", choices=("validity", "speed", "exact"))
+    parser.add_argument("runs", type=Path, nargs="*")
+    parser.add_argument("--items", type=int, default=100)
     parser.add_argument("--schemas", type=int, default=1000)
     parser.add_argument("--regexes", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
@@ -260,6 +299,10 @@ def main() -> None:
     if options.measure == "validity":
         for kind, count in (("schema", options.schemas), ("regex", options.regexes)):
             for row in validity(kind, count, options.seed, KINDS) if count else ():
+                record(path, row)
+    elif options.measure == "exact":
+        for run in options.runs:
+            for row in exact(run, options.items):
                 record(path, row)
     else:
         for rows in options.rows:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.structured import constraint_of, random_regex
+from examples import structured
 
 from nano_llada import Constraint, load
 from nano_llada.config.decoding import Autoregressive, Block, Diffusion, EngineOptions
@@ -148,7 +149,7 @@ def test_what_an_automaton_cannot_do_is_refused_by_name_and_place():
         "*a": "nothing to repeat",
         "[z-a]": "wrong order", "a^b": "whole text must match", r"\ud800": "hexadecimal", "[abc": "too early",
         "a{3,2}": "wrong order", "a{99999}": "repetitions", r"\p{L}": "Unicode property", "\\": "too early",
-        "(.*a.{15}){3}": "too large", "(" * 200: "groups",
+        ".{0,3000}": "more than 20000 states", "(a{0,100}){0,100}": "too many ways", "(" * 200: "groups",
     }  # fmt: skip
     for pattern, problem in wrong.items():
         assert problem in refusal(lambda pattern=pattern: automaton(read_regex(pattern)))
@@ -195,6 +196,26 @@ def test_schemas_accept_what_fits_and_refuse_by_name():
     ]  # fmt: skip
     for schema, problem in wrong:
         assert problem in refusal(lambda schema=schema: read_schema(json.dumps(schema)))
+
+
+def test_anything_else_than_a_schema_is_refused_and_not_a_crash():
+    rng, refused = random.Random(5), 0
+    words = ["type", "properties", "required", "items", "prefixItems", "maxItems", "minLength", "pattern", "format"]
+    words += ["minimum", "enum", "const", "anyOf", "oneOf", "$ref", "$defs", "additionalProperties", "title"]
+    leaves = [None, True, False, -1, 2.5, 10**30, "", "string", "object", "number", "#/$defs/a", "^a$", "(", "date"]
+
+    def junk(depth: int):
+        kind = rng.random() if depth else 1.0
+        if kind < 0.5:
+            return {rng.choice(words): junk(depth - 1) for _ in range(rng.randint(0, 3))}
+        return [junk(depth - 1) for _ in range(rng.randint(0, 3))] if kind < 0.65 else rng.choice(leaves)
+
+    for _ in range(1500):
+        try:
+            read_schema(json.dumps(junk(4)))
+        except UserError:
+            refused += 1
+    assert 700 < refused < 1500
 
 
 def test_a_schema_whose_references_multiply_is_refused_in_time():
@@ -580,6 +601,13 @@ def test_from_python(runs):
         assert str(model.chat("Hi", constraint=Constraint(regex="yes|no"), max_new_tokens=8)) in ("yes", "no")
         stop = refusal(lambda model=model: model.generate("Hi", constraint=Constraint(regex="a"), stop=["b"]))
         assert "leave out stop" in stop
+
+
+def test_the_example(runs, capsys):
+    structured.main(str(runs / "diffusion-sft"))
+    person, *_, refused = capsys.readouterr().out.splitlines()
+    assert {"'name':", "'colour':"} <= set(person.strip("{").split())
+    assert "the shortest text that satisfies the constraint" in refused
 
 
 def test_from_the_command_line(runs, tmp_path, capsys):

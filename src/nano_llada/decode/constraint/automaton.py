@@ -26,6 +26,7 @@ Ints = NDArray[np.int32]
 Bools = NDArray[np.bool_]
 
 MOST_STATES = 20_000  # of an automaton over bytes: its table then has 20 MB
+MOST_WORK = 2_000_000  # states of the network looked at while it is made: a few seconds
 FAR = np.int32(2**30)  # the distance of what cannot be reached
 DEAD = -1
 
@@ -273,9 +274,11 @@ class _ByClass:
     def __init__(self, network: _Network, end: int, index: Mapping[int, int]) -> None:
         self._network, self._end, self._index = network, end, index
         self._closures: dict[int, frozenset[int]] = {}
+        self._work = 0
 
     def after(self, states: frozenset[int]) -> list[frozenset[int]]:
         """The states after each class of bytes."""
+        self._count(len(states))
         found: list[set[int]] = [set() for _ in range(len(self._index) - 1)]
         for state in states:
             for low, high, target in self._network.moves[state]:
@@ -291,5 +294,11 @@ class _ByClass:
                 fresh = set(self._network.silent[queue.pop()]) - found
                 found |= fresh
                 queue += fresh
+            self._count(len(found))
             self._closures[state] = frozenset(s for s in found if self._network.moves[s] or s == self._end)
         return self._closures[state]
+
+    def _count(self, steps: int) -> None:
+        self._work += steps
+        if self._work > MOST_WORK:
+            raise too_large("its repetitions of repetitions can be read in too many ways")

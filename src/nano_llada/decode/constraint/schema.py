@@ -140,22 +140,16 @@ class _Schema:
                 return read(schema, place, above)
         for keyword in ("anyOf", "oneOf", "allOf"):
             if keyword in used:
-                self._only(used, {keyword, "type"} if len(schema.get("type", "")) else {keyword}, place)
+                self._only(used, {keyword}, place)
                 return self.combined(keyword, place, above)
         return self.typed(schema, used, place, above)
 
     def typed(self, schema: Mapping[str, Any], used: set[str], place: _Place, above: _Path) -> Expression:
         """A schema with a type, or several; without one it is that of its keywords."""
-        types = schema.get("type")
-        if types is None:
-            fitting = [kind for kind, keywords in _KEYWORDS.items() if used & keywords]
-            types = fitting[:1] or None
-        if types is None:
+        names = self._types(schema, place, [kind for kind, keywords in _KEYWORDS.items() if used & keywords][:1])
+        if not names:
             self._only(used, set(), place)
             return _any_value(JSON_DEPTH - 1)
-        names = [types] if isinstance(types, str) else list(types)
-        if unknown := [name for name in names if name not in self.kinds]:
-            raise _wrong(place, f"unknown type {unknown[0]!r}")
         self._only(used, {"type"}.union(*(_KEYWORDS[name] for name in names)), place)
         return Either(tuple(self.kinds[name](schema, place, above) for name in names))
 
@@ -178,8 +172,7 @@ class _Schema:
         values = schema.get("enum", [schema.get("const")])
         if not isinstance(values, list) or not values:
             raise _wrong(place, "enum must be a list with at least one value")
-        types = schema.get("type", list(_KEYWORDS))
-        types = [types] if isinstance(types, str) else types
+        types = self._types(schema, place, list(_KEYWORDS))
         fitting = [value for value in values if any(_is(value, kind) for kind in types)]
         if "const" in schema:
             fitting = [value for value in fitting if json.dumps(value) == json.dumps(schema["const"])]
@@ -204,7 +197,7 @@ class _Schema:
         required = schema.get("required", [])
         if not isinstance(properties, dict) or not isinstance(required, list):
             raise _wrong(place, "properties must be an object and required a list")
-        if missing := [name for name in required if name not in properties]:
+        if missing := [name for name in required if not isinstance(name, str) or name not in properties]:
             raise _wrong(place, f"required {missing[0]!r} is not among the properties")
         if not properties:
             if more is False:
@@ -242,9 +235,11 @@ class _Schema:
         least, most = self._bounds(schema, "minLength", "maxLength", place)
         forms: list[Expression] = []
         if (pattern := schema.get("pattern")) is not None:
+            if not isinstance(pattern, str):
+                raise _wrong(place, f"pattern must be a text, got {pattern!r}")
             forms.append(read_search(pattern))
         if (name := schema.get("format")) is not None:
-            if name not in _FORMATS:
+            if not isinstance(name, str) or name not in _FORMATS:
                 raise _wrong(place, f"format {name!r} is not supported: use {', '.join(_FORMATS)}, or a pattern")
             forms.append(read_regex(_FORMATS[name]))
         if not forms:
@@ -284,9 +279,17 @@ class _Schema:
         types = [schema.get("type") if isinstance(schema, dict) else None for schema in (one, other)]
         return len({"number" if kind == "integer" else kind for kind in types if isinstance(kind, str)}) == 2
 
+    def _types(self, schema: Mapping[str, Any], place: _Place, default: list[str]) -> list[str]:
+        """What `type` says: one name or a list of names."""
+        given = schema.get("type", default)
+        names: list[Any] = given if isinstance(given, list) else [given]
+        if unknown := [name for name in names if not isinstance(name, str) or name not in _KEYWORDS]:
+            raise _wrong(place, f"unknown type {unknown[0]!r}")
+        return names
+
     def _only(self, used: set[str], supported: set[str], place: _Place) -> None:
         if foreign := sorted(used - supported):
-            known = any(foreign[0] in keywords for keywords in _KEYWORDS.values())
+            known = foreign[0] == "type" or any(foreign[0] in keywords for keywords in _KEYWORDS.values())
             raise _wrong(place, f"{foreign[0]!r} is not supported{' here' if known else ''}")
 
     def _bounds(self, schema: Mapping[str, Any], low: str, high: str, place: _Place) -> tuple[int, int | None]:

@@ -6,13 +6,16 @@ import io
 import json
 import os
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import nano_llada
+from forked import Forked, needs_fork
 from nano_llada.cli import eval_command
+from nano_llada.cli.main import main
 from nano_llada.cli.options import default_folder
 from nano_llada.config.card import ModelCard
 from nano_llada.core.errors import UserError
@@ -303,3 +306,39 @@ def test_a_chat_has_help(done, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("/help\n\n/exit\nnever asked\n"))
     assert run_cli(["chat", done.runs / "ar-sft", "--max-new-tokens", 2]) == 0
     assert "/exit, /quit or Ctrl-D ends the chat" in capsys.readouterr().out
+
+
+@needs_fork
+def test_somebody_else_without_a_home_trains_chats_and_exports(done, tmp_path):
+    """The short form of scripts/try_stranger.sh: an unknown user id (if this is root), umask 077, an ASCII terminal."""
+    place = Path(tempfile.mkdtemp())
+    shutil.copytree(done.root, place / "done")
+    for path in (place, *place.rglob("*")):
+        path.chmod(0o777 if path.is_dir() else 0o666)
+    options = {"runs": place / "runs", "cache": place / "cache", "init_from": place / "done" / "runs" / "ar"}
+    single = write_rows(place / "single.jsonl", [{"prompt": f"{i}?", "response": f"是{i}"} for i in range(40)])
+
+    def work() -> int:
+        os.environ.pop("HOME", None)
+        os.umask(0o077)
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(54321)
+            os.setuid(54321)
+        words = tiny_arguments(Place(place / "done"), "sft", "ar", name="x", **options, data=(single,))
+        status = main(words)
+        status += main(["export", str(place / "runs" / "x"), "--out", str(place / "exported")])
+        return status + main(["chat", str(place / "runs" / "x"), "--max-new-tokens", "4"])
+
+    try:
+        told = Forked(work, encoding="ascii", cwd=place).finish(b"7?\n\n7?\n")
+        assert told.returncode == 0, told.stderr.decode()
+        # its conversations had one turn each, so the second question is asked as the first was
+        *_, first, second = told.stdout.decode().splitlines()
+        assert first == second != ""
+        assert json.loads((place / "runs" / "x" / "step-000003" / "model.json").read_bytes())["card"]["turns"] is False
+        made = [path for base in ("runs", "exported", "cache") for path in (place / base).rglob("*")]
+        assert len(made) > 20
+        assert {path.stat().st_mode & 0o077 for path in made} == {0}
+    finally:
+        shutil.rmtree(place)

@@ -15,7 +15,7 @@ from nano_llada.config.card import ModelCard
 from nano_llada.config.decoding import Decoding, DecodingOptions, decoding_for
 from nano_llada.config.record import from_plain
 from nano_llada.core.batch import TokenBatch, Vocabulary
-from nano_llada.core.errors import UserError
+from nano_llada.core.errors import UserError, text_of, texts_of
 from nano_llada.core.own import name_of
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message, Role
@@ -40,6 +40,7 @@ def encode_start(tokenizer: Tokenizer, text: str) -> list[int]:
 
 def stop_at(tokenizer: Tokenizer, texts: Sequence[str]) -> StopTest | None:
     """A test that ends a request as soon as one of `texts` stands in what it wrote from the start without a gap."""
+    texts = texts_of(texts, "stop")
     if not texts:
         return None
     if "" in texts:
@@ -59,7 +60,7 @@ def stop_at(tokenizer: Tokenizer, texts: Sequence[str]) -> StopTest | None:
 
 def cut_at(text: str, stops: Sequence[str]) -> str:
     """Text before the first of `stops`."""
-    places = [text.find(stop) for stop in stops if stop in text]
+    places = [text.find(stop) for stop in texts_of(stops, "stop") if stop in text]
     return text[: min(places)] if places else text
 
 
@@ -184,7 +185,7 @@ class LanguageModel:
             UserError: for options that this model does not have, or a prompt that is empty or too long.
         """
         chat = self.card.answers if chat is None else chat
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = texts_of(prompt, "prompt")
         texts = list(self.write(prompts, self.decoding(**options), chat=chat, stop=stop))
         return texts[0] if isinstance(prompt, str) else texts
 
@@ -222,6 +223,9 @@ class LanguageModel:
         Raises:
             UserError: for an empty text, or one that does not fit.
         """
+        text, given = text_of(text, "the text to score"), text_of(given, "given")
+        if not isinstance(draws, int) or draws < 1:
+            raise UserError(f"draws must be a whole number of at least 1, got {draws!r}")
         before, tokens = encode_start(self.tokenizer, given), self.tokenizer.encode(text)
         if not tokens:
             raise UserError("the text to score is empty")
@@ -244,7 +248,7 @@ class LanguageModel:
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint folder that `load` reads. Raises UserError if it exists or cannot be written."""
-        place = Path(folder)
+        place = Path(folder if isinstance(folder, Path) else text_of(folder, "the folder"))
         if place.exists():
             raise UserError(f"{place} exists already; give the name of a new folder")
         weights, shape = model_weights(self.model), self.model.config
@@ -318,7 +322,7 @@ class LanguageModel:
         """As `infill`, with decoding settings that are complete."""
         if not self.card.denoising:
             raise UserError("an autoregressive model cannot see what follows a gap: infilling needs a diffusion model")
-        parts = text.split(GAP)
+        parts = text_of(text, "the text to fill").split(GAP)
         if len(parts) == 1:
             raise UserError(f"no gap in the text: mark one with {GAP}")
         if len(gap_lengths) not in (1, len(parts) - 1):
@@ -366,11 +370,15 @@ def as_messages(prompt: Prompt) -> list[Message]:
     """
     if isinstance(prompt, str):
         return [Message("user", prompt)]
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
+        raise UserError(f"a prompt is text or a list of messages, got {type(prompt).__name__}")
     messages = []
     for number, message in enumerate(prompt, 1):
         if isinstance(message, Message):
             messages.append(message)
             continue
+        if not isinstance(message, Mapping):
+            raise UserError(f"message {number}: expected an object with role and content, got {type(message).__name__}")
         fields: Mapping[str, Any] = message
         role, content = fields.get("role"), fields.get("content")
         if role not in ("system", "user", "assistant", "tool") or not isinstance(content, str):

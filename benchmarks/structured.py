@@ -28,6 +28,7 @@ from typing import Any
 
 import jsonschema
 import torch
+from nano_llada.verify.verifier import verify
 
 from benchmarks.measure import by_turns, record
 from nano_llada.config.decoding import Autoregressive, Block, Constraint, Decoding, Diffusion
@@ -38,7 +39,6 @@ from nano_llada.decode.engine import BatchSampler
 from nano_llada.decode.types import Request, gather
 from nano_llada.language_model import LanguageModel
 from nano_llada.model.transformer import Transformer
-from nano_llada.verify.verifier import verify
 from nano_llada.world.generate import examples
 from nano_llada.world.skills import DEMO_SKILLS
 

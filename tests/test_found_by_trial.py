@@ -6,13 +6,16 @@ import io
 import json
 import os
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import nano_llada
+from forked import Forked, needs_fork
 from nano_llada.cli import eval_command
+from nano_llada.cli.main import main
 from nano_llada.cli.options import default_folder
 from nano_llada.config.card import ModelCard
 from nano_llada.core.errors import UserError
@@ -208,11 +211,43 @@ def test_the_values_of_a_card_are_checked(done, tmp_path, capsys, changed, messa
         ModelCard(**{"track": "ar", **changed}) if "track" not in changed else ModelCard(changed["track"])
 
 
-def test_the_python_api_says_what_it_takes(done):
+def test_the_python_api_says_what_it_takes(done, tmp_path):
     assert complaint(lambda: nano_llada.load(None)) == "load takes the folder or the name of a model, got NoneType"
     assert "train takes a RunConfig" in complaint(lambda: nano_llada.train({"steps": 3}))
     assert "evaluate takes models by name" in complaint(lambda: nano_llada.evaluate([done.runs / "ar"]))
     assert "no model at 3" in complaint(lambda: nano_llada.load("3"))
+    assert "the name is too long" in complaint(lambda: nano_llada.load("x" * 5000))
+    for device in (None, "meta"):
+        assert "device" in complaint(lambda device=device: nano_llada.load(done.runs / "ar", device))
+    model, denoiser = nano_llada.load(done.runs / "ar-sft"), nano_llada.load(done.runs / "diffusion")
+    wrong = (None, 3, b"x", [3], [None], [b"x"])
+    calls = (
+        model.generate,
+        model.chat,
+        lambda value: list(model.stream(value)),
+        denoiser.infill,
+        model.score,
+        model.save,
+    )
+    for call in calls:
+        for value in wrong:
+            told = complaint(lambda call=call, value=value: call(value))
+            assert "text" in told or "expected an object with role" in told
+    assert "message 1" in complaint(lambda: model.chat(["a"]))
+    assert "draws must be a whole number" in complaint(lambda: denoiser.score("a", draws=0))
+    assert "stop 1 must be text, got int" in complaint(lambda: model.generate("a", stop=[3]))
+    text = {"text": done.text, "window": 32}  # a path alone, as a string alone
+    for more in ({"limit": "x"}, {"text": 3}, {"nosuch": 1}, {"decoders": 3}, {"decoders": {"a": 3}}, {"out": 3}):
+        complaint(lambda more=more: nano_llada.evaluate({"a": model}, ["likelihood"], **(text | more)))
+    found = nano_llada.evaluate({"a": model}, "likelihood", **text, limit=2, out=tmp_path / "e")
+    assert found.suites == ("likelihood",)
+
+
+def test_a_stop_text_alone_is_one_text_not_its_letters(done):
+    model = nano_llada.load(done.runs / "ar")
+    whole = model.generate("Tom has", max_new_tokens=8).text
+    assert model.generate("Tom has", max_new_tokens=8, stop=whole[2] + "\x01").text == whole
+    assert model.generate("Tom has", max_new_tokens=8, stop=whole[2:4]).text == whole[: whole.index(whole[2:4])]
 
 
 def test_a_config_file_may_need_what_the_command_line_says(done, tmp_path, capsys):
@@ -293,7 +328,7 @@ def test_compared_models_have_the_names_that_they_are_given(done, tmp_path):
 
 
 def test_abbreviations_are_understood_as_what_they_begin():
-    known = ["temperature", "top_k", "threshold", "max_new_tokens"]
+    known = ["steps", "temperature", "top_k", "threshold", "max_new_tokens"]
     assert nearest("temp", known) == "temperature"
     assert nearest("te", known) is None
     assert nearest("thresh", known) == "threshold"
@@ -303,3 +338,39 @@ def test_a_chat_has_help(done, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("/help\n\n/exit\nnever asked\n"))
     assert run_cli(["chat", done.runs / "ar-sft", "--max-new-tokens", 2]) == 0
     assert "/exit, /quit or Ctrl-D ends the chat" in capsys.readouterr().out
+
+
+@needs_fork
+def test_somebody_else_without_a_home_trains_chats_and_exports(done, tmp_path):
+    """The short form of scripts/try_stranger.sh: an unknown user id (if this is root), umask 077, an ASCII terminal."""
+    place = Path(tempfile.mkdtemp())
+    shutil.copytree(done.root, place / "done")
+    for path in (place, *place.rglob("*")):
+        path.chmod(0o777 if path.is_dir() else 0o666)
+    options = {"runs": place / "runs", "cache": place / "cache", "init_from": place / "done" / "runs" / "ar"}
+    single = write_rows(place / "single.jsonl", [{"prompt": f"{i}?", "response": f"是{i}"} for i in range(40)])
+
+    def work() -> int:
+        os.environ.pop("HOME", None)
+        os.umask(0o077)
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(54321)
+            os.setuid(54321)
+        words = tiny_arguments(Place(place / "done"), "sft", "ar", name="x", **options, data=(single,))
+        status = main(words)
+        status += main(["export", str(place / "runs" / "x"), "--out", str(place / "exported")])
+        return status + main(["chat", str(place / "runs" / "x"), "--max-new-tokens", "4"])
+
+    try:
+        told = Forked(work, encoding="ascii", cwd=place).finish(b"7?\n\n7?\n")
+        assert told.returncode == 0, told.stderr.decode()
+        # its conversations had one turn each, so the second question is asked as the first was
+        *_, first, second = told.stdout.decode().splitlines()
+        assert first == second != ""
+        assert json.loads((place / "runs" / "x" / "step-000003" / "model.json").read_bytes())["card"]["turns"] is False
+        made = [path for base in ("runs", "exported", "cache") for path in (place / base).rglob("*")]
+        assert len(made) > 20
+        assert {path.stat().st_mode & 0o077 for path in made} == {0}
+    finally:
+        shutil.rmtree(place)

@@ -11,7 +11,7 @@ from nano_llada.config.decoding import shared_length
 from nano_llada.config.outcome import Outcome
 from nano_llada.config.run import RunConfig
 from nano_llada.core.device import choose_machine
-from nano_llada.core.errors import UserError
+from nano_llada.core.errors import UserError, text_of, texts_of
 from nano_llada.evaluation.suite import Subject
 from nano_llada.evaluation.suites import suite_options
 from nano_llada.language_model import LanguageModel
@@ -21,6 +21,8 @@ from nano_llada.training.log import read_metrics
 
 Model = LanguageModel | str | Path
 FILES = ("text", "questions", "choices", "skills")  # options that take several files or names
+
+LONGEST_PATH = 4096  # characters
 
 
 def load(path_or_name: str | Path, device: str = "auto") -> LanguageModel:
@@ -36,7 +38,10 @@ def load(path_or_name: str | Path, device: str = "auto") -> LanguageModel:
     """
     if not isinstance(path_or_name, str | Path):
         raise UserError(f"load takes the folder or the name of a model, got {type(path_or_name).__name__}")
-    return LanguageModel.load(Path(path_or_name), choose_machine(device).device)
+    path = Path(path_or_name)
+    if len(str(path)) > LONGEST_PATH:
+        raise UserError(f"no model at {str(path)[:60]}...: the name is too long")
+    return LanguageModel.load(path, choose_machine(device).device)
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,10 @@ def evaluate(
         raise UserError(f"evaluate takes models by name, {{'A': model}}, got {type(models).__name__}")
     if not models:
         raise UserError("nothing to evaluate: give at least one model")
-    suites = (suites,) if isinstance(suites, str) else suites
+    if decoders is not None and not (
+        isinstance(decoders, Mapping) and all(isinstance(some, Mapping) for some in decoders.values())
+    ):
+        raise UserError("decoders are settings by name, {'greedy': {}, 'fast': {'threshold': 0.9}}")
     machine = choose_machine(device).device
     found = []
     loaded = {
@@ -112,6 +120,7 @@ def evaluate(
     for name, model in loaded.items():
         for decoder, settings in (decoders or {"default": {}}).items():
             found.append(Subject(name, model.checkpoint, model.decoding(length, **settings), decoder))
-    texts = {key: (value,) if isinstance(value, str) and key in FILES else value for key, value in options.items()}
-    tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in texts.items()}
-    return run_evaluation(found, suite_options(suites, **tuples), None if out is None else Path(out), machine)
+    one = (str, Path)  # of an option that takes several
+    texts = {key: (value,) if isinstance(value, one) and key in FILES else value for key, value in options.items()}
+    folder = out if out is None or isinstance(out, Path) else Path(text_of(out, "out"))
+    return run_evaluation(found, suite_options(texts_of(suites, "suites"), **texts), folder, machine)

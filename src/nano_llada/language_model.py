@@ -16,7 +16,7 @@ from nano_llada.config.card import ModelCard
 from nano_llada.config.decoding import Constraint, Decoding, DecodingOptions, Diffusion, decoding_for
 from nano_llada.config.record import from_plain
 from nano_llada.core.batch import TokenBatch, Vocabulary
-from nano_llada.core.errors import UserError
+from nano_llada.core.errors import UserError, text_of, texts_of
 from nano_llada.core.own import name_of
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message, Role
@@ -46,6 +46,7 @@ def encode_start(tokenizer: Tokenizer, text: str) -> list[int]:
 
 def stop_at(tokenizer: Tokenizer, texts: Sequence[str]) -> StopTest | None:
     """A test that ends a request as soon as one of `texts` stands in what it wrote from the start without a gap."""
+    texts = texts_of(texts, "stop")
     if not texts:
         return None
     if "" in texts:
@@ -65,7 +66,7 @@ def stop_at(tokenizer: Tokenizer, texts: Sequence[str]) -> StopTest | None:
 
 def cut_at(text: str, stops: Sequence[str]) -> str:
     """Text before the first of `stops`."""
-    places = [text.find(stop) for stop in stops if stop in text]
+    places = [text.find(stop) for stop in texts_of(stops, "stop") if stop in text]
     return text[: min(places)] if places else text
 
 
@@ -230,7 +231,7 @@ class LanguageModel:
                 that is not supported or has no text of at most max_new_tokens tokens.
         """
         chat = self.card.answers if chat is None else chat
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = texts_of(prompt, "prompt")
         texts = list(self.write(prompts, self.decoding(**options), chat=chat, stop=stop, constraint=constraint))
         return texts[0] if isinstance(prompt, str) else texts
 
@@ -276,6 +277,9 @@ class LanguageModel:
         Raises:
             UserError: for an empty text, or one that does not fit.
         """
+        text, given = text_of(text, "the text to score"), text_of(given, "given")
+        if not isinstance(draws, int) or draws < 1:
+            raise UserError(f"draws must be a whole number of at least 1, got {draws!r}")
         before, tokens = encode_start(self.tokenizer, given), self.tokenizer.encode(text)
         if not tokens:
             raise UserError("the text to score is empty")
@@ -306,7 +310,7 @@ class LanguageModel:
         Raises:
             UserError: if the folder exists or cannot be written, or for another kind of quantisation.
         """
-        place = Path(folder)
+        place = Path(folder if isinstance(folder, Path) else text_of(folder, "the folder"))
         if place.exists():
             raise UserError(f"{place} exists already; give the name of a new folder")
         if quantize not in (None, "int8"):
@@ -411,7 +415,7 @@ class LanguageModel:
 
     def fill(self, text: str, decoding: Decoding, gap_lengths: Sequence[int]) -> str:
         """As `infill`, with decoding settings that are complete."""
-        parts = text.split(GAP)
+        parts = text_of(text, "the text to fill").split(GAP)
         if len(parts) == 1:
             raise UserError(f"no gap in the text: mark one with {GAP}")
         if not isinstance(decoding, Diffusion):
@@ -488,11 +492,15 @@ def as_messages(prompt: Prompt) -> list[Message]:
     """
     if isinstance(prompt, str):
         return [Message("user", prompt)]
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
+        raise UserError(f"a prompt is text or a list of messages, got {type(prompt).__name__}")
     messages = []
     for number, message in enumerate(prompt, 1):
         if isinstance(message, Message):
             messages.append(message)
             continue
+        if not isinstance(message, Mapping):
+            raise UserError(f"message {number}: expected an object with role and content, got {type(message).__name__}")
         fields: Mapping[str, Any] = message
         role, content = fields.get("role"), fields.get("content")
         if role not in ("system", "user", "assistant", "tool") or not isinstance(content, str):

@@ -86,6 +86,8 @@ def read(arguments: Sequence[str]) -> Options:
     options = parse(cls, arguments, command="eval", about=ABOUT, leading="checkpoints", shown=shown)
     if not options.checkpoints:
         raise UserError("no model: give at least one")
+    for decoder in options.decoders:
+        _settings(decoder)
     return options
 
 

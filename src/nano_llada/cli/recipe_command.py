@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from nano_llada.cli.options import parse
 from nano_llada.core.errors import UserError
+from nano_llada.core.text import printable
 
 if TYPE_CHECKING:
     from nano_llada.session.recipe import CommandStep
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     recipe = read_recipe(options.file, variables, options.runs)
     for step in recipe.steps:
         if options.check:
-            print(f"{step.name}: {step.kind}, in {step.folder}")
+            print(printable(f"{step.name}: {step.kind}, in {step.folder}"))
         if isinstance(step, CommandStep):
             command, *fixed = COMMANDS[step.kind]
             words = [*(word for word in fixed if word.startswith("--")), *step.words]

@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from nano_llada.core.errors import UserError
+from nano_llada.core.errors import UserError, text_of
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -49,8 +49,8 @@ def choose_machine(device: str = "auto", precision: Precision = "auto") -> Machi
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
+        chosen = torch.device(text_of(device, "device"))
+        torch.zeros(1, device=chosen).tolist()  # `meta` holds no numbers
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
     bf16 = precision == "bf16" or (precision == "auto" and chosen.type == "cuda")

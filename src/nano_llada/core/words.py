@@ -15,9 +15,8 @@ def nearest(word: str, known: Iterable[str], least: float = 0.6) -> str | None:
     """
     plain = {name.lower().replace("_", "-"): name for name in known}
     start = word.lower().replace("_", "-")
-    found = difflib.get_close_matches(start, plain, 1, cutoff=least)
-    if not found and len(start) >= SHORTEST:  # an abbreviation
-        found = sorted((name for name in plain if name.startswith(start)), key=len)
+    longer = [name for name in plain if name.startswith(start) and len(start) >= SHORTEST]  # it is an abbreviation
+    found = sorted(longer, key=len) or difflib.get_close_matches(start, plain, 1, cutoff=least)
     return plain[found[0]] if found else None
 
 

@@ -44,7 +44,7 @@ class SuiteOptions:
     """Seed of every mask and position, and of which questions are asked."""
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "items", "draws", "batch_size")
+        at_least(self, 1, "items", "limit", "draws", "batch_size")
 
     def window_in(self, context: int) -> int:
         """Tokens seen at once by models that all see `context`. Raises UserError if the option is out of range."""

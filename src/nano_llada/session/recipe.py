@@ -11,6 +11,7 @@ from typing import Any
 from nano_llada.config.record import from_plain, read_config
 from nano_llada.config.run import KINDS, RunConfig, default_run
 from nano_llada.core.errors import UserError
+from nano_llada.core.text import printable
 from nano_llada.core.words import did_you_mean
 from nano_llada.data.read import resolve
 
@@ -22,7 +23,7 @@ COMMANDS = {  # kind -> command and its first words
     "export": ("export",),
 }
 MODELS = ("checkpoint", "checkpoints")  # options of commands that name models, given as words without a name
-FILES = ("data", "text", "questions", "choices")  # options of commands that name files to read
+FILES = ("data", "text", "questions", "choices", "chinese_words")  # options of commands that name files to read
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def read_recipe(path: Path, variables: Mapping[str, str], runs: Path | None = No
         raise UserError(f"{path}: no variable {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}{near}")
     if "runs" in known:
         raise UserError(f"{path}: variables: {{runs}} is always the folder of the runs; choose another name")
-    filled = _filled(known, known | dict(variables), path) | dict(variables)  # a default may name another variable
+    filled = {name: _value(name, known, variables, path) for name in known}
     folder = _filled(plain.pop("runs", "runs"), filled, path)
     plain = _filled(plain, filled | {"runs": str(runs or folder)}, path)
     listed = plain.pop("run", [])
@@ -120,6 +121,18 @@ def read_recipe(path: Path, variables: Mapping[str, str], runs: Path | None = No
             raise UserError(f"{where}: the name {step.name!r} is taken by an earlier run")
         made[step.name] = step
     return Recipe(path, tuple(made.values()))
+
+
+def _value(
+    name: str, known: Mapping[str, Any], given: Mapping[str, str], path: Path, above: tuple[str, ...] = ()
+) -> Any:
+    """A variable's value: what is given, or its default, which may name other variables."""
+    if name in given or not isinstance(known[name], str):
+        return given.get(name, known[name])
+    if name in above:
+        raise UserError(f"{path}: variables: {{{name}}} depends on itself, by way of {', '.join(above)}")
+    inner = [word for word in re.findall(r"\{(\w+)\}", known[name]) if word in known]
+    return _filled(known[name], {word: _value(word, known, given, path, (*above, name)) for word in inner}, path)
 
 
 def _table(value: Any, where: str) -> dict[str, Any]:
@@ -160,18 +173,29 @@ def _model(start: Any, made: Made, where: str) -> Path:
 
 def _command_step(entry: dict[str, Any], folder: Path, made: Made, where: str) -> CommandStep:
     kind, name, start = entry.pop("kind"), entry.pop("name"), entry.pop("start", [])
-    if not isinstance(name, str) or not name or Path(name).name != name or "\0" in name:
+    if not isinstance(name, str) or Path(name).name != name or name in ("", "..") or printable(name) != name:
         raise UserError(f"{where}: name: expected the name of a folder, got {name!r}")
     for option, value in entry.items():
-        items = value if isinstance(value, list) else [value]
-        if not all(isinstance(item, str | int | float) for item in items):
-            raise UserError(f"{where}.{option}: expected a value or a list of values, as on the command line")
+        _check_option(option, value, f"{where}.{option}")
+    out = entry.pop("out", str(folder / name))
+    if not isinstance(out, str) or not out:
+        raise UserError(f"{where}.out: expected the name of a folder, got {out!r}")
     models = [start] if isinstance(start, str) else start
     if not isinstance(models, list) or (models and "tokenizer" in COMMANDS[kind]):
         raise UserError(f"{where}: start {start!r}: expected names of earlier runs; a tokenizer has none")
     # of a run whose checkpoints are to be chosen from, not the mean of its best ones
     chosen = {one: made[one].folder if "top_k" in entry and one in made else _model(one, made, where) for one in models}
-    return CommandStep(name, kind, Path(entry.pop("out", folder / name)), chosen, entry)
+    return CommandStep(name, kind, Path(out), chosen, entry)
+
+
+def _check_option(name: str, value: Any, where: str) -> None:
+    """Raises UserError for what cannot be an option of a command in a recipe, or not its value."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in ("help", "help_all", "config"):
+        raise UserError(f"{printable(where)}: not an option that a recipe can give")
+    kinds = str if name in MODELS else str | int | float
+    items = value if isinstance(value, list) else [value]
+    if not all(isinstance(item, kinds) for item in items):
+        raise UserError(f"{where}: expected a value or a list of values, as on the command line")
 
 
 def _run_config(entry: dict[str, Any], folder: Path, made: Made, where: str) -> RunConfig:

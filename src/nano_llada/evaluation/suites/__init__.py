@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from nano_llada.config.record import from_plain, to_plain
 from nano_llada.core.errors import UserError
 from nano_llada.core.own import is_own, load_own
 from nano_llada.evaluation.metric import Metric
@@ -79,7 +80,10 @@ def suite_options(suites: Sequence[str] = (), **values: Any) -> SuiteOptions:
     cls = options_class(suites)
     if unknown := sorted(set(values) - {option.name for option in fields(cls)}):
         raise UserError(f"unknown option {unknown[0]!r} of an evaluation")
-    return cls(suites=tuple(suites), **values)
+    try:
+        return from_plain(cls, to_plain({"suites": tuple(suites), **values}))
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def make_suites(options: SuiteOptions, context: int, device: torch.device | str = "cpu") -> list[Suite]:

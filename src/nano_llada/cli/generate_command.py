@@ -68,6 +68,8 @@ SHOWN = {
     "options": "mode samples stop show_steps json_lines device threads",
     **WRITING,
     "writing": "max_new_tokens temperature top_p seed",
+    "diffusion models": "steps threshold",
+    "tri-mode models": "decode",
     "what the text must be": "json_schema regex template require ban",
 }
 

@@ -17,7 +17,13 @@ from nano_llada.core.text import printable
 
 Hub = Literal["huggingface", "modelscope"]
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-WANTED = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json")
+WANTED: tuple[str, ...] = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+)
 WANTED += ("tokenizer_config.json", "adapter_config.json", "model.json", "checksums.json", "README.md", "LICENSE*")
 OURS = ("model.json", "config.json", "adapter_config.json")  # one of these makes a folder a model
 PRIVATE = re.compile(r"^(\.|training\.|environment\.json$|inputs\.json$|log\.txt$)")  # of a run, of no use to others

@@ -69,7 +69,7 @@ def make_server(
     application: Application = guard
     if options.cors:
         application = CORSMiddleware(
-            guard,  # type: ignore[arg-type]
+            guard,
             allow_origins=options.cors,
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],

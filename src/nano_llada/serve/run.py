@@ -79,7 +79,7 @@ def serve(
 def make_listener(server: Server, options: ServingOptions) -> Listener:
     """What serves an application on sockets that are open."""
     config = uvicorn.Config(
-        server.application,  # type: ignore[arg-type]
+        server.application,
         access_log=False,
         log_config=None,
         server_header=False,

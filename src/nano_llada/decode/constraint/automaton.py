@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,7 +116,7 @@ def trimmed(table: Ints, accepting: Bools) -> ByteAutomaton:
     return ByteAutomaton(np.append(number, np.int32(DEAD))[table[keep]], accepting[keep])
 
 
-def distances(sources: NDArray, targets: NDArray, goals: Bools) -> Ints:
+def distances(sources: NDArray[Any], targets: NDArray[Any], goals: Bools) -> Ints:
     """(S,) the fewest edges from each state to a goal; `FAR` where there is no path."""
     order = np.argsort(targets, kind="stable")
     sources, first = sources[order], np.searchsorted(targets[order], np.arange(len(goals) + 1))
@@ -129,7 +130,7 @@ def distances(sources: NDArray, targets: NDArray, goals: Bools) -> Ints:
     return found
 
 
-def spans(first: NDArray, last: NDArray) -> NDArray[np.int64]:
+def spans(first: NDArray[Any], last: NDArray[Any]) -> NDArray[np.int64]:
     """The whole numbers from each `first` up to `last`, which is not included, end to end."""
     counts = last - first
     ends = np.cumsum(counts)

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,14 +138,14 @@ class TokenAutomaton:
         return found
 
     @cached_property
-    def _by_class(self) -> tuple[NDArray, NDArray, NDArray]:
+    def _by_class(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Tokens ordered by class, where each class begins, and which classes have tokens."""
         order = np.argsort(self.classes, kind="stable")
         present, begins = np.unique(self.classes[order], return_index=True)
         return order, begins, present
 
     @cached_property
-    def _by_label(self) -> tuple[NDArray, NDArray]:
+    def _by_label(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """The writable classes of all labels end to end, and where those of each begin; none is empty."""
         label, inside = np.nonzero(self.writable)
         return inside, np.searchsorted(label, np.arange(len(self.members)))
@@ -280,7 +281,7 @@ def _edges(machine: ByteAutomaton, kinds: Mapping[bytes, int]) -> _Edges:
     return _Edges(source, target, label, [np.frombuffer(key, dtype=np.int32) for key in numbers])
 
 
-def _tree(kinds: Mapping[bytes, int]) -> list[tuple[NDArray, NDArray, Ints]]:
+def _tree(kinds: Mapping[bytes, int]) -> list[tuple[NDArray[Any], NDArray[Any], Ints]]:
     """A tree of byte strings, level by level: where the children of each node above begin, their bytes, their kinds."""
     levels = []
     above: dict[bytes, int] = {b"": 0}

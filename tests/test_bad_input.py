@@ -165,9 +165,9 @@ CHECKPOINTS: dict[str, tuple[Case, str]] = {
         lambda s: s.run(stage="sft"),
         "sft starts from a pretrained model: give it with --init-from",
     ),
-    "export of a diffusion model": (
-        lambda s: ["export", "--checkpoint", s.done.runs / "diffusion", "--out", s.here / "out"],
-        "diffusion",
+    "export of adapters that are not there": (
+        lambda s: ["export", s.done.runs / "diffusion", "--out", s.here / "out", "--to", "peft"],
+        "holds all weights and no adapters",
     ),
 }
 VALUES: dict[str, tuple[Case, str]] = {

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
+from urllib.parse import parse_qs, urlparse
 
 import pytest
 import torch
@@ -146,6 +147,67 @@ def test_checkpoints_are_published_without_training_state(place, endpoint, tmp_p
     assert set(endpoint.models["me/checkpoint"]) == {
         *("checksums.json", "model.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
     }
+
+
+class ModelScope(Endpoint):
+    """The part of ModelScope's protocol that its client needs for small models."""
+
+    models: ClassVar[dict[str, dict[str, bytes]]] = {}
+    created: ClassVar[list[dict[str, Any]]] = []
+
+    def do_GET(self) -> None:
+        where = urlparse(self.path)
+        parts = where.path.strip("/").split("/")
+        files = self.models.get("/".join(parts[3:5]))
+        if files is None:
+            return self.answer({"Code": 404, "Success": False, "Message": "not there", "Data": {}}, 404)
+        if parts[-1] == "files":
+            listed = [
+                {"Name": n, "Path": n, "Type": "blob", "Size": len(d), "Sha256": hashlib.sha256(d).hexdigest()}
+                for n, d in files.items()
+            ]
+            return self.answer({"Code": 200, "Success": True, "Data": {"Files": listed}})
+        return self.answer(files[parse_qs(where.query)["FilePath"][0]])
+
+    do_HEAD = do_GET
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
+        if self.path == "/api/v1/models":
+            name = f"{body['Path']}/{body['Name']}"
+            if name in self.models:
+                return self.answer({"Code": 10020101001, "Success": False, "Message": "already exists"}, 409)
+            self.created.append(body)
+            self.models[name] = {}
+        for action in body.get("actions", ()):
+            self.models["/".join(self.path.split("/")[5:7])][action["path"]] = base64.b64decode(action["content"])
+        return self.answer({"Code": 200, "Success": True, "Data": {}})
+
+
+def test_modelscope(place, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("modelscope")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), ModelScope)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("MODELSCOPE_API_TOKEN", "ms-secret")
+    folder = next((place.runs / "ar").glob("step-*"))
+    before = sorted(path.name for path in folder.iterdir())
+    assert run_cli(["push", folder, "me/tiny", "--hub", "modelscope"]) == 0
+    assert [(body["Visibility"], body["License"]) for body in ModelScope.created] == [(1, "other")]  # private
+    assert sorted(path.name for path in folder.iterdir()) == before
+    published = ModelScope.models["me/tiny"]
+    assert set(published) == set(files_of(folder))
+    # large files are stored apart, and this endpoint says that it has them all
+    published["model.safetensors"] = (folder / "model.safetensors").read_bytes()
+    published["evil.py"] = b"raise SystemExit('run')"
+    assert run_cli(["pull", "me/tiny", "--out", tmp_path / "pulled", "--hub", "modelscope"]) == 0
+    assert {path.name for path in (tmp_path / "pulled").iterdir()} == set(published) - {"evil.py"}
+    load_checkpoint(tmp_path / "pulled")
+    assert run_cli(["pull", "me/missing", "--out", tmp_path / "out", "--hub", "modelscope"]) == 2
+    assert "cannot fetch me/missing from modelscope" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    server.shutdown()
+    server.server_close()
 
 
 def complaint(call: Any, *arguments: Any) -> str:

@@ -8,23 +8,22 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
+from nano_llada.checkpoint.checksums import FILE as CHECKSUMS
+from nano_llada.checkpoint.checksums import write_checksums
 from nano_llada.core.errors import UserError
 from nano_llada.core.text import printable
 
 Hub = Literal["huggingface", "modelscope"]
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 WANTED: tuple[str, ...] = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
+    *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json"),
+    *("tokenizer_config.json", "adapter_config.json", "model.json", "checksums.json", "README.md", "LICENSE*"),
 )
-WANTED += ("tokenizer_config.json", "adapter_config.json", "model.json", "checksums.json", "README.md", "LICENSE*")
 OURS = ("model.json", "config.json", "adapter_config.json")  # one of these makes a folder a model
 PRIVATE = re.compile(r"^(\.|training\.|environment\.json$|inputs\.json$|log\.txt$)")  # of a run, of no use to others
 ENDPOINTS = {"huggingface": "HF_ENDPOINT", "modelscope": "MODELSCOPE_ENDPOINT"}
@@ -79,9 +78,16 @@ def publish(folder: Path, name: str, hub: Hub = "huggingface", *, private: bool 
             address = f"{api.endpoint}/{name}"
         else:
             api = library.HubApi(endpoint=_endpoint(hub), token=_token(hub))
-            api.create_repo(name, visibility="private" if private else "public", exist_ok=True)
-            address = f"{api.endpoint}/models/{name}"
-        api.upload_folder(repo_id=name, folder_path=str(folder), allow_patterns=files)
+            # left to itself, the client states a licence, and makes what is missing public
+            visibility = "private" if private else "public"
+            api.create_repo(name, visibility=visibility, license="other", exist_ok=True)
+            address = f"{_endpoint(hub) or 'https://modelscope.cn'}/models/{name}"
+        with tempfile.TemporaryDirectory() as place:  # a client may leave notes of its own in what it uploads
+            for file in files:
+                shutil.copyfile(folder / file, Path(place) / file)
+            if CHECKSUMS in files:  # which names files that are not published
+                write_checksums(Path(place))
+            api.upload_folder(repo_id=name, folder_path=place)
     except Exception as error:
         raise UserError(
             f"cannot publish {folder} as {name} on {hub}: {_reason(error)}. Set {TOKENS[hub]} to a token that may "

@@ -37,11 +37,11 @@ class LoraProduct(Product):
         self.lora_b = nn.Parameter(like.new_zeros(self.out_features, adapter.rank))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x W^T + scale * (x A^T) B^T``, and the bias, of x (..., K): (..., N)."""
+        """``x W^T + scale * (x A^T) B^T``, and the bias, (..., K) to (..., F)."""
         return super().forward(x) + self.scale * F.linear(F.linear(x, self.lora_a), self.lora_b)
 
     def after_norm(self, norm: RMSNorm, x: Tensor) -> Tensor:
-        """``self(norm(x))`` of x (..., K): (..., N)."""
+        """``self(norm(x))`` for (..., K) to (..., F)."""
         result: Tensor = self(norm(x))
         return result
 
@@ -73,17 +73,19 @@ def adapted(model: nn.Module) -> Iterator[tuple[str, LoraProduct]]:
 
 
 def adapter_weights(model: Transformer) -> dict[str, Tensor]:
-    """A (R, K) and B (N, R) of every product that has an adapter, by the names of their parameters."""
+    """A (R, K) and B (F, R) of every product that has an adapter, by the names of their parameters."""
     return {f"{name}.{part}": getattr(module, part).detach() for name, module in adapted(model) for part in (A, B)}
 
 
 def frozen_weights(model: Transformer) -> dict[str, Tensor]:
-    """The state of the model without its adapters, matrices (N, K) as they were before them."""
+    """The state of the model without its adapters, as it was before them: matrices (F, K), gains (D,)."""
     return {name: tensor for name, tensor in model.state_dict().items() if name.rpartition(".")[2] not in (A, B)}
 
 
 def plain_weights(model: Transformer) -> dict[str, Tensor]:
-    """The state of the model, matrices (N, K), without adapters that computes the same; of one without any, its own."""
+    """The state of the model without adapters that computes the same, each matrix (F, K) merged; of one without any,
+    its own state.
+    """
     products = dict(adapted(model))
     merged = {f"{name}.weight": product.merged() for name, product in products.items()}
     return frozen_weights(model) | merged

@@ -36,7 +36,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import record
-from benchmarks.serving_load import Question, load, questions
+from benchmarks.serving_load import Question, load, questions, unanswered
 from nano_llada.checkpoint.files import Checkpoint
 from nano_llada.config.card import ModelCard
 from nano_llada.config.model import ModelConfig
@@ -208,7 +208,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     models = random_models(options.shape)
     asked = questions(models, 48, options.length)
-    timed = [one for one in questions(models, 2 * len(models) * options.timed, options.length) if len(one.options) == 1]
+    drawn_and_not = unanswered(list(models), 2 * len(models) * options.timed, options.length)
+    timed = [one for one in drawn_and_not if len(one.options) == 1]
     row: dict[str, object] = {"shape": options.shape, "rows": options.rows, "threads": options.threads}
     row["busy"] = round(os.getloadavg()[0] / (os.cpu_count() or 1), 2)
     with tempfile.TemporaryDirectory() as folder:

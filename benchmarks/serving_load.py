@@ -8,7 +8,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx2
@@ -36,18 +36,26 @@ class Question:
         return {"model": self.model, **said, **self.options, **fields}
 
 
-def questions(models: Mapping[str, LanguageModel], count: int, length: int, seed: int = 0) -> list[Question]:
-    """Questions to all models by turns, with the texts of the offline engine; half of them are drawn with a seed."""
+def unanswered(names: Sequence[str], count: int, length: int, seed: int = 0) -> list[Question]:
+    """Questions to all models by turns, half of them to be drawn with a seed; without the texts that they must get."""
     rng, found = random.Random(seed), []
     for number in range(count):
-        name = list(models)[number % len(models)]
         prompt = " ".join(rng.choices(WORDS, k=rng.randint(1, 8)))
         options: dict[str, Any] = {"max_tokens": rng.randint(max(length // 2, 1), length)}
-        if number // len(models) % 2:
+        if number // len(names) % 2:
             options |= {"temperature": 1.0, "seed": number}
-        offline = {("max_new_tokens" if key == "max_tokens" else key): value for key, value in options.items()}
-        answer = models[name].chat(prompt, **offline).text
-        found.append(Question(name, prompt, options, answer, models[name].generate(prompt, chat=False, **offline).text))
+        found.append(Question(names[number % len(names)], prompt, options, "", ""))
+    return found
+
+
+def questions(models: Mapping[str, LanguageModel], count: int, length: int, seed: int = 0) -> list[Question]:
+    """The same with the texts of the offline engine."""
+    found = []
+    for one in unanswered(list(models), count, length, seed):
+        options = {("max_new_tokens" if key == "max_tokens" else key): value for key, value in one.options.items()}
+        answer = models[one.model].chat(one.prompt, **options).text
+        continued = models[one.model].generate(one.prompt, chat=False, **options).text
+        found.append(replace(one, answer=answer, continued=continued))
     return found
 
 

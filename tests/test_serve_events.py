@@ -7,15 +7,19 @@ import itertools
 from collections import Counter
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nano_llada.core.pattern import AttentionPattern
 from nano_llada.data.tokenizer import BUNDLED_TOKENIZER, Tokenizer, train_characters
-from nano_llada.decode.types import Edit, Event, Trace
+from nano_llada.decode.engine import BatchSampler
+from nano_llada.decode.proposal import forbid
+from nano_llada.decode.types import Edit, Event, Request, Trace
 from nano_llada.language_model import cut_at
 from nano_llada.serve.events import Writing
 from nano_llada.serve.text import UNKNOWN, StableText
-from serving import LETTERS
+from serving import CARDS, LETTERS, writers
 
 
 @functools.cache
@@ -167,6 +171,35 @@ def test_committed_text_never_retracts():
     assert met["text before the end"] > 20
     assert met["cut off"] > 20
     assert met["changes after text was given out"] > 10
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_looking_changes_nothing_and_sees_what_the_model_computes(name):
+    writer = writers((name,))[name]
+    vocab, decoding = writer.tokenizer.vocab, writer.decoding()
+    prompt = writer.encode("a有 cat", chat=True)
+    plain = list(BatchSampler(writer.model, vocab, decoding).stream([Request(prompt)]))
+    watched = list(BatchSampler(writer.model, vocab, decoding).stream([Request(prompt, watch=2)]))
+    edits = [[event.edits for event in step] for step in watched]
+    assert edits == [[event.edits for event in step] for step in plain]
+    assert not any(event.looks for step in plain for event in step)
+    (first,) = watched[0]
+    # the first pass by hand
+    masks = {"ar": 0, "canvas": decoding.max_new_tokens}.get(name, 4 - len(prompt) % 4)
+    tokens = torch.tensor([[*prompt, *[vocab.mask] * masks]])
+    blocks = torch.arange(tokens.shape[1])[None] // 4
+    patterns = {"ar": AttentionPattern("causal"), "canvas": AttentionPattern("full")}
+    pattern = patterns.get(name, AttentionPattern("block_causal", torch.zeros_like(blocks), blocks))
+    with torch.no_grad():
+        logits = writer.model(tokens, pattern)[0]
+    expected = forbid(logits, vocab).log_softmax(-1)
+    assert [look.place for look in first.looks] == ([0] if name == "ar" else list(range(masks)))
+    for look in first.looks:
+        row = expected[len(prompt) + look.place - (name == "ar")]
+        assert look.log_probability == pytest.approx(float(row[look.token]), abs=1e-5)
+        values, ids = row.topk(2)
+        assert [token for token, _ in look.alternatives] == ids.tolist()
+        assert [value for _, value in look.alternatives] == pytest.approx(values.tolist(), abs=1e-5)
 
 
 def test_a_text_that_does_not_fit_its_edits_is_an_error():

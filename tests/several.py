@@ -91,7 +91,7 @@ class Scene:
             drawn = Rollouts(reward=f"{root / 'rewards.py'}:length", group_size=2, max_new_tokens=4, reuse=2)
             shared = {"data": (self.place.chat,), "objective": Policy(ExactScore(), rollouts=drawn, kl_weight=0.1)}
         begun = {"init_from": root / "one" / start} if start else {}
-        whole = {"micro_batch_size": 2, "save_every": self.steps // 2, "keep_last": 3, "learning_rate": RATE}
+        whole = {"micro_batch_size": 2, "save_every": self.steps // 2, "keep_last": 100, "learning_rate": RATE}
         wanted = {**whole, "steps": self.steps, "batch_size": self.rows, "eval_rows": 7, "runs": root / runs}
         return tiny_run(self.place, stage, track, **{**wanted, **options, **shared, **begun, "name": name, **changes})
 
@@ -102,6 +102,7 @@ class Scene:
         for folder in new.glob("step-*"):
             if folder.name != f"step-{self.steps // 2:06d}":
                 shutil.rmtree(folder)
+        assert [folder.name for folder in new.glob("step-*")] == [f"step-{self.steps // 2:06d}"]  # else it starts over
         (new / "outcome.json").unlink()
         return self.config(name, into)
 
@@ -300,6 +301,20 @@ def differences(scene: Scene) -> dict[str, float]:
     return found
 
 
+def rows_alike(scene: Scene, seen: Mapping[str, Mapping[str, str]], processes: int) -> tuple[int, int]:
+    """How many rows had the text and the noise of one process, of how many."""
+    alike = every = 0
+    for name in scene.names:
+        for how in HOW:
+            parts = [scene.place.root / "results" / f"{name} {how}-{rank}.json" for rank in range(processes)]
+            together: dict[str, str] = {}
+            for part in parts:
+                together |= json.loads(part.read_text(encoding="utf-8"))["done"]
+            alike += sum(together.get(key) == text for key, text in seen[name].items())
+            every += len(seen[name])
+    return alike, every
+
+
 def furthest(one: Path, other: Path, *more: str) -> float:
     """The largest difference between the figures of two runs' metrics. Raises AssertionError if lines are missing."""
     lines = [
@@ -330,7 +345,7 @@ def main() -> int:
         resumed_alone(scene)
         figures: dict[str, Any] = {"processes": options.processes, "steps": options.steps}
         figures["largest difference"] = differences(scene)
-        figures["rows whose text and noise are equal"] = sum(map(len, seen.values()))
+        figures["rows of equal text and noise, of"] = rows_alike(scene, seen, options.processes)
     text = json.dumps(figures, indent=2) + "\n"
     print(text, file=sys.stderr)
     if options.out:

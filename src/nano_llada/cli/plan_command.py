@@ -15,12 +15,19 @@ if TYPE_CHECKING:
     from nano_llada.config.run import RunConfig
 
 STAGES = ("pretrain", "sft", "dpo")
-HELP = (
-    "usage: nano-llada plan STAGE TRACK [--gpus N] [--gpu h100|h200|a100|4090] [options of the run]\n\n"
-    "Memory by part, tokens a second on this machine (measured in seconds on random text) and the time of a run with\n"
-    "these options; with --gpus the same for that many GPUs by a formula (docs/scaling.md). No data is needed.\n"
-    "STAGE is pretrain, sft or dpo, TRACK ar or diffusion; `nano-llada pretrain ar --help-all` lists the options.\n"
-)
+HELP = """usage: nano-llada plan STAGE TRACK [options of the run]
+
+Memory by part, tokens a second on this machine (measured in seconds on random text) and the time of a run with these
+options; with --gpus the same for that many GPUs by a formula (docs/scaling.md). No data is needed. STAGE is pretrain,
+sft or dpo, TRACK ar or diffusion; `nano-llada pretrain ar --help-all` lists the options of a run.
+
+options:
+  --gpus N     Also plan for so many GPUs, by formula and not measured.
+  --gpu NAME   Which GPUs: h100, h200, a100 or 4090 (default: h100).
+
+help:
+  -h, --help   Show this help.
+"""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -122,8 +122,8 @@ def watched() -> Iterator[dict[str, str]]:
         note("text", ctx, part.rows, part.tokens, part.scored, part.doc_ids, part.positions)
         return loss(self, part, ctx)
 
-    def noted_corrupt(self: MaskingProcess, batch: Any, ctx: Any, size: Any) -> Any:
-        found = corrupt(self, batch, ctx, size)
+    def noted_corrupt(self: MaskingProcess, batch: Any, ctx: Any, *size: Any) -> Any:
+        found = corrupt(self, batch, ctx, *size)
         note("noise", ctx, batch.rows, found.tokens, found.weights)
         return found
 

@@ -400,7 +400,7 @@ def test_refused_exports(tmp_path, tokenizer):
         f"{tmp_path / 'odd'}: LlamaForCausalLM needs a hidden_size (22) that is a multiple of num_heads (4), whatever "
         "the head_size; only models with qk_norm may differ"
     )
-    assert complaint(export_model, tmp_path / "nowhere", out) == (
+    assert complaint(export_model, tmp_path / "nowhere", out).startswith(
         f"no checkpoint at {tmp_path / 'nowhere'}: there is no such file or folder"
     )
     assert not out.exists()

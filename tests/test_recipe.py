@@ -317,7 +317,7 @@ def test_the_recipe_that_starts_from_an_imported_model(tmp_path, capsys):
 
 def shortened(run: RunConfig, cache: Path) -> RunConfig:
     """The run with two steps and a small model; everything else is the recipe's own."""
-    model = replace(run.model, hidden_size=16, num_layers=1, num_heads=2)
+    model = replace(run.model, hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=None)
     train = replace(
         run.train,
         steps=2,
@@ -348,6 +348,15 @@ def data_for_recipes(folder: Path) -> Path:
                 file.write(rows)
         (folder / "eval" / f"val_{language}.jsonl").write_text(text, encoding="utf-8")
         (folder / "eval" / f"sft_val_{language}.jsonl").write_text(chat, encoding="utf-8")
+    (folder / "skills").mkdir()
+    for name, rows in (
+        ("mixed-train", text),
+        ("mixed-validation", text),
+        ("chat-train", chat),
+        ("chat-validation", chat),
+    ):
+        (folder / f"{name}.jsonl").write_text(rows, encoding="utf-8")
+    (folder / "skills" / "chat-train.jsonl").write_text(chat, encoding="utf-8")
     with gzip.open(folder / "preference.jsonl.gz", "wt", encoding="utf-8") as file:
         file.write(pairs)
     (folder / "eval" / "preference_val.jsonl").write_text(pairs, encoding="utf-8")

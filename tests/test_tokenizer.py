@@ -254,7 +254,9 @@ def test_a_foreign_mask_is_kept_where_it_is(tmp_path):
 
 def test_folders_without_a_usable_tokenizer(tmp_path):
     assert complaint(Tokenizer.load, tmp_path) == f"no tokenizer.json in {tmp_path}"
-    assert complaint(Tokenizer.load, tmp_path / "gone") == f"no tokenizer.json in {tmp_path / 'gone'}"
+    assert complaint(Tokenizer.load, tmp_path / "gone") == (
+        f"no tokenizer.json in {tmp_path / 'gone'}; tokenizers in this package: world, story"
+    )
     path = tmp_path / "tokenizer.json"
     foreign((EOS, "<s>")).save(str(path))
     needs = f"it needs {EOS}, {TURN_START} and {TURN_END}"

@@ -229,12 +229,12 @@ class _Words:
             raise UserError(f"unexpected {' '.join(map(repr, self.loose))}{hint}")
 
     def _leave_needed(self, known: Mapping[str, Option]) -> None:
-        """`--prompt A B RUN`: the last word is the positional that would be missing, if there is such a file."""
+        """`--prompt A B RUN`: the last word is the positional that is not given, if there is such a file."""
         needed = known[self.layout.leading[0]] if self.layout.leading else None
         if needed is None or self.loose or self.last is None or needed.path in self.given or needed is self.last:
             return
         texts = self.given[self.last.path][1]
-        if needed.default is MISSING and not needed.many and os.path.exists(texts[-1]):
+        if not needed.many and os.path.exists(texts[-1]):
             self.loose.append(texts.pop())
 
 

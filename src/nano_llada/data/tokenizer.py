@@ -83,8 +83,8 @@ class Tokenizer:
             folder = NAMED.get(str(folder), folder)
         path = folder / "tokenizer.json" if folder.is_dir() else folder
         if not path.is_file():
-            names = ", ".join(NAMED)
-            raise UserError(f"no tokenizer.json in {printable(str(folder))}; tokenizers in this package: {names}")
+            names = "" if folder.exists() else f"; tokenizers in this package: {', '.join(NAMED)}"
+            raise UserError(f"no tokenizer.json in {printable(str(folder))}{names}")
         text = read_text(path)
         try:
             with unheard():  # a panic of the library is printed, too

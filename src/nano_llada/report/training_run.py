@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from nano_llada.checkpoint.files import WEIGHTS, read_description, step_folders
+from nano_llada.checkpoint.files import ADAPTER, WEIGHTS, read_description, step_folders
 from nano_llada.config.record import read_config, read_record
 from nano_llada.config.run import STAGES, RunConfig
 from nano_llada.core.errors import UserError
@@ -105,8 +105,8 @@ def _parameters(run: Path) -> int | None:
     """Weights in the last checkpoint of a run, counted without loading them."""
     for folder in reversed(step_folders(run)):
         try:
-            if (described := read_description(folder)).adapter is not None:  # whose weights are elsewhere
-                return described.config.parameters
+            if (folder / ADAPTER).is_file():  # the weights are elsewhere
+                return read_description(folder).config.parameters
             with safe_open(folder / WEIGHTS, framework="np") as file:
                 return int(sum(prod(file.get_slice(name).get_shape()) for name in file.keys()))  # noqa: SIM118
         except (OSError, SafetensorError, UserError):

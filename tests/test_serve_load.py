@@ -91,7 +91,7 @@ async def _until_it_stops(url: str, process: subprocess.Popen) -> tuple[list[int
 
     async with httpx2.AsyncClient(timeout=60) as http:
         first = [asyncio.create_task(stream(http)) for _ in range(8)]
-        await begun.wait()
+        await asyncio.wait_for(begun.wait(), 30)
         await asyncio.sleep(0.1)
         os.kill(process.pid, signal.SIGTERM)
         await asyncio.sleep(0.05)

@@ -92,12 +92,13 @@ def make_listener(server: Server, options: ServingOptions) -> Listener:
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """A socket bound to an address; port 0 takes any free one. Raises UserError if that is impossible."""
+    """A socket that listens on an address; port 0 takes any free one. Raises UserError if that is impossible."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     found = socket.socket(family, socket.SOCK_STREAM)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))
+        found.listen(1024)  # whoever reads that it listens may connect at once
     except (OSError, OverflowError) as error:
         found.close()
         reason = error.strerror if isinstance(error, OSError) else str(error)

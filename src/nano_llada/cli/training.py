@@ -18,11 +18,8 @@ from nano_llada.core.own import load_own
 ABOUT = {
     ("pretrain", "ar"): "Pretrain an autoregressive model on text.",
     ("pretrain", "diffusion"): "Pretrain a masked diffusion model on text, best from the AR model of --init-from.",
-    (
-        "pretrain",
-        "tri",
-    ): "Train one model for AR decoding, block diffusion and lossless self-speculation, best from the "
-    "AR model of --init-from.",
+    ("pretrain", "tri"): "Train one model for AR decoding, block diffusion and lossless self-speculation; it is "
+    "best begun with an AR model (--init-from).",
     ("sft", "ar"): "Fine-tune an autoregressive model on conversations.",
     ("sft", "diffusion"): "Fine-tune a masked diffusion model on conversations.",
     ("sft", "tri"): "Fine-tune a tri-mode model (AR, block diffusion, self-speculation) on conversations.",

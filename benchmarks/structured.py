@@ -30,7 +30,6 @@ from typing import Any
 import jsonschema
 import numpy as np
 import torch
-from nano_llada.verify.verifier import verify
 
 from benchmarks.measure import by_turns, record
 from nano_llada.config.decoding import Autoregressive, Block, Constraint, Decoding, Diffusion
@@ -45,6 +44,7 @@ from nano_llada.language_model import LanguageModel
 from nano_llada.model.transformer import Transformer
 from nano_llada.world.generate import examples
 from nano_llada.world.skills import DEMO_SKILLS
+from nano_llada.world.verifier import verify
 
 WORDS = ("name", "age", "城市", "颜色", "ok", "a b", 'say "hi"', "tags", "温度", "x")
 VALUES = ("red", "蓝", "", 'a"b', "line\nbreak", 7, -3, 2.5, True, None)

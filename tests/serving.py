@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,3 +83,17 @@ def live(
         finally:
             listener.should_exit = True
             thread.join()
+
+
+def slow_down(server: Live, seconds: float) -> list[int]:
+    """Make every pass of the first model take longer; the passes are counted in the list."""
+    engine, passes = next(iter(server.models)).worker._engine, [0]
+    original = engine.step
+
+    def step():
+        time.sleep(seconds)
+        passes[0] += 1
+        return original()
+
+    engine.step = step
+    return passes

@@ -29,7 +29,7 @@ from nano_llada.serve.note import JsonLines
 from nano_llada.world.stories.plant import plant
 from nano_llada.world.stories.simulate import simulate
 from nano_llada.world.stories.story import tell
-from serving import CARDS, Live, live, writers
+from serving import CARDS, Live, live, slow_down, writers
 
 SAID = ("a有 cat", "hi", "三只小猫, 一个球", "hello you", "红红 的 red?")
 SCHEMA = Path(__file__).parents[1] / "docs" / "diffusion_frame.schema.json"
@@ -547,20 +547,6 @@ def until(condition) -> bool:
             return True
         time.sleep(0.01)
     return False
-
-
-def slow_down(server: Live, seconds: float) -> list[int]:
-    """Make every pass of the first model take longer; the passes are counted in the list."""
-    engine, passes = next(iter(server.models)).worker._engine, [0]
-    original = engine.step
-
-    def step():
-        time.sleep(seconds)
-        passes[0] += 1
-        return original()
-
-    engine.step = step
-    return passes
 
 
 def test_a_client_that_goes_is_cancelled_at_the_next_pass(models):

@@ -47,8 +47,9 @@ def test_the_server_does_what_its_document_says(document, mode):
 
         send()
     if mode == GenerationMode.POSITIVE:
-        assert len(statuses) == 9
+        assert len(statuses) == 10
         assert all(200 in some for label, some in statuses.items() if "{name}" not in label), statuses
     else:
-        assert set(statuses) == {f"POST /v1/{name}" for name in ("chat/completions", "completions", "infill", "score")}
+        names = ("chat/completions", "completions", "infill", "score", "check")
+        assert set(statuses) == {f"POST /v1/{name}" for name in names}
         assert all(some and max(some) < 500 and 200 not in some for some in statuses.values()), statuses

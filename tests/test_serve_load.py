@@ -24,7 +24,7 @@ from nano_llada.cli.main import main
 from nano_llada.config.serving import ServingOptions
 from nano_llada.serve.keys import Keys, make_key
 from nano_llada.serve.page import POLICY, read_page
-from serving import live, writers
+from serving import live, slow_down, writers
 
 
 def test_mixed_requests_each_get_what_is_their_own():
@@ -33,6 +33,7 @@ def test_mixed_requests_each_get_what_is_their_own():
     keys = Keys({"ann": bytes.fromhex(line.split()[1])})
     options = ServingOptions(max_rows=4, max_waiting=2, max_per_key=1000)
     with live(models, options, keys) as server:
+        slow_down(server, 0.02)  # or the queue of the first model may never be full
         asked = questions(models, 16, 10)
         outcome = asyncio.run(load(server.url, asked, requests=90, concurrency=40, key=key))
         assert outcome.wrong == []
@@ -107,7 +108,7 @@ def test_what_the_command_refuses(saved, capsys, monkeypatch, tmp_path):
         assert main(["serve", *map(str, arguments)]) == 2
         return capsys.readouterr().err
 
-    assert "no model at" in error_of(tmp_path / "nothing")
+    assert "no checkpoint at" in error_of(tmp_path / "nothing")
     assert "two models have the name a" in error_of(f"a={saved}", f"a={saved.parent / 'ar' / '..' / 'ar2'}")
     assert "reached by other machines" in error_of(saved, "--host", "0.0.0.0")
     assert "cannot listen on" in error_of(saved, "--host", "203.0.113.7", "--open")

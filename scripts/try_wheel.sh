@@ -27,6 +27,9 @@ import nano_llada
 model = nano_llada.load('runs/first')
 print(model, model.score('Tom has a ball.'))
 "
+# the bundled model talks, in both languages
+printf 'Who are you?\n\344\275\240\345\245\275\n' | $run chat --threads 1
+$run generate "Tell me a story about a dog." --max-new-tokens 60 --threads 1
 if $run serve runs/first 2> refused; then
     echo "serve started without its extra"
     exit 1

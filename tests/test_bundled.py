@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 
 from nano_llada.api import load
 from nano_llada.checkpoint import files
-from nano_llada.checkpoint.files import find_checkpoint
+from nano_llada.checkpoint.files import find_checkpoint, load_checkpoint
 from nano_llada.cli.default_model import DEFAULT
+from nano_llada.config.decoding import Constraint
 from nano_llada.core.errors import UserError
 from nano_llada.data.tokenizer import NAMED, Tokenizer
 from tiny import family, run_cli
@@ -72,3 +74,42 @@ def test_tokenizers_have_names(name, tmp_path, monkeypatch):
     assert Tokenizer.load(Path(name)).hash == Tokenizer.load(NAMED[name]).hash
     with pytest.raises(UserError, match="tokenizers in this package: world, story"):
         Tokenizer.load(Path("word"))
+
+
+# the model that is in the package
+
+
+@pytest.fixture(scope="module")
+def story():
+    return load("story", "cpu")
+
+
+def test_the_package_has_a_model_that_is_small_and_says_what_it_is(story):
+    folder = story.checkpoint.folder
+    assert sum(path.stat().st_size for path in files.BUNDLED.rglob("*")) < 15_000_000
+    assert story.card.decodes == ("speculative", "ar", "block")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert all(word in card for word in ("data", "figures", "limits", "licence"))
+    load_checkpoint(folder)  # checksums
+
+
+@pytest.mark.parametrize(("said", "answer"), [("Hello!", "nano-llada|story"), ("你好！", "nano-llada|故事")])
+def test_it_answers_a_greeting_in_the_language_of_the_greeting(story, said, answer):
+    assert re.search(answer, story.chat(said, max_new_tokens=40).text)
+
+
+def test_it_tells_the_same_story_in_fewer_passes_by_self_speculation(story):
+    for said in ("Tell me a story about a dog.", "讲一个关于小狗的故事。"):
+        one, other = (story.chat(said, decode=way, max_new_tokens=80) for way in ("ar", "speculative"))
+        assert one.text == other.text
+        assert one.tokens > 40
+        assert other.forwards < 0.9 * one.forwards
+
+
+def test_it_writes_in_blocks_fills_gaps_and_takes_a_form(story):
+    assert story.chat("Hello!", decode="block", max_new_tokens=32).forwards > 0
+    filled = story.infill("Tom went to the ___. He was happy.", length=2)
+    assert filled.startswith("Tom went to the ")
+    assert filled.endswith(" He was happy.")
+    formed = story.chat("Who are you?", constraint=Constraint(regex="I am (a|the) (cat|dog)"), max_new_tokens=20)
+    assert re.fullmatch("I am (a|the) (cat|dog)", formed.text)

@@ -36,7 +36,10 @@ def package(done, tmp_path, monkeypatch):
 
 def test_a_model_is_found_by_its_name_and_a_folder_of_that_name_comes_first(package, done):
     assert load("story", "cpu").checkpoint.folder == package / "story"
-    shutil.copytree(find_checkpoint(done.runs / "ar"), Path("story"))
+    Path("story").mkdir()  # somebody's own stories
+    (Path("story") / "one.txt").write_text("Once upon a time", encoding="utf-8")
+    assert load("story", "cpu").checkpoint.folder == package / "story"
+    shutil.copytree(find_checkpoint(done.runs / "ar"), Path("story"), dirs_exist_ok=True)
     assert load("story", "cpu").card.track == "ar"
     with pytest.raises(UserError, match=r"no checkpoint at stroy.*models in this package: story"):
         load("stroy", "cpu")

@@ -137,10 +137,10 @@ def _find_checkpoint(path: Path, prefer: Literal["best", "last"]) -> Path:
                 f"(nano-llada import {path} --out FOLDER reads its tensors safely)"
             )
         path = path.parent
+    found = bundled_models()
+    if str(path) in found and not ((path / SHAPE).is_file() or step_folders(path)):
+        return found[str(path)]  # also beside a folder of that name that holds something else
     if not path.exists():
-        found = bundled_models()
-        if str(path) in found:
-            return found[str(path)]
         names = f"; models in this package: {', '.join(found)}" if found else ""
         raise UserError(f"no checkpoint at {path}: there is no such file or folder (from {Path.cwd()}){names}")
     next(path.iterdir(), None)  # a folder that may not be read is not an empty one

@@ -48,7 +48,10 @@ def test_the_server_does_what_its_document_says(document, mode):
         send()
     if mode == GenerationMode.POSITIVE:
         assert len(statuses) == 10
-        assert all(200 in some for label, some in statuses.items() if "{name}" not in label), statuses
+        rare = ("{name}", "/v1/infill")  # a drawn name is hardly ever a model's, a drawn text hardly ever has a gap
+        answered = {label: some for label, some in statuses.items() if not any(part in label for part in rare)}
+        assert len(answered) == 8
+        assert all(200 in some for some in answered.values()), statuses
     else:
         names = ("chat/completions", "completions", "infill", "score", "check")
         assert set(statuses) == {f"POST /v1/{name}" for name in names}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from nano_llada.world.splits import LANGUAGES, Language
 from nano_llada.world.stories.check import Wanted, check, faithful_summary, fulfils, same_story
 from nano_llada.world.stories.events import FAULTS, Fault
+from nano_llada.world.stories.lexicon import people
 from nano_llada.world.stories.plant import plant
 from nano_llada.world.stories.simulate import simulate, stories
 from nano_llada.world.stories.story import tell
@@ -56,6 +57,42 @@ def test_contradictions_written_by_hand(text: str, sentence: int, kind: str) -> 
     report = check(text, "en")
     assert (report.problems[0].sentence, report.problems[0].kind) == (sentence, kind)
     assert str(sentence) in report.describe()
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "sentence"),
+    [
+        ("There once was a girl named Lily. Her best friend was called Lily.", "en", 2),
+        ("There once was a girl named Lily. One day, she went to the park. She met a girl called Lily.", "en", 3),
+        ("There once was a girl named Lily. Lily was the friend Lily liked best.", "en", 2),
+        ("There once was a boy named Hao. Hao and Hao went to the park.", "en", 2),
+        ("从前有一个叫莉莉的女孩。她有一个要好的朋友，叫莉莉。", "zh", 2),
+        ("从前有一个叫莉莉的女孩。一天，她来到公园。她遇见了一个叫莉莉的女孩。", "zh", 3),
+        ("从前有一个叫莉莉的女孩。莉莉和莉莉一起去了公园。", "zh", 2),
+    ],
+)
+def test_nobody_is_their_own_friend(text: str, language: Language, sentence: int) -> None:
+    report = check(text, language)
+    assert not report.coherent
+    assert report.problems[0].sentence == sentence, report.describe()
+    assert report.problems[0].kind in ("name", "unknown")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_friend_with_the_name_of_the_hero_is_found(language: Language) -> None:
+    """The friend of a simulated story takes the name of its hero, everywhere: the text stays grammatical."""
+    known = people()
+    tried = found = 0
+    for seed, story in enumerate(stories(None, 400, 21)):
+        text = tell(story, language, Random(seed)).text
+        friends = [event for event in check(text, language).events if event[0] == "friend"]
+        if not friends or known[friends[0][1][0]].sex != known[friends[0][1][1]].sex:
+            continue
+        first, second = (name if language == "en" else known[name].zh for name in friends[0][1])
+        tried += 1
+        found += not check(text.replace(second, first), language).coherent
+    assert tried > 20
+    assert found == tried
 
 
 def test_a_story_written_by_hand_is_coherent() -> None:

@@ -70,6 +70,8 @@ class World:
     def apply(self, event: Event) -> Fault | None:
         """Replay one event. Returns the rule it breaks, or None. A broken rule leaves the later steps undone."""
         kind, args = event
+        if len(set(args)) < len(args):
+            return "name"  # nobody meets, helps or is friends with themselves; no thing is swapped for itself
         for step in RULES.get(kind, ()):
             fault = step(self, args)
             if fault is not None:

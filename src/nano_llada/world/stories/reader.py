@@ -228,6 +228,8 @@ class Reader:
             talk.mention(name)
             return name
         if slot.how in ("new", "nm", "fr", "news", "frs"):
+            if slot.how in ("new", "news") and name in talk.introduced:
+                self.faults.append("name")  # whoever is known already is not introduced as somebody new
             if mention.kind and mention.kind not in ("friend", "朋友", "好朋友"):
                 person = PEOPLE[name]
                 if mention.kind not in (person.kind_en, person.kind_zh):

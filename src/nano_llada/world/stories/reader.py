@@ -38,6 +38,7 @@ PRONOUN_SEX = {"he": "m", "him": "m", "his": "m", "himself": "m", "她": "f", "�
     word: "f" for word in ("she", "her", "herself")
 }
 FIRST = {"i", "me", "my", "myself", "我"}
+INTRODUCING = ("new", "nm", "fr", "news", "frs")
 
 
 @dataclass(slots=True)
@@ -227,23 +228,26 @@ class Reader:
                 return ""
             talk.mention(name)
             return name
-        if slot.how in ("new", "nm", "fr", "news", "frs"):
-            if slot.how in ("new", "news") and name in talk.introduced:
-                self.faults.append("name")  # whoever is known already is not introduced as somebody new
-            if mention.kind and mention.kind not in ("friend", "朋友", "好朋友"):
-                person = PEOPLE[name]
-                if mention.kind not in (person.kind_en, person.kind_zh):
-                    self.faults.append("property")
-            elif (
-                slot.how != "nm" and name not in talk.introduced and not mention.kind and PEOPLE[name].group != "adult"
-            ):
-                self.faults.append("name")
-            talk.introduced.add(name)
-        elif name not in talk.introduced and PEOPLE[name].group != "adult":
-            self.faults.append("name")
+        self._known(name, slot, mention)
         if slot.how != "call":
             talk.mention(name)
         return name
+
+    def _known(self, name: str, slot: Slot, mention: Mention) -> None:
+        """Whoever is introduced becomes known, once; whoever is named otherwise is known (adults always are)."""
+        talk, stranger = self.talk, name not in self.talk.introduced and PEOPLE[name].group != "adult"
+        if slot.how not in INTRODUCING:
+            if stranger:
+                self.faults.append("name")
+            return
+        if mention.kind and mention.kind not in ("friend", "朋友", "好朋友"):
+            if mention.kind not in (PEOPLE[name].kind_en, PEOPLE[name].kind_zh):
+                self.faults.append("property")
+        elif slot.how != "nm" and not mention.kind and stranger:
+            self.faults.append("name")
+        if slot.how in ("new", "news") and name in talk.introduced:
+            self.faults.append("name")  # somebody known already is not met as somebody new
+        talk.introduced.add(name)
 
     def _pair(self, slot: Slot, mention: Mention) -> tuple[str, str]:
         talk = self.talk

@@ -27,20 +27,6 @@ class Tracker(Protocol):
     def close(self) -> None: ...
 
 
-class _TensorBoard:
-    def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self._writer.close()
-
-
 class _Module:
     """wandb, and trackio which speaks the same words."""
 
@@ -60,7 +46,9 @@ def open_tracker(kind: str, folder: Path) -> Tracker | None:
         return None
     try:
         if kind == "tensorboard":
-            return _TensorBoard(folder)
+            from nano_llada.training.tensorboard import TensorBoard  # needs an optional package
+
+            return TensorBoard(folder)
         return _Module(__import__(kind), folder.name)
     except ImportError as error:
         raise UserError(f"tracker {kind!r} is not installed: pip install {kind}") from error

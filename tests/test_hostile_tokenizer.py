@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from tokenizers import Tokenizer as Backend
 
 from nano_llada.core.errors import UserError
 from nano_llada.data import pieces
-from nano_llada.data.hostile import nested_repeats
+from nano_llada.data.hostile import nested_repeats, unheard
 from nano_llada.data.pieces import LONGEST_TOKEN, broken, cut_text
 from nano_llada.data.tokenizer import BUNDLED_TOKENIZER, EOS, MASK, TURN_END, TURN_START, Tokenizer, train_bpe
 
@@ -86,6 +88,26 @@ def test_a_panic_of_the_library_is_an_error_in_words(plain, capfd):
         with pytest.raises(UserError, match="the tokenizer cannot encode '"):
             call()
     assert tokenizer.encode("x")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_tokenizer_that_cannot_decode_says_so(plain, capfd):
+    tokenizer = Tokenizer(Backend.from_str(json.dumps(plain)))
+    with pytest.raises(UserError, match="the tokenizer cannot decode its own tokens: "):
+        tokenizer.decode([-1])
+    assert capfd.readouterr().err == ""
+
+
+def test_several_threads_are_not_heard_and_all_is_heard_afterwards(capfd):
+    def loud(_: int) -> None:
+        for _ in range(50):
+            with unheard():
+                os.write(2, b"thread panicked")
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(loud, range(8))) == [None] * 8
+    os.write(2, b"heard again")
+    assert capfd.readouterr().err == "heard again"
 
 
 @pytest.mark.parametrize("pattern", ["(a+)+", "(?:a*)*b", "((ab)+c)+", "(a+b?)*", "([a-z]+|x){2,}", "(?:(?:a+))+$"])

@@ -8,6 +8,8 @@ import inspect
 import math
 import pkgutil
 import typing
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,8 @@ from nano_llada.cli.fields import Option, flatten
 from nano_llada.cli.options import parse
 from nano_llada.cli.training import ABOUT, _parsed
 from nano_llada.config.checks import Range, check_numbers
+from nano_llada.config.model import ModelConfig
+from nano_llada.config.record import from_plain, to_plain
 from nano_llada.config.run import RunConfig, default_run
 from nano_llada.config.train import TrainConfig
 from nano_llada.core.errors import UserError
@@ -115,6 +119,7 @@ def records() -> list[type]:
     )
 
 
+FIRST = {"name": "a", "track": "ar", "state": "running", "step": 1, "total_steps": 2, "rank": 2, "alpha": 4.0}
 # not given by people: written by the program and read back
 WRITTEN = {"ModelCard", "MergedPart", "Outcome", "Range"}
 
@@ -130,6 +135,53 @@ def test_a_record_refuses_numbers_that_are_not_finite(cls):
         many = typing.get_origin(hints[field.name]) is tuple
         with pytest.raises(ValueError, match=field.name):
             cls(**{field.name: (wrong,) if many else wrong})
+
+
+WRONG = (None, 3, -1.5, True, "x", "", b"x", [], [3], ["a"], (), {}, {"a": 1}, object(), Path("x"), int, float("nan"))
+
+
+# about several fields, or the value itself
+WHOLE = ("a constraint needs a form", "the rotary embedding needs an even head width", "int is a part of Python")
+
+
+def made_or_refused(make: Callable[[], Any]) -> tuple[Any, str]:
+    """A record, or why there is none."""
+    try:
+        return make(), ""
+    except ValueError as error:
+        return None, str(error)
+
+
+@pytest.mark.parametrize("cls", [cls for cls in records() if cls is not Range], ids=lambda cls: cls.__name__)
+def test_a_value_of_another_type_is_refused_by_the_name_of_its_field(cls):
+    """Whatever Python gives to a field: a ValueError names it, or the record can be written and read again."""
+    needed = [f for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
+    given = {field.name: FIRST[field.name] for field in needed}
+    for field in dataclasses.fields(cls):
+        told = []
+        for wrong in WRONG:
+            values = given | {field.name: wrong}
+            record, why = made_or_refused(lambda values=values: cls(**values))
+            if why:
+                told.append(why)
+                assert field.name in why or why.startswith(WHOLE), (wrong, why)
+            else:
+                assert from_plain(cls, to_plain(record)) == record, (field.name, wrong)
+        assert len(told) > 6, field.name
+
+
+def test_text_is_a_path_and_a_list_is_a_tuple():
+    run = RunConfig(runs="there", init_from="start", sample_prompts=["a"])
+    assert (run.runs, run.init_from, run.sample_prompts) == (Path("there"), Path("start"), ("a",))
+    for values, message in (
+        ({"name": 3}, "name must be text, got 3"),
+        ({"sample_prompts": "abc"}, "sample_prompts must be a list, each text, got 'abc'"),
+        ({"objective": ModelConfig()}, "objective must be a NextToken or a Denoising or"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            RunConfig(**values)
+    with pytest.raises(ValueError, match="optimizer 'adam' is not one of adamw, muon; did you mean 'adamw'"):
+        TrainConfig(optimizer="adam")
 
 
 @dataclasses.dataclass(frozen=True)

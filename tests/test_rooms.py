@@ -20,8 +20,6 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
 
 LIGHT_ROOMS = ("config/", "cli/", "__init__.py", "core/errors.py", "core/own.py", "core/waiting.py")
 LIGHT = [name for name in NAMES if name.startswith(LIGHT_ROOMS)]
-OPTIONAL_TORCH = ("torch.utils.tensorboard",)  # needs the package `tensorboard`, an extra of ours
-OPTIONAL_TORCH += ("torch.distributed.",)  # not in every build of torch
 SLOW = {"torch", "transformers", "matplotlib", "datasets", "pyarrow"}
 DRAWS = {"rand", "randn", "randint", "randperm", "multinomial", "bernoulli", "normal", "poisson", "rand_like"}
 DRAWS |= {"randn_like", "randint_like", "uniform_", "normal_", "random_", "bernoulli_", "exponential_", "trunc_normal_"}
@@ -83,7 +81,7 @@ def test_torch_is_imported_at_the_top_of_a_file():
     def inside(name: str) -> list[str]:
         functions = [n for n in ast.walk(tree(name)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
         found = [full for function in functions for full in imports(function)]
-        return [full for full in found if full.split(".")[0] == "torch" and not full.startswith(OPTIONAL_TORCH)]
+        return [full for full in found if full.split(".")[0] == "torch"]
 
     assert offenders(inside) == {}
 

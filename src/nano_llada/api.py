@@ -16,7 +16,6 @@ from nano_llada.evaluation.suite import Subject
 from nano_llada.evaluation.suites import suite_options
 from nano_llada.language_model import LanguageModel
 from nano_llada.report.evaluation import Evaluation, run_evaluation
-from nano_llada.session.run import execute
 from nano_llada.training.log import read_metrics
 
 Model = LanguageModel | str | Path
@@ -76,6 +75,8 @@ def train(config: RunConfig, *, resume: bool = False) -> TrainedRun:
     """
     if not isinstance(config, RunConfig):
         raise UserError(f"train takes a RunConfig (see nano_llada.default_run), got {type(config).__name__}")
+    from nano_llada.session.run import execute  # imports what only training needs, for half a second
+
     return TrainedRun(config.folder, execute(config, resume=resume))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_llada.core.errors import UserError
-from nano_llada.core.files import reason_of, write_json
+from nano_llada.core.files import reason_of, regular, write_json
 
 FILE = "checksums.json"
 
@@ -53,7 +53,7 @@ def check_readable(path: Path) -> None:
         UserError: if the system refuses it, most often for its permissions.
     """
     try:
-        with path.open("rb"):
+        with regular(path).open("rb"):
             pass
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise DamagedCheckpoint(f"{path} is missing") from error
@@ -78,7 +78,7 @@ def check_checksums(folder: Path, *names: str) -> None:
         UserError: if a file cannot be read.
     """
     place = folder / FILE
-    if not place.is_file():
+    if not place.exists():
         return
     sums = read_json(place)
     for name in names or sorted(sums):
@@ -99,5 +99,5 @@ def check_checksums(folder: Path, *names: str) -> None:
 
 def file_hash(path: Path) -> str:
     """Hexadecimal SHA-256 of a file. Raises OSError."""
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,7 @@
 """The training state of a model that several processes hold together: each writes its part, any number reads it.
 
-PyTorch's distributed checkpoints, in safetensors files rather than its own format, which needs a pickle.
+PyTorch's distributed checkpoints, in safetensors files rather than its own format, which needs a pickle. Only what
+trains imports this: PyTorch's part takes half a second.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from nano_llada.core.errors import UserError
 from nano_llada.core.files import WRITING, writing
-
-FOLDER = "training"  # in a checkpoint, instead of training.safetensors
 
 
 def staging(run: Path, step: int) -> Path:
@@ -48,10 +51,6 @@ class ShardWriter:
 
     def start(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
         """Begin to write into a folder that exists; every process calls this with its parts of the same tensors."""
-        # a second to import, and most runs do without
-        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
-        from torch.distributed.checkpoint.state_dict_saver import async_save
-
         if self._group is None:
             self._group = dist.new_group(backend="gloo")
         writer: Any = HuggingFaceStorageWriter(str(folder), save_distributed=True)
@@ -69,8 +68,6 @@ class ShardWriter:
         Raises:
             UserError: in all of them, if one could not write.
         """
-        from torch.distributed.checkpoint.api import CheckpointException
-
         if self._writing is None:
             return
         try:
@@ -89,10 +86,6 @@ def read_shards(folder: Path, into: Mapping[str, Tensor]) -> None:
     Raises:
         UserError: for files that are missing or damaged, names that are not there, or other shapes.
     """
-    from torch.distributed.checkpoint.api import CheckpointException
-    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
-    from torch.distributed.checkpoint.state_dict_loader import load
-
     alone = not dist.is_initialized()
     try:
         with warnings.catch_warnings():

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nano_llada.checkpoint.checksums import DamagedCheckpoint, check_checksums, read_json
-from nano_llada.checkpoint.distributed import FOLDER
 from nano_llada.checkpoint.files import (
     BEST,
     PROGRESS,
@@ -32,6 +31,8 @@ from nano_llada.checkpoint.files import (
 from nano_llada.core.errors import UserError
 from nano_llada.core.files import remove_folder, sweep, write_json, writing
 from nano_llada.model.transformer import Transformer
+
+FOLDER = "training"  # in a checkpoint, instead of training.safetensors, if several processes hold the state
 
 TrainingState = tuple[Mapping[str, Tensor], Mapping[str, Any]]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from nano_llada.config.checks import Positive, Range, check_numbers
+from nano_llada.config.checks import Positive, Range
+from nano_llada.config.kinds import check_values
 
 Target = Literal["qkv", "out", "gate_up", "down"]
 TARGETS: tuple[Target, ...] = ("qkv", "out", "gate_up", "down")
@@ -31,7 +32,7 @@ class Adapter:
     """SHA-256 of that checkpoint's weights."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_values(self)
         if unknown := [name for name in self.targets if name not in TARGETS]:
             raise ValueError(f"lora_targets has {unknown[0]!r}; there are {', '.join(TARGETS)}")
         if not self.targets or len(set(self.targets)) < len(self.targets):

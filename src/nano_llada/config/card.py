@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from nano_llada.config.checks import CountOrZero, Tokens, check_numbers
+from nano_llada.config.checks import CountOrZero, Tokens
+from nano_llada.config.kinds import check_values
 
 Track = Literal["ar", "diffusion", "both"]
 Predicts = Literal["self", "next"]
@@ -27,6 +28,9 @@ class MergedPart:
     """Its optimizer step."""
     validation_loss: float | None = None
     """Its validation loss, where it was measured."""
+
+    def __post_init__(self) -> None:
+        check_values(self)
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class ModelCard:
     """The checkpoints whose mean it is; empty: it was trained as it is."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_values(self)
         if self.track not in get_args(Track):
             raise ValueError(f"track {self.track!r} is not one of {', '.join(get_args(Track))}")
         if self.stage not in STAGES:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from nano_llada.config.checks import BelowOne, Range, TokensOrZero, check_numbers
+from nano_llada.config.checks import BelowOne, Range, TokensOrZero
+from nano_llada.config.kinds import check_values
 
 
 def default_cache() -> Path:
@@ -78,7 +79,7 @@ class DataConfig:
         for name in ("data", "validation"):  # in Python, one file may be given as it is
             if isinstance(given := getattr(self, name), (str, Path)):
                 object.__setattr__(self, name, (str(given),))
-        check_numbers(self)
+        check_values(self)
         if self.eos_fill is not None and self.eos_fill >= self.sequence_length:
             raise ValueError(
                 f"eos_fill {self.eos_fill} leaves no room for a prompt in sequence_length {self.sequence_length}"

@@ -20,8 +20,8 @@ from nano_llada.config.checks import (
     Share,
     Tokens,
     TokensOrZero,
-    check_numbers,
 )
+from nano_llada.config.kinds import check_values
 from nano_llada.core.errors import UserError
 from nano_llada.core.own import name_of
 from nano_llada.core.words import did_you_mean
@@ -61,7 +61,7 @@ class EngineOptions:
     conversation, while nothing else needs their room."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_values(self)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class _Common:
     """Seed of everything that is drawn."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_values(self)
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(
                 f"min_new_tokens must be from 0 to max_new_tokens {self.max_new_tokens}, got {self.min_new_tokens}"
@@ -272,14 +272,15 @@ class Constraint:
 
     def __post_init__(self) -> None:
         for name in ("require", "ban"):
-            words = getattr(self, name)
-            object.__setattr__(self, name, (words,) if isinstance(words, str) else tuple(words))
+            if isinstance(words := getattr(self, name), str):
+                object.__setattr__(self, name, (words,))
+        if self.json_schema is not None:
+            object.__setattr__(self, "json_schema", _schema_text(self.json_schema))
+        check_values(self)
         if "" in (*self.require, *self.ban):
             raise ValueError("a required or banned word is empty: every text contains it")
         if all(value in (None, False, ()) for value in vars(self).values()):
             raise ValueError("a constraint needs a form (json_object, json_schema, regex, template) or words")
-        if self.json_schema is not None:
-            object.__setattr__(self, "json_schema", _schema_text(self.json_schema))
 
 
 def _schema_text(schema: Schema) -> str:
@@ -355,7 +356,7 @@ class DecodingOptions:
     """The bound of rule entropy_bound (nats) or factor."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_values(self)
 
 
 CHOICES = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from nano_llada.config.checks import BelowOne, Positive, Range, Tokens, check_numbers
+from nano_llada.config.checks import BelowOne, Positive, Range, Tokens
+from nano_llada.config.kinds import check_values
 
 FREE_FIELDS = ("dropout", "max_length", "yarn", "long_rope")  # may change when training continues from a checkpoint
 
@@ -27,7 +28,7 @@ class YarnScaling:
     """Dimensions that turn less often than this are fully interpolated."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_values(self)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class LongRope:
     """Dimensions that turn more often than this are not changed."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_values(self)
         if self.high_turns <= self.low_turns:
             raise ValueError(f"high_turns {self.high_turns} is not above low_turns {self.low_turns}")
 
@@ -102,7 +103,7 @@ class ModelConfig:
     """Dropout probability on embeddings and on the output of each attention and SwiGLU layer."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_values(self)
         if self.head_size is None and self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
         if self.yarn is not None and self.long_rope is not None:

@@ -12,8 +12,8 @@ from nano_llada.config.checks import (
     Range,
     Share,
     Tokens,
-    check_numbers,
 )
+from nano_llada.config.kinds import check_values
 from nano_llada.core.own import name_of, type_name
 from nano_llada.core.words import did_you_mean
 
@@ -59,7 +59,7 @@ class ObjectiveConfig:
     """Formats of data that it can learn from."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_values(self)
 
     @classmethod
     def saved_name(cls) -> str:
@@ -110,7 +110,7 @@ class BlockSizeSchedule:
     """Share of the run for block_decay."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_values(self)
         if self.block_decay and self.block_decay[-1] != self.block_size:
             raise ValueError(f"block_decay ends with {self.block_decay[-1]}, but block_size is {self.block_size}")
         if self.block_warmup and not self.block_decay and self.block_size is not None:
@@ -185,9 +185,9 @@ class Masking:
     each token is learnt once per pair (LLaDA 2.0)."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
-        noise = self.noise if isinstance(self.noise, str) else name_of(self.noise)
+        noise = name_of(self.noise) if isinstance(self.noise, type) else self.noise
         object.__setattr__(self, "noise", noise)
+        check_values(self)
         if noise not in NOISES and ":" not in noise:
             near = did_you_mean(noise, NOISES)
             raise ValueError(f"unknown noise {self.noise!r}: use {', '.join(NOISES)}, or FILE.py:NAME{near}")
@@ -220,7 +220,7 @@ class TokenEditing:
     """Token ids that are never used as wrong tokens, in addition to the special ones."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_values(self)
 
     @property
     def active(self) -> bool:
@@ -263,7 +263,7 @@ class Denoising(ObjectiveConfig):
     or in blocks learns to fill gaps (see `nano-llada infill`). For texts. 0: off."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_values(self)
         if self.loss_weight == "uniform" and self.normalise_by == "document":
             raise ValueError("loss_weight 'uniform' is a mean over masked tokens; normalise_by must be 'token'")
 
@@ -362,7 +362,7 @@ class BoundScore:
     """Which token an output of the model predicts: that of its own place, or the `next` one; as it was trained."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_values(self)
         check_mask_rates(self.mask_rate_min, self.mask_rate_max)
         if self.complementary and self.draws % 2:
             raise ValueError(f"complementary draws come in pairs, got draws {self.draws}")
@@ -447,7 +447,7 @@ class Rollouts:
     with the question, the answer and the row, and returns a number."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_values(self)
         if self.reward != "verifier" and ":" not in self.reward:
             near = did_you_mean(self.reward, ["verifier"])
             raise ValueError(f"unknown reward {self.reward!r}: use verifier, or FILE.py:FUNCTION{near}")
@@ -484,7 +484,7 @@ class Policy(_Scored):
     """Over the tokens of an answer: `mean` keeps rho equally steady for long and short answers; `sum` is the ratio."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_values(self)
         if self.rollouts.edit_threshold is not None and self.score.block_size is None:
             raise ValueError("edit_threshold has no effect where answers are not decoded in blocks: give a block_size")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from nano_llada.config.kinds import check_values
+
 Ending = Literal["finished", "stopped early", "interrupted"]
 State = Literal["running", "finished", "stopped early", "interrupted", "failed"]
 
@@ -25,6 +27,9 @@ class Outcome:
     """Its validation loss."""
     reason: str | None = None
     """What made the run fail."""
+
+    def __post_init__(self) -> None:
+        check_values(self)
 
     @property
     def complete(self) -> bool:

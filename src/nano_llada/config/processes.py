@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from nano_llada.config.kinds import check_values
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -22,6 +24,7 @@ class Processes:
     """fsdp on GPUs: keep weights and optimizer state in CPU memory, for models that do not fit even so; slow."""
 
     def __post_init__(self) -> None:
+        check_values(self)
         if self.parallel != "fsdp" and (self.keep_gathered or self.offload):
             name = "keep_gathered" if self.keep_gathered else "offload"
             raise ValueError(f"{name} is for parallel 'fsdp': it has no effect with {self.parallel!r}")

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from nano_llada.config.checks import hints_of
 from nano_llada.core.errors import UserError
+from nano_llada.core.files import reason_of, regular
 from nano_llada.core.own import load_own, type_name
 from nano_llada.core.text import read_text
 from nano_llada.core.words import nearest
@@ -220,9 +221,11 @@ def read_config(path: Path) -> dict[str, Any]:
         UserError: naming the file, with the place of a syntax error.
     """
     try:
-        if path.is_file() and path.stat().st_size > MAX_BYTES:
+        if regular(path).is_file() and path.stat().st_size > MAX_BYTES:
             raise UserError(f"{path} is larger than {MAX_BYTES // 2**20} MiB: this is not a config file")
         text = read_text(path, "the config file ")
+    except OSError as error:
+        raise UserError(f"cannot read the config file {path}: {reason_of(error)}") from error
     except ValueError as error:  # a null byte in the name
         raise UserError(f"cannot read the config file {path}: {error}") from error
     plain = _parsed(path, text)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from nano_llada.config.card import ModelCard, Track
 from nano_llada.config.data import DataConfig
+from nano_llada.config.kinds import check_values
 from nano_llada.config.model import ModelConfig
 from nano_llada.config.objectives import (
     BoundScore,
@@ -67,9 +68,7 @@ class RunConfig:
     """How several processes divide the work."""
 
     def __post_init__(self) -> None:
-        for name in ("runs", "init_from", "reference", "tokenizer"):  # in Python, strings are paths too
-            if isinstance(path := getattr(self, name), str):
-                object.__setattr__(self, name, Path(path))
+        check_values(self)
         if self.name in ("", ".", "..") or any(mark in self.name for mark in "/\\\0"):
             raise ValueError(
                 f"name {self.name!r} cannot be the name of a folder in {self.runs}; choose that folder with --runs"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from nano_llada.config.checks import Count, CountOrZero, Range, Rows, Tokens, check_numbers
+from nano_llada.config.checks import Count, CountOrZero, Range, Rows, Tokens
+from nano_llada.config.kinds import check_values
 
 Port = Annotated[int, Range(0, 65535)]
 Seconds = Annotated[float, Range(0, 86400, above=True)]
@@ -50,4 +51,4 @@ class ServingOptions:
     """Write prompts and answers to the log, too."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_values(self)

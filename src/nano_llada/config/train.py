@@ -17,8 +17,8 @@ from nano_llada.config.checks import (
     Seed,
     Share,
     Threads,
-    check_numbers,
 )
+from nano_llada.config.kinds import check_values
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class TrainConfig:
     """Where to send metrics, in addition to metrics.jsonl."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_values(self)
         if self.lora_rank and self.optimizer == "muon":
             raise ValueError("muon is for whole matrices, not for the narrow ones of LoRA: leave out optimizer muon")
         if not self.lora_rank and (self.lora_alpha is not None or self.lora_targets != TARGETS):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,22 @@ WRITING, REMOVED = ".writing", ".removed"  # end the hidden names of what is bei
 def reason_of(error: BaseException) -> str:
     """Why the system refused a file, in its own words: `Permission denied`, `No space left on device`."""
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+
+
+def regular(path: Path) -> Path:
+    """A path on which nothing waits for ever: that of a file or a folder, or one where there is nothing yet.
+
+    Raises:
+        OSError: saying what it is, for a named pipe, a socket or a device; as the system does, for what it refuses.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return path
+    what = "named pipe" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
+    raise OSError(errno.EINVAL, f"it is a {what}, not a file", str(path))
 
 
 @contextlib.contextmanager

@@ -133,11 +133,13 @@ def name_of(thing: Any) -> str:
     same session can load it.
 
     Raises:
-        ValueError: for one that was defined inside a function, which cannot be found by name.
+        ValueError: for one that was defined inside a function, or is built into Python: it cannot be found by name.
     """
     name = thing.__qualname__
     if "." in name:
         raise ValueError(f"{name} cannot be loaded by name: define it at the top level of a file")
+    if thing.__module__ == "builtins":
+        raise ValueError(f"{name} is a part of Python: it cannot be used here")
     if thing.__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__"):
         return f"__main__:{name}"
     file, here = Path(inspect.getfile(thing)).resolve(), Path.cwd()

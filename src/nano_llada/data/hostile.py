@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,18 +15,37 @@ LARGEST = 2**28  # bytes of a tokenizer.json; those of the largest vocabularies 
 SPARSE = 2**16  # ids that may be missing in a vocabulary
 
 
-@contextlib.contextmanager
-def unheard() -> Iterator[None]:
+class _Silence:
+    """Standard error sent nowhere while any thread asks for it: the first redirects it, the last restores it."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._kept = threading.Lock(), 0, -1
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside > 1:
+                return
+            sys.stderr.flush()
+            self._kept = os.dup(2)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 2)
+            os.close(nowhere)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                os.dup2(self._kept, 2)
+                os.close(self._kept)
+
+
+_SILENCE = _Silence()  # there is one standard error
+
+
+def unheard() -> contextlib.AbstractContextManager[None]:
     """Keep what the library itself prints off standard error: a panic in it raises an error as well."""
-    sys.stderr.flush()
-    with open(os.devnull, "wb") as nowhere:
-        kept = os.dup(2)
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+    return _SILENCE
 
 
 def checked(text: str, marks: tuple[str, ...]) -> str:
@@ -45,7 +65,7 @@ def checked(text: str, marks: tuple[str, ...]) -> str:
         raise ValueError("it is not an object with a model")
     added = [token for token in plain.get("added_tokens") or [] if isinstance(token, dict)]
     _check_ids(plain["model"], added)
-    for pattern in _patterns(plain):
+    for pattern in patterns(plain):
         if nested_repeats(pattern):
             raise ValueError(f"its regular expression {pattern[:60]!r} repeats a repetition, which takes forever")
     changed = [token for token in added if token.get("content") in marks and token.get("special") is not True]
@@ -69,16 +89,17 @@ def _check_ids(model: dict[str, Any], added: list[dict[str, Any]]) -> None:
         raise ValueError(f"its unknown token {unknown!r} is not in its vocabulary")
 
 
-def _patterns(value: Any) -> Iterator[str]:
+def patterns(value: Any) -> Iterator[str]:
+    """The regular expressions in a tokenizer.json, or in a part of it."""
     if isinstance(value, dict):
         if isinstance(value.get("Regex"), str):
             yield value["Regex"]
         for name, inner in value.items():
             if name != "vocab" and name != "merges":
-                yield from _patterns(inner)
+                yield from patterns(inner)
     elif isinstance(value, list):
         for inner in value:
-            yield from _patterns(inner)
+            yield from patterns(inner)
 
 
 _SKIPPED = re.compile(r"\\.|\[(?:\\.|\[[^\]]*\]|[^\]\\])+\]", re.DOTALL)  # an escape, or a set of characters

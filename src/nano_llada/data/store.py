@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nano_llada.core.errors import UserError
+from nano_llada.core.files import regular
 from nano_llada.core.text import printable
 from nano_llada.data.bad_rows import BadRows
 from nano_llada.data.documents import Document, Encoding, Notes, documents
@@ -38,13 +39,15 @@ class TokenStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.meta: dict[str, object] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        self.starts: npt.NDArray[np.int64] = np.load(folder / "starts.npy", mmap_mode="r")
-        self.text_bytes: npt.NDArray[np.int64] = np.load(folder / "text_bytes.npy", mmap_mode="r")
-        self.scored_counts: npt.NDArray[np.int64] = np.load(folder / "scored_counts.npy", mmap_mode="r")
-        self.first_scored: npt.NDArray[np.int64] = np.load(folder / "first_scored.npy", mmap_mode="r")
-        self.rows: npt.NDArray[np.int64] = np.load(folder / "rows.npy", mmap_mode="r")  # the row each document is of
-        self._tokens = np.memmap(folder / "tokens.bin", dtype=str(self.meta["dtype"]), mode="r")
-        self._scored = np.memmap(folder / "scored.bin", dtype=np.bool_, mode="r")
+        self.starts: npt.NDArray[np.int64] = np.load(regular(folder / "starts.npy"), mmap_mode="r")
+        self.text_bytes: npt.NDArray[np.int64] = np.load(regular(folder / "text_bytes.npy"), mmap_mode="r")
+        self.scored_counts: npt.NDArray[np.int64] = np.load(regular(folder / "scored_counts.npy"), mmap_mode="r")
+        self.first_scored: npt.NDArray[np.int64] = np.load(regular(folder / "first_scored.npy"), mmap_mode="r")
+        self.rows: npt.NDArray[np.int64] = np.load(
+            regular(folder / "rows.npy"), mmap_mode="r"
+        )  # the row each document is of
+        self._tokens = np.memmap(regular(folder / "tokens.bin"), dtype=str(self.meta["dtype"]), mode="r")
+        self._scored = np.memmap(regular(folder / "scored.bin"), dtype=np.bool_, mode="r")
         if not self.starts[-1] == self.meta["tokens"] == len(self._tokens) == len(self._scored):
             raise ValueError(f"it holds {len(self._tokens)} tokens of {self.meta['tokens']}")
         if {len(self)} != set(map(len, (self.text_bytes, self.scored_counts, self.first_scored, self.rows))):

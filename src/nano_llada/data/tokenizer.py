@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from nano_llada.core.batch import Vocabulary
 from nano_llada.core.errors import UserError
 from nano_llada.core.files import write_json, write_text
 from nano_llada.core.text import printable, read_text
-from nano_llada.data.hostile import checked, unheard
+from nano_llada.data.hostile import checked, patterns, unheard
 from nano_llada.data.pieces import LONGEST_TOKEN, PIECE, batches, broken, is_text, may_be_cut
 from nano_llada.data.token_bytes import token_bytes
 
@@ -64,7 +65,12 @@ class Tokenizer:
             turn_end=ids[TURN_END],
             reserved=tuple(ids[name] for name in RESERVED if name in ids),
         )
-        self._cuts = may_be_cut(json.loads(backend.to_str()))
+        plain = json.loads(backend.to_str())
+        self._cuts = may_be_cut(plain)
+        # a panic of the library, which a regular expression of the file's own can cause, is printed as well as raised
+        self._guard: Callable[[], contextlib.AbstractContextManager[None]] = (
+            unheard if any(patterns(plain)) else contextlib.nullcontext
+        )
         for name in (*MARKS, MASK):
             if ids[name] in self.encode(name):
                 raise UserError(f"the tokenizer turns the characters {name} in a text into that token; use another")
@@ -123,7 +129,8 @@ class Tokenizer:
         if len(text) > PIECE:
             return self.encode_many([text])[0]
         try:
-            ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+            with self._guard():
+                ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         except BaseException as error:  # TypeError for lone surrogates, which stand for such bytes; panics
             if isinstance(error, _OURS):
                 raise
@@ -135,7 +142,8 @@ class Tokenizer:
         ids: list[list[int]] = [[] for _ in texts]
         for owners, pieces in batches(texts, self._cuts):
             try:
-                encoded = self._backend.encode_batch_fast(pieces, add_special_tokens=False)
+                with self._guard():
+                    encoded = self._backend.encode_batch_fast(pieces, add_special_tokens=False)
             except BaseException as error:
                 if isinstance(error, _OURS):
                     raise
@@ -151,8 +159,14 @@ class Tokenizer:
         return UserError(f"the tokenizer cannot encode {text[:60]!r}: {printable(str(error))}")
 
     def decode(self, ids: Sequence[int], *, specials: bool = True) -> str:
-        """Text of ids; special tokens are written out, or left out."""
-        text: str = self._backend.decode(list(ids), skip_special_tokens=not specials)
+        """Text of ids; special tokens are written out, or left out. Raises UserError where the tokenizer fails."""
+        try:
+            with self._guard():
+                text: str = self._backend.decode(list(ids), skip_special_tokens=not specials)
+        except BaseException as error:
+            if isinstance(error, _OURS):
+                raise
+            raise UserError(f"the tokenizer cannot decode its own tokens: {printable(str(error))}") from error
         return text
 
     def bytes_of_tokens(self) -> tuple[bytes | None, ...]:

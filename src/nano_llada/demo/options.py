@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nano_llada.config.checks import Count, Seed, Threads, Tokens, check_numbers
+from nano_llada.config.checks import Count, Seed, Threads, Tokens
 from nano_llada.config.data import default_cache
+from nano_llada.config.kinds import check_values
 from nano_llada.config.model import ModelConfig
 from nano_llada.world import DEMO_SKILLS
 
@@ -51,4 +52,4 @@ class DemoConfig:
     """Shape of the models."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_values(self)

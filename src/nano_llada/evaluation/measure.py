@@ -19,6 +19,7 @@ from nano_llada.checkpoint.files import SHAPE, Checkpoint, weights_file
 from nano_llada.config.record import to_plain
 from nano_llada.core import own
 from nano_llada.core.errors import UserError
+from nano_llada.core.files import regular
 from nano_llada.core.progress import duration
 from nano_llada.evaluation.record import RECORDS, Record, read_records, write_records
 from nano_llada.evaluation.suite import Subject, Suite
@@ -37,7 +38,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     found = hashlib.sha256()
     for path in (weights_file(checkpoint.folder), checkpoint.folder / SHAPE):
         try:
-            with path.open("rb") as file:
+            with regular(path).open("rb") as file:
                 found.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
             raise UserError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_llada.core.errors import UserError
+from nano_llada.core.files import regular
 
 RECORDS = "records.jsonl"
 
@@ -61,7 +62,7 @@ def read_records(path: Path) -> Iterator[Record]:
     """
     path = path / RECORDS if path.is_dir() else path
     try:
-        with path.open(encoding="utf-8") as file:
+        with regular(path).open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 yield _parse(line, f"{path}:{number}")
     except (OSError, UnicodeDecodeError) as error:

@@ -15,6 +15,7 @@ from nano_llada.checkpoint.files import ADAPTER, WEIGHTS, read_description, step
 from nano_llada.config.record import read_config, read_record
 from nano_llada.config.run import STAGES, RunConfig
 from nano_llada.core.errors import UserError
+from nano_llada.core.files import regular
 from nano_llada.core.text import printable
 from nano_llada.training.log import METRICS
 
@@ -107,7 +108,7 @@ def _parameters(run: Path) -> int | None:
         try:
             if (folder / ADAPTER).is_file():  # the weights are elsewhere
                 return read_description(folder).config.parameters
-            with safe_open(folder / WEIGHTS, framework="np") as file:
+            with safe_open(regular(folder / WEIGHTS), framework="np") as file:
                 return int(sum(prod(file.get_slice(name).get_shape()) for name in file.keys()))  # noqa: SIM118
         except (OSError, SafetensorError, UserError):
             continue  # removed by hand, or cut off

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nano_llada.core.errors import UserError
-from nano_llada.core.files import reason_of
+from nano_llada.core.files import reason_of, regular
 
 FILE = ".lock"
 
@@ -33,7 +33,7 @@ class RunLock:
         path = folder / FILE
         while True:
             try:
-                handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+                handle = os.open(regular(path), os.O_RDWR | os.O_CREAT, 0o666)
             except OSError as error:
                 raise UserError(f"cannot write the run folder {folder}: {reason_of(error)}") from error
             lock = cls(path, handle)

@@ -16,6 +16,7 @@ from nano_llada.config.decoding import Decoding, decoding_class
 from nano_llada.core.batch import PolicyBatch, StepContext
 from nano_llada.core.device import Machine
 from nano_llada.core.errors import UserError
+from nano_llada.core.files import regular
 from nano_llada.core.random import derive_seed
 from nano_llada.data.loader import shuffled
 from nano_llada.data.tokenizer import Tokenizer
@@ -172,7 +173,7 @@ class RolloutBatches:
         batch: PolicyBatch,
     ) -> None:
         step = number * self.rollouts.reuse + 1  # as the log counts
-        with self._path.open("a", encoding="utf-8") as file:
+        with regular(self._path).open("a", encoding="utf-8") as file:
             for i, question in enumerate(asked):
                 line = {
                     "step": step,

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nano_llada.core.errors import UserError
-from nano_llada.core.files import reason_of, write_bytes, writing
+from nano_llada.core.files import reason_of, regular, write_bytes, writing
 from nano_llada.core.progress import left
 
 METRICS, SAMPLES, ROLLOUTS = "metrics.jsonl", "samples.jsonl", "rollouts.jsonl"
@@ -25,20 +25,6 @@ class Tracker(Protocol):
 
     def log(self, metrics: Mapping[str, float], step: int) -> None: ...
     def close(self) -> None: ...
-
-
-class _TensorBoard:
-    def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 class _Module:
@@ -60,7 +46,9 @@ def open_tracker(kind: str, folder: Path) -> Tracker | None:
         return None
     try:
         if kind == "tensorboard":
-            return _TensorBoard(folder)
+            from nano_llada.training.tensorboard import TensorBoard  # needs an optional package
+
+            return TensorBoard(folder)
         return _Module(__import__(kind), folder.name)
     except ImportError as error:
         raise UserError(f"tracker {kind!r} is not installed: pip install {kind}") from error
@@ -195,7 +183,7 @@ class RunLog:
     def samples(self, step: int, samples: Iterable[tuple[str, str]]) -> None:
         """Prompts and the texts that answer them, for samples.jsonl and to read."""
         rows = [{"step": step, "prompt": prompt, "text": text} for prompt, text in samples]
-        with writing(str(self.folder / SAMPLES)), (self.folder / SAMPLES).open("a", encoding="utf-8") as file:
+        with _appending(self.folder / SAMPLES) as file, writing(file.name):
             file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         for row in rows:
             self.say(f"sample: {row['prompt']} -> {row['text']}")
@@ -221,7 +209,7 @@ class RunLog:
 
 def _appending(path: Path) -> IO[str]:
     with writing(str(path)):
-        return path.open("a", encoding="utf-8")
+        return regular(path).open("a", encoding="utf-8")
 
 
 def _append(file: IO[str], text: str) -> None:

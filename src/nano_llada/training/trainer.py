@@ -21,6 +21,7 @@ from nano_llada.core.random import derive_seed
 from nano_llada.training import parallel
 from nano_llada.training.optim import Optimizer
 from nano_llada.training.schedule import learning_rate_scale
+from nano_llada.training.sharded import shard
 
 VALIDATION_SEED = derive_seed("validation")  # the same noise at every measurement of every run
 
@@ -86,7 +87,7 @@ class Trainer:
         self.config, self.model, self.vocab, self.objective = config, model, vocab, objective
         self.batches, self.machine, self.observer = batches, machine, observer
         self.total_steps, self.validation = total_steps, validation
-        self.layout = parallel.shard(model, processes or Processes(), machine)
+        self.layout = shard(model, processes or Processes(), machine)
         self.reference = None if reference is None else self.layout.frozen(reference)
         self.optimizer = Optimizer(model, config, self.layout)
         self.ema = self._copies() if config.ema_decay else {}

@@ -497,6 +497,95 @@ def test_trained_denoisers_write_the_same_tokens(tmp_path, trained_place, run):
         theirs.generate(rows, num_beams=2)
 
 
+WAYS = [
+    {"decode": "ar"},
+    {"decode": "block", "threshold": 0.5},
+    {"decode": "block", "block_size": 3, "threshold": 0.0},
+    {"decode": "speculative"},
+    {"decode": "speculative", "drafts": 1},
+    {},
+]
+
+
+@pytest.mark.parametrize("predicts", ["next", "self"])
+def test_exported_tri_mode_models_write_the_same_tokens_in_every_way(tmp_path, tokenizer, predicts):
+    own(tmp_path / "ours", tokenizer, replace(OURS, hidden_size=32), "both")
+    card = {"track": "both", "block_size": 4, "stage": "sft", "predicts": predicts, "drafts": 3}
+    edit(tmp_path / "ours" / "model.json", {"card": card})
+    export_model(tmp_path / "ours", tmp_path / "out")
+    ours, theirs = LanguageModel.load(tmp_path / "ours"), loaded(tmp_path / "out")
+    assert largest_difference(ours.model, theirs) < 1e-4  # left to right
+    found, drafted = set(), 0
+    with pytest.MonkeyPatch.context() as patch:
+        inner, passes = type(theirs)._logits, []
+        patch.setattr(type(theirs), "_logits", lambda *given: passes.append(1) or inner(*given))
+        for options in WAYS:
+            for text in ("hello", "你好", "how are you"):
+                prompt, passes[:] = ours.encode(text, chat=False), []
+                mine = written(ours, prompt, max_new_tokens=18, **options)
+                out = theirs.generate(torch.tensor([prompt]), max_new_tokens=18, **options)
+                assert out[0, len(prompt) :].tolist() == mine, options
+                found.add((options.get("decode"), tuple(mine)))
+                drafted += options.get("decode", "speculative") == "speculative" and len(passes) < len(mine)
+    assert len(found) > 8
+    assert drafted or predicts == "self"
+    prompt = torch.tensor([ours.encode("hello", chat=False)])
+    drawn = [
+        theirs.generate(prompt, max_new_tokens=9, temperature=1.0, generator=torch.Generator().manual_seed(1), **way)
+        for way in ({"decode": "ar"}, {"decode": "speculative"})
+    ]
+    assert torch.equal(*drawn)
+    with pytest.raises(ValueError, match="decode is 'steps'; this model can be speculative, ar, block"):
+        theirs.generate(prompt, decode="steps")
+    back = import_folder(tmp_path / "out")
+    kept = {name: getattr(back.card, name) for name in card}
+    assert kept == card
+    edit(tmp_path / "out" / "config.json", {"predicts": "both"})
+    assert "config.json: predicts is 'both'; it can be self, next" in complaint(import_folder, tmp_path / "out")
+
+
+def test_a_trained_tri_mode_model_elsewhere(tmp_path, trained_place):
+    """With its own code it writes in every way, and without code it is the AR model that it also is."""
+    export_model(trained_place.runs / "tri", tmp_path / "out")
+    assert run_cli(["export", trained_place.runs / "tri", "--out", tmp_path / "causal", "--causal"]) == 0
+    ours, theirs = LanguageModel.load(trained_place.runs / "tri"), loaded(tmp_path / "out")
+    plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "causal")
+    assert type(plain).__name__ == "Qwen3ForCausalLM"
+    assert largest_difference(ours.model, theirs, 400) < 1e-4
+    assert largest_difference(ours.model, plain, 400) < 1e-4
+    prompts = [ours.encode(text, chat=False) for text in ("Tom has", "汤姆有", "Amy")]
+    texts = set()
+    for prompt in prompts:
+        row = torch.tensor([prompt])
+        for options in WAYS:
+            mine = written(ours, prompt, max_new_tokens=16, **options)
+            assert theirs.generate(row, max_new_tokens=16, **options)[0, len(prompt) :].tolist() == mine
+        ar = plain.generate(row, attention_mask=torch.ones_like(row), max_new_tokens=16, do_sample=False)
+        assert ar[0, len(prompt) :].tolist() == written(ours, prompt, max_new_tokens=16, decode="ar")
+        texts.add(tuple(ar[0].tolist()))
+    assert len(texts) == 3
+    with pytest.raises(UserError, match="it does not read left to right"):
+        export_model(trained_place.runs / "block", tmp_path / "no", causal=True)
+    labels = torch.randint(16, 400, (2, 12), generator=torch.Generator().manual_seed(2))
+    out = theirs(labels, labels=labels)
+    following = torch.nn.functional.cross_entropy(out.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    assert torch.allclose(out.loss, following)
+
+
+@pytest.mark.parametrize("block", [None, 4])
+def test_denoisers_that_predict_the_next_token(tmp_path, tokenizer, block):
+    own(tmp_path / "ours", tokenizer, replace(OURS, hidden_size=32), "diffusion")
+    card = {"track": "diffusion", "block_size": block, "predicts": "next"}
+    edit(tmp_path / "ours" / "model.json", {"card": card})
+    export_model(tmp_path / "ours", tmp_path / "out")
+    ours, theirs = LanguageModel.load(tmp_path / "ours"), loaded(tmp_path / "out")
+    prompt, options = ours.encode("hello", chat=False), {"max_new_tokens": 21, "threshold": 0.3}
+    found = theirs.generate(torch.tensor([prompt]), **options)[0, len(prompt) :].tolist()
+    assert found == written(ours, prompt, **options)
+    theirs.config.predicts = "self"
+    assert found != theirs.generate(torch.tensor([prompt]), **options)[0, len(prompt) :].tolist()  # the test can tell
+
+
 def test_exported_code_learns_samples_and_is_saved_again(tmp_path, trained_place):
     export_model(trained_place.runs / "full", tmp_path / "out")
     theirs = loaded(tmp_path / "out")

@@ -48,7 +48,7 @@ def fill_adapter(path: Path, folder: Path, base: str) -> Checkpoint:
     modules = {part for target in adapter.targets for part in _parts(target)}
     config: dict[str, Any] = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM" if checkpoint.card.autoregressive else None,
+        "task_type": None if checkpoint.card.denoising else "CAUSAL_LM",
         "base_model_name_or_path": base,
         "r": adapter.rank,
         "lora_alpha": adapter.alpha,

@@ -89,7 +89,7 @@ def stages(options: Smollm2) -> list[RunConfig]:
     """The runs of the recipe, as long as the options say."""
     variables = {"data": options.data.as_posix(), "base": (options.runs / "base").as_posix()}
     steps = {"ar-sft": options.ar_steps, "texts": options.text_steps, "blocks": options.block_steps}
-    runs = [step for step in read_recipe(RECIPE, variables, options.runs).runs if isinstance(step, RunConfig)]
+    runs = [step for step in read_recipe(RECIPE, variables, options.runs / "runs").runs if isinstance(step, RunConfig)]
     return [
         replace(one, train=replace(one.train, steps=steps[one.name], eval_rows=8, save_every=10, threads=1))
         for one in runs
@@ -322,7 +322,7 @@ def exported(options: Smollm2) -> Metrics:
     """The models as files of other programs: what transformers computes with the model of blocks, and loads of both."""
     from transformers import AutoModel
 
-    blocks, folder = options.runs / "blocks", options.runs / "exported"
+    blocks, folder = options.runs / "runs" / "blocks", options.runs / "exported"
     if not folder.exists():
         export_transformers(blocks, folder / "blocks")
         export_gguf(options.runs / "base", folder / "gguf", "q8_0")

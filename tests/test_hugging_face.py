@@ -815,7 +815,7 @@ def test_hostile_adapters_are_refused_and_nothing_is_written(tmp_path, foreign_a
     assert "r is True" in now({"r": True})
     assert "lora_alpha is inf" in now({"lora_alpha": float("inf")})
     assert "lora_A of model.layers.0.mlp.down_proj is (3, 40), must be (4, 40)" in now({"r": 4})
-    assert "q_proj has only one of lora_A and lora_B" in now(None, {name: None})
+    assert "q_proj' has only one of lora_A and lora_B" in now(None, {name: None})
     assert "has '../../evil', which is no part of plain LoRA" in now(None, {"../../evil": torch.ones(1)})
     far = {f"base_model.model.model.layers.9.x.lora_{part}.weight": torch.ones(3, 3) for part in "AB"}
     assert "adapters of 'model.layers.9.x', a matrix that the base does not have" in now(None, far)

@@ -56,6 +56,11 @@ EXPERIMENTS = {
     "rl": Experiment(
         "single skills of the ablation's models reinforced by their verifiers: EBPO, GRPO", "options", "Rl"
     ),
+    "smollm2": Experiment(
+        "a real model of somebody else: import, its own tools beside ours, blocks by adapters, export",
+        "options_measuring",
+        "Smollm2",
+    ),
     "tri-mode": Experiment(
         "one set of weights for AR, blocks and self-speculation, against models of one kind", "options", "TriMode"
     ),

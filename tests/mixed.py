@@ -29,7 +29,7 @@ def mixed(count: int = 1000) -> list[str]:
 
 
 def trained(root: Path) -> Place:
-    """Runs `ar`, `full`, and `block` (of 4), trained until their logits are far from uniform."""
+    """Runs `ar`, `full`, `block` and `tri` (of 4), trained until their logits are far from uniform."""
     place = make_place(root)
     corpus = [row["text"] for row in texts()] + [message["content"] for row in chats() for message in row["messages"]]
     train_bpe([*corpus, "system user assistant"], vocab_size=400).save(place.tokenizer)
@@ -40,6 +40,7 @@ def trained(root: Path) -> Place:
         tiny_run(place, "pretrain", "ar", name="ar", **(shape | {"num_kv_heads": 2}), **changes),
         tiny_run(place, "pretrain", "diffusion", name="full", **shape, **changes),
         tiny_run(place, "pretrain", "diffusion", name="block", init_from=full, blocks={"block_size": 4}, **changes),
+        tiny_run(place, "pretrain", "tri", name="tri", init_from=place.runs / "ar", blocks={"block_size": 4}, **changes),
     ]
     for run in runs:
         assert execute(run).state == "finished"

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -497,6 +498,95 @@ def test_trained_denoisers_write_the_same_tokens(tmp_path, trained_place, run):
         theirs.generate(rows, num_beams=2)
 
 
+WAYS = [
+    {"decode": "ar"},
+    {"decode": "block", "threshold": 0.5},
+    {"decode": "block", "block_size": 3, "threshold": 0.0},
+    {"decode": "speculative"},
+    {"decode": "speculative", "drafts": 1},
+    {},
+]
+
+
+@pytest.mark.parametrize("predicts", ["next", "self"])
+def test_exported_tri_mode_models_write_the_same_tokens_in_every_way(tmp_path, tokenizer, predicts):
+    own(tmp_path / "ours", tokenizer, replace(OURS, hidden_size=32), "both")
+    card = {"track": "both", "block_size": 4, "stage": "sft", "predicts": predicts, "drafts": 3}
+    edit(tmp_path / "ours" / "model.json", {"card": card})
+    export_model(tmp_path / "ours", tmp_path / "out")
+    ours, theirs = LanguageModel.load(tmp_path / "ours"), loaded(tmp_path / "out")
+    assert largest_difference(ours.model, theirs) < 1e-4  # left to right
+    found, drafted = set(), 0
+    with pytest.MonkeyPatch.context() as patch:
+        inner, passes = type(theirs)._logits, []
+        patch.setattr(type(theirs), "_logits", lambda *given: passes.append(1) or inner(*given))
+        for options in WAYS:
+            for text in ("hello", "你好", "how are you"):
+                prompt, passes[:] = ours.encode(text, chat=False), []
+                mine = written(ours, prompt, max_new_tokens=18, **options)
+                out = theirs.generate(torch.tensor([prompt]), max_new_tokens=18, **options)
+                assert out[0, len(prompt) :].tolist() == mine, options
+                found.add((options.get("decode"), tuple(mine)))
+                drafted += options.get("decode", "speculative") == "speculative" and len(passes) < len(mine)
+    assert len(found) > 8
+    assert drafted or predicts == "self"
+    prompt = torch.tensor([ours.encode("hello", chat=False)])
+    drawn = [
+        theirs.generate(prompt, max_new_tokens=9, temperature=1.0, generator=torch.Generator().manual_seed(1), **way)
+        for way in ({"decode": "ar"}, {"decode": "speculative"})
+    ]
+    assert torch.equal(*drawn)
+    with pytest.raises(ValueError, match="decode is 'steps'; this model can be speculative, ar, block"):
+        theirs.generate(prompt, decode="steps")
+    back = import_folder(tmp_path / "out")
+    kept = {name: getattr(back.card, name) for name in card}
+    assert kept == card
+    edit(tmp_path / "out" / "config.json", {"predicts": "both"})
+    assert "config.json: predicts is 'both'; it can be self, next" in complaint(import_folder, tmp_path / "out")
+
+
+def test_a_trained_tri_mode_model_elsewhere(tmp_path, trained_place):
+    """With its own code it writes in every way, and without code it is the AR model that it also is."""
+    export_model(trained_place.runs / "tri", tmp_path / "out")
+    assert run_cli(["export", trained_place.runs / "tri", "--out", tmp_path / "causal", "--causal"]) == 0
+    ours, theirs = LanguageModel.load(trained_place.runs / "tri"), loaded(tmp_path / "out")
+    plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "causal")
+    assert type(plain).__name__ == "Qwen3ForCausalLM"
+    assert largest_difference(ours.model, theirs, 400) < 1e-4
+    assert largest_difference(ours.model, plain, 400) < 1e-4
+    prompts = [ours.encode(text, chat=False) for text in ("Tom has", "汤姆有", "Amy")]
+    texts = set()
+    for prompt in prompts:
+        row = torch.tensor([prompt])
+        for options in WAYS:
+            mine = written(ours, prompt, max_new_tokens=16, **options)
+            assert theirs.generate(row, max_new_tokens=16, **options)[0, len(prompt) :].tolist() == mine
+        ar = plain.generate(row, attention_mask=torch.ones_like(row), max_new_tokens=16, do_sample=False)
+        assert ar[0, len(prompt) :].tolist() == written(ours, prompt, max_new_tokens=16, decode="ar")
+        texts.add(tuple(ar[0].tolist()))
+    assert len(texts) == 3
+    with pytest.raises(UserError, match="it does not read left to right"):
+        export_model(trained_place.runs / "block", tmp_path / "no", causal=True)
+    labels = torch.randint(16, 400, (2, 12), generator=torch.Generator().manual_seed(2))
+    out = theirs(labels, labels=labels)
+    following = torch.nn.functional.cross_entropy(out.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    assert torch.allclose(out.loss, following)
+
+
+@pytest.mark.parametrize("block", [None, 4])
+def test_denoisers_that_predict_the_next_token(tmp_path, tokenizer, block):
+    own(tmp_path / "ours", tokenizer, replace(OURS, hidden_size=32), "diffusion")
+    card = {"track": "diffusion", "block_size": block, "predicts": "next"}
+    edit(tmp_path / "ours" / "model.json", {"card": card})
+    export_model(tmp_path / "ours", tmp_path / "out")
+    ours, theirs = LanguageModel.load(tmp_path / "ours"), loaded(tmp_path / "out")
+    prompt, options = ours.encode("hello", chat=False), {"max_new_tokens": 21, "threshold": 0.3}
+    found = theirs.generate(torch.tensor([prompt]), **options)[0, len(prompt) :].tolist()
+    assert found == written(ours, prompt, **options)
+    theirs.config.predicts = "self"
+    assert found != theirs.generate(torch.tensor([prompt]), **options)[0, len(prompt) :].tolist()  # the test can tell
+
+
 def test_exported_code_learns_samples_and_is_saved_again(tmp_path, trained_place):
     export_model(trained_place.runs / "full", tmp_path / "out")
     theirs = loaded(tmp_path / "out")
@@ -641,6 +731,110 @@ def test_peft_loads_adapters(tmp_path, adapted, run):
     )
     message = complaint(export_adapter, adapted.runs / "ar", tmp_path / "out", "")
     assert message.endswith("holds all weights and no adapters: it was trained without --lora-rank")
+
+
+@pytest.fixture(scope="module")
+def foreign_adapter(tmp_path_factory, tokenizer):
+    """A Llama with adapters of some matrices, made and saved by peft itself."""
+    peft = pytest.importorskip("peft")
+    root = tmp_path_factory.mktemp("peft")
+    base = foreign(root / "base", tokenizer)
+    config = peft.LoraConfig(r=3, lora_alpha=7, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")
+    model = peft.get_peft_model(base, config).eval()
+    rng = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.3, generator=rng)
+    model.save_pretrained(root / "adapter")
+    return root, model
+
+
+def test_adapters_of_peft_are_merged(tmp_path, foreign_adapter):
+    root, theirs = foreign_adapter
+    words = ["import", root / "adapter", "--base", root / "base", "--stage", "sft"]
+    assert run_cli([*words, "--out", tmp_path / "ours"]) == 0
+    merged = load_checkpoint(tmp_path / "ours")
+    assert (merged.card.track, merged.card.stage, merged.card.run) == ("ar", "sft", "adapter")
+    assert largest_difference(merged.model, theirs) < 1e-5
+    assert largest_difference(import_model(root / "base")[0], theirs) > 0.1  # they do something
+    assert run_cli(["import", root / "base", "--out", tmp_path / "base"]) == 0  # the same from a checkpoint of ours
+    assert run_cli([*words[:3], tmp_path / "base", "--out", tmp_path / "again"]) == 0
+    again = load_checkpoint(tmp_path / "again").model
+    assert all(torch.equal(tensor, again.state_dict()[n]) for n, tensor in merged.model.state_dict().items())
+    shutil.copytree(root / "adapter", tmp_path / "named")  # or from the folder that they name
+    edit(tmp_path / "named" / "adapter_config.json", {"base_model_name_or_path": str(root / "base"), "use_rslora": True})
+    assert run_cli(["import", tmp_path / "named", "--out", tmp_path / "scaled"]) == 0
+    start, changed = load_checkpoint(tmp_path / "base").model, load_checkpoint(tmp_path / "scaled").model
+    weight = "blocks.1.down.weight"
+    differences = [model.state_dict()[weight] - start.state_dict()[weight] for model in (changed, merged.model)]
+    assert torch.allclose(differences[0], differences[1] * 3**0.5, atol=1e-5)  # alpha / sqrt(r)
+
+
+@pytest.mark.parametrize("run", ["lora-ar", "lora-tri"])
+def test_our_own_adapters_come_back(tmp_path, adapted, run):
+    folder = adapted.runs / run
+    assert run_cli(["export", folder, "--out", tmp_path / "adapter", "--to", "peft"]) == 0
+    assert run_cli(["export", folder, "--out", tmp_path / "base", "--no-adapters"]) == 0
+    words = ["import", tmp_path / "adapter", "--base", tmp_path / "base", "--out", tmp_path / "back"]
+    assert run_cli(words) == 0
+    ours, back = (LanguageModel.load(path) for path in (folder, tmp_path / "back"))
+    assert (back.card.track, back.card.stage) == (ours.card.track, ours.card.stage if run != "lora-ar" else "pretrain")
+    for name, tensor in ours.model.state_dict().items():
+        assert torch.allclose(tensor, back.model.state_dict()[name], atol=1e-6), name
+
+
+def test_hostile_adapters_are_refused_and_nothing_is_written(tmp_path, foreign_adapter, capsys):
+    root, _ = foreign_adapter
+    weights = load_file(root / "adapter" / "adapter_model.safetensors")
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    there = sorted(path.name for path in tmp_path.iterdir())
+
+    def now(changes: dict | None = None, tensors: dict | bytes | None = None) -> str:
+        shutil.rmtree(tmp_path / "bad", ignore_errors=True)
+        shutil.copytree(root / "adapter", tmp_path / "bad")
+        edit(tmp_path / "bad" / "adapter_config.json", changes or {})
+        path = tmp_path / "bad" / "adapter_model.safetensors"
+        if isinstance(tensors, bytes):
+            path.write_bytes(tensors)
+        elif tensors is not None:
+            save_file({n: t for n, t in (weights | tensors).items() if t is not None}, path)
+        assert run_cli(["import", tmp_path / "bad", "--base", root / "base", "--out", tmp_path / "out"]) == 2
+        said = capsys.readouterr().err
+        assert "Traceback" not in said
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([*there, "bad"])
+        return said
+
+    assert "peft_type is 'IA3'; only LORA is read" in now({"peft_type": "IA3"})
+    assert "use_dora is True; only plain LoRA is read" in now({"use_dora": True})
+    assert "rank_pattern is {'q_proj': 9}; only plain LoRA" in now({"rank_pattern": {"q_proj": 9}})
+    assert "modules_to_save is ['lm_head']" in now({"modules_to_save": ["lm_head"]})
+    assert "bias is 'all'" in now({"bias": "all"})
+    assert "init_lora_weights is 'pissa', which also changes the base" in now({"init_lora_weights": "pissa"})
+    assert "r is 0; it must be a number from 1" in now({"r": 0})
+    assert "r is True" in now({"r": True})
+    assert "lora_alpha is inf" in now({"lora_alpha": float("inf")})
+    assert "lora_A of model.layers.0.mlp.down_proj is (3, 40), must be (4, 40)" in now({"r": 4})
+    assert "q_proj' has only one of lora_A and lora_B" in now(None, {name: None})
+    assert "has '../../evil', which is no part of plain LoRA" in now(None, {"../../evil": torch.ones(1)})
+    far = {f"base_model.model.model.layers.9.x.lora_{part}.weight": torch.ones(3, 3) for part in "AB"}
+    assert "adapters of 'model.layers.9.x', a matrix that the base does not have" in now(None, far)
+    assert "are not finite" in now(None, {name: weights[name] * torch.nan})
+    assert "int64, not floating-point numbers" in now(None, {name: torch.ones(3, 24, dtype=torch.int64)})
+    assert "is corrupt or not a safetensors file" in now(None, struct.pack("<Q", 2**60) + b"{}")
+    (tmp_path / "bad" / "adapter_model.safetensors").unlink()
+    (tmp_path / "bad" / "adapter_model.bin").write_bytes(b"\x80\x04never read")
+    words = ["import", tmp_path / "bad", "--out", tmp_path / "out"]
+    assert run_cli([*words, "--base", root / "base"]) == 2
+    assert "adapter_model.bin is a pickle file, and unpickling can run anything" in capsys.readouterr().err
+    assert run_cli(words) == 2
+    assert "adapter_model.bin is a pickle file" in capsys.readouterr().err  # of the folder that they name
+    edit(tmp_path / "bad" / "adapter_config.json", {"base_model_name_or_path": "../\x1b[31m"})
+    assert run_cli(words) == 2
+    assert "adapters of '../\\x1b[31m', which is no folder here: give it as --base" in capsys.readouterr().err
+    assert run_cli(["import", root / "base", "--base", root / "base", "--out", tmp_path / "out"]) == 2
+    assert "--base is for folders with adapters of peft" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_from_a_foreign_model_to_a_foreign_program(tmp_path, trained_place):

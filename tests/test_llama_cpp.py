@@ -21,7 +21,7 @@ from nano_llada.config.card import ModelCard
 from nano_llada.config.model import LongRope, ModelConfig, YarnScaling
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
-from nano_llada.data.tokenizer import Tokenizer, train_bpe
+from nano_llada.data.tokenizer import BUNDLED_TOKENIZER, Tokenizer, train_bpe
 from nano_llada.interop.export import export_gguf
 from nano_llada.interop.gguf_files import import_gguf
 from nano_llada.interop.shapes import linear
@@ -61,12 +61,12 @@ def own(folder: Path, tokenizer: Tokenizer, config: ModelConfig, card: ModelCard
 
 
 @contextmanager
-def served(path: Path, *, denoiser: bool = False) -> Iterator[Any]:
+def served(path: Path, *, denoiser: bool = False, context: int = 64) -> Iterator[Any]:
     """llama.cpp's own server on a file, in exact arithmetic: gives a function of endpoint and request."""
     xllamacpp = pytest.importorskip("xllamacpp")
     settings = xllamacpp.CommonParams()
-    settings.model.path, settings.n_ctx, settings.verbosity, settings.warmup = str(path), 64, -1, False
-    settings.cpuparams.n_threads, settings.n_batch, settings.n_ubatch = 1, 64, 64
+    settings.model.path, settings.n_ctx, settings.verbosity, settings.warmup = str(path), context, -1, False
+    settings.cpuparams.n_threads, settings.n_batch, settings.n_ubatch = 1, context, context
     settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED  # it rounds to 16 bits
     if denoiser:  # the server writes left to right alone, but gives the input of the head at every token
@@ -197,9 +197,50 @@ def test_a_thousand_texts_have_the_same_tokens(tmp_path, tokenizer, cut):
     wanted = tokenizer.encode_many(texts)
     assert import_gguf(path).tokenizer.encode_many(texts) == wanted
     with served(path) as ask:
-        for text, tokens in zip(texts, wanted, strict=True):
-            body = {"content": text, "parse_special": False, "add_special": False}
-            assert ask("tokenize", body)["tokens"] == tokens, text
+        assert tokenized(ask, texts) == wanted
+
+
+def tokenized(ask: Any, texts: list[str], between: int = 3) -> list[list[int]]:
+    """Tokens of texts in llama.cpp, in one request: a token that no text has stands between them."""
+    body = {"content": [part for text in texts for part in (text, between)], "parse_special": False}
+    found: list[list[int]] = [[]]
+    for token in ask("tokenize", body | {"add_special": False})["tokens"]:
+        if token == between:
+            found.append([])
+        else:
+            found[-1].append(token)
+    assert found.pop() == []
+    return found
+
+
+def test_the_bundled_model_in_llama_cpp(tmp_path):
+    """A tri-mode model in eight bits is there the AR model that it also is: the same tokens of texts, and texts."""
+    assert run_cli(["export", "story", "--out", tmp_path / "out", "--to", "gguf", "--type", "f32"]) == 0
+    ours, path = LanguageModel.load("story"), tmp_path / "out" / "model-f32.gguf"
+    assert ours.card.track == "both"
+    texts, found, vocab = mixed(), [], ours.tokenizer.vocab
+    with served(path, context=256) as ask:
+        assert tokenized(ask, texts, vocab.mask) == ours.tokenizer.encode_many(texts)
+        for text in ("Tell me a story about a cat.", "讲一个小狗的故事。", "你好"):
+            prompt = list(ours.encode(text, chat=True))
+            body = {"prompt": prompt, "n_predict": 40, "temperature": 0, "return_tokens": True}
+            answer = ask("completion", body | {"logit_bias": [[token, False] for token in vocab.unwritable]})
+            mine = ours.generate(text, decode="ar", max_new_tokens=40).text
+            assert ours.tokenizer.decode([token for token in answer["tokens"] if token not in vocab.ends]) == mine
+            found.append(mine)
+    assert len({text[:20] for text in found}) == 3
+    assert import_gguf(path, stage="sft").card.track == "ar"
+
+
+def test_what_llama_cpp_cannot_say_of_the_bundled_tokenizers_is_named(tmp_path):
+    tokenizer = Tokenizer.load(BUNDLED_TOKENIZER)
+    shape = replace(OURS, vocab_size=tokenizer.vocab.size)
+    own(tmp_path / "ours", tokenizer, shape, ModelCard("ar"))
+    (remark,) = export_gguf(tmp_path / "ours", tmp_path / "out", "f32").remarks
+    assert "before merging: at 136 words of its own and at each Chinese character, then ByteLevel." in remark
+    texts = mixed()
+    with served(tmp_path / "out" / "model-f32.gguf") as ask:
+        assert tokenized(ask, texts, tokenizer.vocab.mask) == tokenizer.encode_many(texts)  # other texts may differ
 
 
 def complaint(call: Any, *arguments: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,13 @@ from nano_llada.config.adapter import Adapter
 from nano_llada.config.train import TrainConfig
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
+from nano_llada.model.functional import LowRank, adapted_normed_linear, adapted_swiglu_linear
 from nano_llada.model.lean import LeanModel, full
 from nano_llada.model.lora import adapter_weights, add_adapters, plain_weights
 from nano_llada.model.transformer import Transformer
-from nano_llada.session.run import execute
-from tiny import Place, make_place, tiny_run, write_rows
+from nano_llada.objectives.cross_entropy import head_cross_entropy
+from nano_llada.session.run import assemble, execute
+from tiny import Place, make_place, read_lines, tiny_run, write_rows
 
 LORA = {"lora_rank": 3, "learning_rate": 1e-2, "steps": 4, "schedule": "constant", "warmup_steps": 0, "save_every": 2}
 
@@ -80,6 +83,93 @@ def test_equation(make_model, shape):
     assert trained == set(adapter_weights(model))
     assert len(trained) == 2 * 4 * 2  # two layers, four matrices, A and B
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items() if name in before)
+
+
+def test_products_with_adapters_have_the_gradients_of_the_plain_formula():
+    """One operation for norm or SwiGLU and both products, which keeps their inputs alone, against autograd's own."""
+    rng = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=rng, dtype=torch.float64)
+
+    x, gain, wide, weight = draw(2, 3, 8), draw(8), draw(2, 3, 16), draw(5, 8)
+    a, b, upstream = draw(3, 8), draw(5, 3), draw(2, 3, 5)
+
+    def plain(values: torch.Tensor, low: LowRank) -> torch.Tensor:
+        return values @ weight.T + low.scale * (values @ low.a.T) @ low.b.T
+
+    def normed(x: torch.Tensor) -> torch.Tensor:
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * gain
+
+    def swiglu(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.silu(x[..., :8]) * x[..., 8:]
+
+    for ours, theirs, given in (
+        (lambda x, low: adapted_normed_linear(x, gain, weight, low, 1e-5), lambda x, low: plain(normed(x), low), x),
+        (lambda x, low: adapted_swiglu_linear(x, weight, low), lambda x, low: plain(swiglu(x), low), wide),
+    ):
+        found = []
+        for way in (ours, theirs):
+            inputs = [tensor.clone().requires_grad_() for tensor in (given, a, b)]
+            out = way(inputs[0], LowRank(inputs[1], inputs[2], 0.7))
+            out.backward(upstream)
+            found.append([out.detach(), *(tensor.grad for tensor in inputs)])
+        assert all(torch.allclose(mine, other) for mine, other in zip(*found, strict=True))
+        assert all(bool(mine.abs().sum() > 1) for mine in found[0])
+
+
+def test_adapters_keep_less_for_the_backward_pass_than_all_weights_do(make_model):
+    """Inputs of the products are made again, as without adapters; a frozen head has no gradient."""
+    tokens = torch.randint(6, 24, (4, 32), generator=torch.Generator().manual_seed(0))
+    kept = {}
+    for name in ("full", "lora"):
+        model = make_model(num_kv_heads=2).train()
+        if name == "lora":
+            random_adapters(model)
+        sizes: dict[int, int] = {}
+        weights = {tensor.data_ptr() for tensor in model.state_dict().values()}
+
+        def keep(tensor, sizes=sizes, weights=weights):
+            if tensor.untyped_storage().data_ptr() not in weights:
+                sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            features = model.features(tokens, AttentionPattern("causal")).flatten(0, 1)
+            total, _ = head_cross_entropy(features, model.head.weight, tokens.flatten(), torch.ones(tokens.numel()))
+        kept[name] = sum(sizes.values())
+        total.backward()
+        assert (model.head.weight.grad is None) == (name == "lora")
+    narrow = 3 * 4 * 2 * tokens.numel() * 4  # x A^T of four matrices of two layers
+    assert kept["lora"] <= kept["full"] + narrow
+    assert kept["lora"] > narrow
+
+
+def test_a_reference_of_adapters_is_what_is_below_them(place):
+    """DPO with adapters holds one set of weights: the reference shares those that are frozen."""
+    rows = [{"prompt": f"What has Tom? {i}", "chosen": "A ball.", "rejected": "No."} for i in range(20)]
+    pairs = write_rows(place.root / "shared.jsonl", rows)
+    start = tiny_run(place, "sft", "ar", name="shared-start", init_from=place.runs / "base", **LORA | TWO)
+    assert execute(start).state == "finished"
+    run = tiny_run(place, "dpo", "ar", name="shared", data=(pairs,), init_from=start.folder, **LORA | TWO)
+    seen = []
+
+    def spy(*given, **more):
+        seen.append(assemble(*given, **more)[0])
+        before = {name: tensor.clone() for name, tensor in seen[0].reference.state_dict().items()}
+        assert all(torch.equal(t, before[n]) for n, t in load_checkpoint(start.folder).model.state_dict().items())
+        seen.append(before)
+        return seen[0], seen[0].observer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nano_llada.session.run.assemble", spy)
+        assert execute(run).state == "finished"
+    trainer, before = seen
+    shared = dict(trainer.reference.named_parameters())
+    assert shared["blocks.0.down.weight"].data_ptr() == trainer.model.blocks[0].down.weight.data_ptr()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.reference.state_dict().items())
+    losses = [line["loss"] for line in read_lines(run.folder / "metrics.jsonl") if "loss" in line]
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-4)
 
 
 def test_targets(make_model):

@@ -23,13 +23,16 @@ class Options:
     out: Path
     """Folder to write; it must not exist yet."""
     to: Literal["transformers", "gguf", "peft"] = "transformers"
-    """transformers: AR models as Llama, Qwen2 or Qwen3, diffusion models with their own code, for which from_pretrained
-    needs trust_remote_code=True. gguf: for llama.cpp; not for models that were trained in blocks. peft: the adapters
-    alone, of a run with --lora-rank; everywhere else they are merged."""
+    """transformers: AR models as Llama, Qwen2 or Qwen3, diffusion and tri-mode models with their own code, for which
+    from_pretrained needs trust_remote_code=True. gguf: for llama.cpp; not for models that were trained in blocks alone.
+    peft: the adapters alone, of a run with --lora-rank; everywhere else they are merged."""
     type: Literal["f32", "f16", "q8_0"] = "f16"
     """How gguf stores matrices."""
     adapters: bool = True
     """transformers: merge the adapters; off: leave them out, which gives the base of what --to peft writes."""
+    causal: bool = False
+    """transformers: write a tri-mode model as the AR model that it also is, which needs no code of its own. gguf
+    always does."""
     base: str = ""
     """peft: name or folder of the exported base, written into adapter_config.json."""
     figures: Path | None = None
@@ -56,7 +59,12 @@ def main(arguments: Sequence[str]) -> int:
         exported = export_adapter(options.checkpoint, options.out, options.base, figures, options.licence)
     else:
         exported = export_transformers(
-            options.checkpoint, options.out, figures, options.licence, adapters=options.adapters
+            options.checkpoint,
+            options.out,
+            figures,
+            options.licence,
+            adapters=options.adapters,
+            causal=options.causal,
         )
     for remark in exported.remarks:
         print(remark)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -23,8 +23,8 @@ class Options:
 
     source: Path
     """Transformers folder of a Llama, Mistral, Qwen2, Qwen3, LLaDA (dense) or SDAR model, or its name on a hub, such as
-    HuggingFaceTB/SmolLM2-135M; a .gguf file; or a .pt file of the original Nano-LLaDA or of minimind, of which only
-    tensors are read: nothing in it is run."""
+    HuggingFaceTB/SmolLM2-135M; a .gguf file; a folder with adapters (LoRA) of the peft library, which are merged; or a
+    .pt file of the original Nano-LLaDA or of minimind, of which only tensors are read: nothing in it is run."""
     out: Path
     """Checkpoint folder to write; AR and diffusion runs can start from it with --init-from."""
     tokenizer: Path | None = None
@@ -32,6 +32,9 @@ class Options:
     the tokenizer in the .gguf file."""
     stage: Literal["pretrain", "sft", "dpo", "rl"] | None = None
     """The last stage of its training, where the file does not say; after sft, dpo and rl a model answers."""
+    base: Path | None = None
+    """peft: the model that the adapters change, a transformers folder, a .gguf file, a run or a checkpoint; default:
+    the folder that they name."""
     hub: Literal["huggingface", "modelscope"] = "huggingface"
     """Where a name is looked up."""
     track: Track | None = None
@@ -73,6 +76,30 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _import(options: Options) -> ImportedModel:
+    from nano_llada.interop.adapters import base_of, is_adapter, merge_adapter
+
+    if is_adapter(options.source):
+        _refuse([name for name in (*FOR_PT, "tokenizer") if getattr(options, name) is not None], "folder of adapters")
+        base = options.base or base_of(options.source)
+        return merge_adapter(options.source, _base(replace(options, source=base, base=None)), options.stage)
+    if options.base is not None:
+        raise UserError(f"--base is for folders with adapters of peft; {options.source} holds no adapter_config.json")
+    return _import_model(options)
+
+
+def _base(options: Options) -> ImportedModel:
+    """A model that adapters change: one of ours, or of another program."""
+    from nano_llada.checkpoint.files import load_checkpoint, step_folders
+    from nano_llada.interop.imported import ImportedModel
+
+    folder = options.source
+    if (folder / "model.json").is_file() or step_folders(folder):
+        found = load_checkpoint(folder)
+        return ImportedModel(found.model, found.tokenizer, found.card, ())
+    return _import_model(replace(options, stage=None))
+
+
+def _import_model(options: Options) -> ImportedModel:
     if options.source.is_file() and options.source.suffix != ".gguf":
         return _from_torch(options)
     given = [name for name in FOR_PT if getattr(options, name) is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nano_llada.checkpoint.files import Checkpoint, load_checkpoint, write_checkpoint
@@ -24,16 +24,24 @@ class Exported:
 
 
 def export_transformers(
-    checkpoint: Path, out: Path, figures: Sequence[Reported] = (), licence: str = "", *, adapters: bool = True
+    checkpoint: Path,
+    out: Path,
+    figures: Sequence[Reported] = (),
+    licence: str = "",
+    *,
+    adapters: bool = True,
+    causal: bool = False,
 ) -> Exported:
     """Write a checkpoint (or a run's best) as a new folder for `transformers`; see `transformers.fill_folder`.
 
     Adapters are merged; with `adapters=False` they are left out, which is the model that `export_adapter`'s belong to.
+    With `causal=True` a tri-mode model is written as the AR model that it also is, without code of its own.
 
     Raises:
         UserError: for a shape that `transformers` refuses, or a folder that is there already.
     """
     found = _load(checkpoint, out) if adapters else without_adapter(_free(checkpoint, out))
+    found = left_to_right(found) if causal else found
     check_exportable(found)
     diffusion = found.card.denoising
     loader = "AutoModel" if diffusion else "AutoModelForCausalLM"
@@ -78,9 +86,11 @@ def export_gguf(
     Raises:
         UserError: for a model or a tokenizer that llama.cpp does not have, or a folder that is there already.
     """
-    found = _load(checkpoint, out)
+    found, name, remarks = _load(checkpoint, out), f"model-{kind}.gguf", list[str]()
+    if found.card.track == "both":  # llama.cpp has no such model, but its causal part is an AR model
+        found = left_to_right(found)
+        remarks.append("llama.cpp reads this tri-mode model left to right; it does not use what its masks predict")
     architecture(found)
-    name, remarks = f"model-{kind}.gguf", list[str]()
     if found.card.autoregressive:
         usage = ["sh", f"llama-cli -m {name} --temp 0"]
     else:
@@ -114,8 +124,8 @@ def export_adapter(
 
     def fill(hidden: Path) -> None:
         fill_adapter(checkpoint, hidden, base)
-        loader = "AutoModelForCausalLM" if found.card.autoregressive else "AutoModel"
-        trusted = "" if found.card.autoregressive else ", trust_remote_code=True"
+        loader = "AutoModel" if found.card.denoising else "AutoModelForCausalLM"
+        trusted = ", trust_remote_code=True" if found.card.denoising else ""
         usage = [
             "python",
             "from peft import PeftModel",
@@ -131,6 +141,14 @@ def export_adapter(
         f"peft.PeftModel.from_pretrained(base, {str(out)!r}) loads it; the base is what "
         f"`nano-llada export {checkpoint} --out BASE --no-adapters` writes"
     )
+
+
+def left_to_right(checkpoint: Checkpoint) -> Checkpoint:
+    """A tri-mode model as the AR model that it also is. Raises UserError for one that does not read left to right."""
+    if not checkpoint.card.autoregressive:
+        raise UserError(f"{checkpoint.folder} is a model of track {checkpoint.card.track}: it does not read left to right")
+    only = {"track": "ar", "block_size": None, "predicts": "self", "decode": None, "drafts": None}
+    return replace(checkpoint, card=replace(checkpoint.card, **only))
 
 
 def _free(checkpoint: Path, out: Path) -> Path:

@@ -34,6 +34,7 @@ CUTS: Mapping[str, list[dict[str, Any]]] = {  # llama.cpp's name of a pre-tokeni
     "llama-bpe": [_cut(_LLAMA), _ONLY_BYTES],
 }
 ALSO: Mapping[str, str] = {"default": "gpt-2", "gpt2": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe"}
+HAN = r"\p{Han}"  # how the patterns of our own tokenizers end: every Chinese character by itself
 WHOLE_WORDS = ("llama-bpe",)  # a piece that is a token is not merged from parts
 
 
@@ -58,8 +59,8 @@ def write_tokenizer(writer: Any, tokenizer: Tokenizer, rows: int) -> list[str]:
     if cut is None:
         cut = "gpt-2"
         remarks.append(
-            "llama.cpp has no name for how this tokenizer cuts texts before merging (its words of Chinese, for one): "
-            "it may cut some texts into other tokens. Give it token ids where that matters"
+            f"llama.cpp has no name for how this tokenizer cuts texts before merging: {_described(plain)}. It will cut "
+            "as gpt-2 does, and merge some texts into other tokens. Give it token ids where that matters"
         )
     tokens, types = [f"[PAD{i}]" for i in range(rows)], [UNUSED] * rows
     for name, number in model["vocab"].items():
@@ -85,14 +86,35 @@ def write_tokenizer(writer: Any, tokenizer: Tokenizer, rows: int) -> list[str]:
 
 def _name_of(plain: Mapping[str, Any]) -> str | None:
     """The name under which llama.cpp knows how a tokenizer cuts texts."""
-    first: Mapping[str, Any] = plain.get("pre_tokenizer") or {}
-    steps: list[Mapping[str, Any]] = first.get("pretokenizers", []) if first.get("type") == "Sequence" else [first]
+    steps = _steps(plain)
     normaliser = (plain.get("normalizer") or {}).get("type")
     whole = bool(plain["model"].get("ignore_merges"))
     for name, cuts in CUTS.items():
         if [_bare(step) for step in steps] == [_bare(step) for step in cuts] and whole == (name in WHOLE_WORDS):
             return name if normaliser in ((None, "NFC") if name == "qwen2" else (None,)) else None
     return None
+
+
+def _steps(plain: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    first: Mapping[str, Any] = plain.get("pre_tokenizer") or {}
+    steps: list[Mapping[str, Any]] = first.get("pretokenizers", []) if first.get("type") == "Sequence" else [first]
+    return steps
+
+
+def _described(plain: Mapping[str, Any]) -> str:
+    """The steps of a pre-tokenizer, and what comes with it, in words."""
+    told = []
+    for step in _steps(plain):
+        pattern = (step.get("pattern") or {}).get("Regex") if step.get("type") == "Split" else None
+        if isinstance(pattern, str) and pattern.endswith(HAN):
+            words = pattern.removesuffix(HAN).strip("|")
+            told.append(f"at {words.count('|') + bool(words)} words of its own and at each Chinese character")
+        elif isinstance(pattern, str):
+            told.append(f"at the pattern {printable(pattern)[:80]}")
+        else:
+            told.append(printable(str(step.get("type")))[:80])
+    normaliser = (plain.get("normalizer") or {}).get("type")
+    return ", then ".join([*([f"the normalizer {printable(str(normaliser))[:80]}"] if normaliser else []), *told])
 
 
 def _bare(step: Mapping[str, Any]) -> dict[str, Any]:

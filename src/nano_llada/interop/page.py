@@ -14,6 +14,11 @@ from nano_llada.core.errors import UserError
 from nano_llada.core.text import escape_markdown
 
 PAGE = "README.md"
+KINDS: Mapping[str, str] = {
+    "ar": "An autoregressive",
+    "diffusion": "A masked diffusion",
+    "both": "A tri-mode (left to right, in blocks, and left to right from drafts of its own)",
+}
 RECIPE = ("learning_rate", "batch_size", "steps", "epochs", "schedule", "optimizer", "weight_decay", "seed")
 
 
@@ -72,7 +77,7 @@ def _front(checkpoint: Checkpoint, licence: str, library: str) -> str:
 
 def _summary(checkpoint: Checkpoint) -> str:
     card, config, model = checkpoint.card, checkpoint.model.config, checkpoint.model
-    kind = "An autoregressive" if card.autoregressive else "A masked diffusion"
+    kind = KINDS[card.track]
     blocks = f", denoising blocks of {card.block_size} tokens" if card.block_size else ""
     count = sum(parameter.numel() for parameter in model.parameters())
     answers = (

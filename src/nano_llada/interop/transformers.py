@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from nano_llada.checkpoint.files import WEIGHTS, Checkpoint, model_weights, read_tensors
-from nano_llada.config.card import ANSWERING, ModelCard
+from nano_llada.config.card import ANSWERING, Decode, ModelCard, Predicts
 from nano_llada.config.model import ModelConfig
 from nano_llada.config.record import read_config
 from nano_llada.core.batch import Vocabulary
@@ -26,9 +26,16 @@ from nano_llada.interop.shapes import family_of, read_shape, written_shape
 Plain = Mapping[str, Any]
 
 SHARDS = f"{WEIGHTS}.index.json"
-MODELING = "modeling_nano_llada.py"
+OWN = "nano_llada"  # model_type of our own class
+MODELING = f"modeling_{OWN}.py"
 MODELING_SOURCE = Path(__file__).resolve().parent.parent / "assets" / "transformers" / MODELING
-TRAINED = ("block_size", "answer_length")  # of the card, written into and read from our own config.json
+# of the card, written into and read from our own config.json: numbers, and words with what they can be
+TRAINED = ("block_size", "answer_length", "drafts")
+WORDS: Mapping[str, tuple[str, ...]] = {
+    "track": ("diffusion", "both"),
+    "predicts": get_args(Predicts),
+    "decode": get_args(Decode),
+}
 
 
 def import_model(folder: Path, stage: str | None = None) -> ImportedModel:
@@ -53,20 +60,30 @@ def import_model(folder: Path, stage: str | None = None) -> ImportedModel:
         )
     weights = fuse(_checked(_read_weights(folder), config, family.names, folder), config, family.names)
     model = assemble(weights, config, adopted.tokenizer, adopted.new, str(folder))
-    card = card_of(plain, family, folder.name, stage)
+    card = card_of(plain, family, folder.name, str(path), stage)
     return ImportedModel(model, adopted.tokenizer, card, adopted.remarks)
 
 
-def card_of(plain: Plain, family: Family, name: str, stage: str | None) -> ModelCard:
-    """The card of an imported model: what its files say of how it was trained."""
-    trained = {key: plain[key] for key in TRAINED if type(plain.get(key)) is int and plain[key] > 0}
-    if family.track == "ar":
-        trained = {}
-    elif family.block_size is not None:
+def card_of(plain: Plain, family: Family, name: str, where: str, stage: str | None) -> ModelCard:
+    """The card of an imported model: what its files say of how it was trained.
+
+    Raises:
+        UserError: for a word of our own config.json that is not one of those that there are.
+    """
+    trained: dict[str, Any] = {"track": family.track}
+    if family.track != "ar":
+        trained |= {key: plain[key] for key in TRAINED if type(plain.get(key)) is int and plain[key] > 0}
+    if family.block_size is not None:
         trained.setdefault("block_size", family.block_size)
+    for key, words in WORDS.items() if plain.get("model_type") == OWN else ():
+        value = plain.get(key)
+        if value is not None and value not in words:
+            raise UserError(f"{where}: {key} is {ascii(value)[:80]}; it can be {', '.join(words)}")
+        if value is not None:
+            trained[key] = value
     stated = str(plain.get("stage"))
     known = stated if stated in ("pretrain", *ANSWERING) else "pretrain"
-    return ModelCard(family.track, stage=stage or known, run=name, step=0, **trained)
+    return ModelCard(**trained, stage=stage or known, run=name, step=0)
 
 
 def _roles(plain: Plain) -> dict[str, int]:
@@ -82,21 +99,21 @@ def _roles(plain: Plain) -> dict[str, int]:
 
 def check_exportable(checkpoint: Checkpoint) -> None:
     """Raises UserError for a shape that no class of `transformers` computes."""
-    config, card = checkpoint.model.config, checkpoint.card
-    if card.autoregressive and not config.qk_norm and config.hidden_size % config.num_heads:
+    config, plain = checkpoint.model.config, not checkpoint.card.denoising
+    if plain and not config.qk_norm and config.hidden_size % config.num_heads:
         raise UserError(
             f"{checkpoint.folder}: LlamaForCausalLM needs a hidden_size ({config.hidden_size}) that is a multiple of "
             f"num_heads ({config.num_heads}), whatever the head_size; only models with qk_norm may differ"
         )
-    if card.autoregressive and config.qk_norm and config.qkv_bias:
+    if plain and config.qk_norm and config.qkv_bias:
         raise UserError(f"{checkpoint.folder}: no AR class of transformers has both qk_norm and biases of queries only")
 
 
 def fill_folder(checkpoint: Checkpoint, folder: Path) -> None:
     """Write a model into an existing folder for `transformers`: weights, shape, tokenizer, code if it needs any.
 
-    An AR model is a Qwen3, or without QK-norm a Llama, with biases a Qwen2. A diffusion model brings its own class, for
-    which `from_pretrained` needs trust_remote_code=True. Dropout is left out: it is not part of the shape there. Early
+    An AR model is a Qwen3, or without QK-norm a Llama, with biases a Qwen2. A diffusion or tri-mode model brings its own
+    class, for which `from_pretrained` needs trust_remote_code=True. Dropout is left out: it is not part of the shape there. Early
     releases of transformers 4 take YaRN's factor to be max_length / original_length, and compute something else where
     it is not.
 
@@ -105,9 +122,10 @@ def fill_folder(checkpoint: Checkpoint, folder: Path) -> None:
     """
     check_exportable(checkpoint)
     vocab, weights = checkpoint.tokenizer.vocab, model_weights(checkpoint.model)
-    config = _written_ar(checkpoint) if checkpoint.card.autoregressive else _written_diffusion(checkpoint)
+    own_code = checkpoint.card.denoising
+    config = _written_diffusion(checkpoint) if own_code else _written_ar(checkpoint)
     write_json(folder / "config.json", config)
-    if checkpoint.card.autoregressive:
+    if not own_code:
         write_json(folder / "generation_config.json", _ids(vocab))
     else:
         write_text(folder / MODELING, MODELING_SOURCE.read_text(encoding="utf-8"))
@@ -133,13 +151,13 @@ def _written_diffusion(checkpoint: Checkpoint) -> dict[str, Any]:
     classes = dict.fromkeys(("AutoModel", "AutoModelForCausalLM", "AutoModelForMaskedLM"), f"{place}.NanoLLaDAModel")
     return {
         "architectures": ["NanoLLaDAModel"],
-        "model_type": "nano_llada",
+        "model_type": OWN,
         "auto_map": {"AutoConfig": f"{place}.NanoLLaDAConfig", **classes},
         **{name: value for name, value in shape.items() if name not in ("rope_theta", "rope_scaling")},
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta, **(shape["rope_scaling"] or {})},
         "qk_norm": config.qk_norm,
         "qkv_bias": config.qkv_bias,
-        **{name: getattr(card, name) for name in TRAINED},
+        **{name: getattr(card, name) for name in (*TRAINED, *WORDS)},
         "stage": card.stage,
         "mask_token_id": vocab.mask,
         "unwritable_token_ids": list(vocab.unwritable),

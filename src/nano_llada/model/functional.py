@@ -100,14 +100,84 @@ class _SwiGLULinear(torch.autograd.Function):
         (grad,) = grads
         gate_up, weight = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
-        out = torch.empty_like(gate_up)
-        grad_gate, grad_up = out.chunk(2, dim=-1)
         silu = F.silu(gate)
         grad_weight = grad.flatten(0, -2).T @ (silu * up).flatten(0, -2) if ctx.needs_input_grad[1] else None
-        grad_hidden = grad @ weight
-        torch.mul(grad_hidden, silu, out=grad_up)
-        torch.ops.aten.silu_backward.grad_input(grad_hidden.mul_(up), gate, grad_input=grad_gate)
-        return out, grad_weight
+        return _swiglu_backward(grad @ weight, gate_up, silu), grad_weight
+
+
+def _swiglu_backward(grad_hidden: Tensor, gate_up: Tensor, silu: Tensor) -> Tensor:
+    """Gradient of `gate_up` from that of ``silu(gate) * up``, which is used up."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    out = torch.empty_like(gate_up)
+    grad_gate, grad_up = out.chunk(2, dim=-1)
+    torch.mul(grad_hidden, silu, out=grad_up)
+    torch.ops.aten.silu_backward.grad_input(grad_hidden.mul_(up), gate, grad_input=grad_gate)
+    return out
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """Two narrow trained matrices beside a frozen one: its product gets ``scale * (x A^T) B^T``, A (R, K), B (F, R)."""
+
+    a: Tensor
+    b: Tensor
+    scale: float
+
+
+def _adapted_product(x: Tensor, weight: Tensor, low: LowRank) -> tuple[Tensor, Tensor]:
+    """``x W^T + scale * (x A^T) B^T`` and the narrow part of it, ``x A^T``."""
+    narrow = F.linear(x, low.a)
+    # both products are added up in one place: as wide as the output, a sum would take its memory once more
+    rows = F.linear(x, weight).flatten(0, -2).addmm_(narrow.flatten(0, -2), low.b.T, alpha=low.scale)
+    return rows.view(*x.shape[:-1], weight.shape[0]), narrow
+
+
+def _adapted_backward(
+    grad: Tensor, x: Tensor, narrow: Tensor, weight: Tensor, low: LowRank
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, A and B in `_adapted_product`; W is frozen."""
+    rows = grad.flatten(0, -2)
+    grad_narrow = (rows @ low.b).mul_(low.scale)
+    grad_b = (rows.T @ narrow.flatten(0, -2)).mul_(low.scale)
+    grad_a = grad_narrow.T @ x.flatten(0, -2)
+    return (rows @ weight).addmm_(grad_narrow, low.a).view_as(x), grad_a, grad_b
+
+
+class _AdaptedNormedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, gain: Tensor, weight: Tensor, a: Tensor, b: Tensor, factor: float, eps: float
+    ) -> Tensor:
+        scale = _inverse_rms(x, eps)
+        out, narrow = _adapted_product((x * scale).mul_(gain), weight, LowRank(a, b, factor))
+        ctx.save_for_backward(x, gain, weight, a, b, scale, narrow)
+        ctx.factor = factor
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, gain, weight, a, b, scale, narrow = ctx.saved_tensors
+        normed = x * scale
+        grad, grad_a, grad_b = _adapted_backward(grads[0], normed * gain, narrow, weight, LowRank(a, b, ctx.factor))
+        return *_rms_norm_backward(grad, normed, gain, scale), None, grad_a, grad_b, None, None
+
+
+class _AdaptedSwiGLULinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor, weight: Tensor, a: Tensor, b: Tensor, factor: float) -> Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        out, narrow = _adapted_product(F.silu(gate).mul_(up), weight, LowRank(a, b, factor))
+        ctx.save_for_backward(gate_up, weight, a, b, narrow)
+        ctx.factor = factor
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        gate_up, weight, a, b, narrow = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        silu = F.silu(gate)
+        grad_hidden, grad_a, grad_b = _adapted_backward(grads[0], silu * up, narrow, weight, LowRank(a, b, ctx.factor))
+        return _swiglu_backward(grad_hidden, gate_up, silu), None, grad_a, grad_b, None
 
 
 class _Rotary(torch.autograd.Function):
@@ -198,6 +268,27 @@ def swiglu_linear(gate_up: Tensor, weight: Tensor) -> Tensor:
     weight = weight.to(gate_up.dtype)  # no autocast in backward
     result: Tensor = _SwiGLULinear.apply(gate_up, weight)  # type: ignore[no-untyped-call]
     return result
+
+
+def adapted_normed_linear(x: Tensor, gain: Tensor, weight: Tensor, low: LowRank, eps: float) -> Tensor:
+    """``n W^T + scale * (n A^T) B^T`` with ``n = rms_norm(x, gain, eps)``, for (..., K) to (..., F); W is frozen."""
+    if x.is_cuda or _fused_elsewhere() or torch.is_autocast_enabled(x.device.type):
+        return _adapted_plainly(rms_norm(x, gain, eps), weight, low)
+    result: Tensor = _AdaptedNormedLinear.apply(x, gain, weight, low.a, low.b, low.scale, eps)  # type: ignore[no-untyped-call]
+    return result
+
+
+def adapted_swiglu_linear(gate_up: Tensor, weight: Tensor, low: LowRank) -> Tensor:
+    """``h W^T + scale * (h A^T) B^T`` with ``h = silu(gate) * up``, (..., 2K) to (..., F); W is frozen."""
+    if gate_up.is_cuda or _fused_elsewhere() or torch.is_autocast_enabled(gate_up.device.type):
+        gate, up = gate_up.chunk(2, dim=-1)
+        return _adapted_plainly(F.silu(gate) * up, weight, low)
+    result: Tensor = _AdaptedSwiGLULinear.apply(gate_up, weight, low.a, low.b, low.scale)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _adapted_plainly(x: Tensor, weight: Tensor, low: LowRank) -> Tensor:
+    return F.linear(x, weight) + low.scale * F.linear(F.linear(x, low.a), low.b)
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nano_llada.config.adapter import Adapter
+from nano_llada.model.functional import LowRank, adapted_normed_linear, adapted_swiglu_linear
 from nano_llada.model.transformer import Product, RMSNorm, Transformer
 
 PLACES: Mapping[str, str] = {"qkv": "attention.qkv", "out": "attention.out", "gate_up": "gate_up", "down": "down"}
@@ -42,14 +43,16 @@ class LoraProduct(Product):
 
     def after_norm(self, norm: RMSNorm, x: Tensor) -> Tensor:
         """``self(norm(x))`` for (..., K) to (..., F)."""
-        result: Tensor = self(norm(x))
-        return result
+        product = adapted_normed_linear(x, norm.weight, self.weight, self._low_rank, norm.eps)
+        return product if self.bias is None else product + self.bias.to(product.dtype)
 
     def after_swiglu(self, gate_up: Tensor) -> Tensor:
         """``self(silu(gate) * up)`` of (..., 2K) holding both side by side."""
-        gate, up = gate_up.chunk(2, dim=-1)
-        result: Tensor = self(F.silu(gate) * up)
-        return result
+        return adapted_swiglu_linear(gate_up, self.weight, self._low_rank)
+
+    @property
+    def _low_rank(self) -> LowRank:
+        return LowRank(self.lora_a, self.lora_b, self.scale)
 
     @torch.no_grad()
     def merged(self) -> Tensor:

@@ -26,8 +26,9 @@ class _HeadCrossEntropy(torch.autograd.Function):
         nll = torch.empty(len(targets), device=features.device)
         tokens = len(head)
         head = F.pad(head, (0, 0, 0, -tokens % ALIGNED))
-        # many chunks add up in the head's gradient: in bf16 the small ones would be lost
-        grad_features, grad_head = torch.empty_like(features), torch.zeros_like(head, dtype=torch.float32)
+        grad_features = torch.empty_like(features)
+        # many chunks add up in the head's gradient: in bf16 the small ones would be lost; a frozen head has none
+        grad_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         rows = rows_at_once(head)
         weighted = (features * weights[:, None]).to(features.dtype)
         for first in range(0, len(targets), rows):
@@ -44,19 +45,22 @@ class _HeadCrossEntropy(torch.autograd.Function):
             # narrow factors of both products, which have H columns where this has V
             grad = probs.scatter_add_(1, target, wanted.fill_(-1.0)).to(features.dtype)
             torch.mm(grad, head, out=grad_features[chunk])
+            if grad_head is None:
+                continue
             if head.dtype == torch.float32:
                 grad_head.addmm_(grad.T, weighted[chunk])
             else:
                 grad_head += grad.T @ weighted[chunk]
         grad_features.mul_(weights[:, None])
-        ctx.save_for_backward(grad_features, grad_head[:tokens])
+        ctx.save_for_backward(grad_features, None if grad_head is None else grad_head[:tokens])
         ctx.mark_non_differentiable(nll)
         return (nll * weights).sum(), nll
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         grad_features, grad_head = ctx.saved_tensors
-        return grad_features * grads[0], (grad_head * grads[0]).to(grad_features.dtype), None, None
+        of_head = None if grad_head is None else (grad_head * grads[0]).to(grad_features.dtype)
+        return grad_features * grads[0], of_head, None, None
 
 
 def head_cross_entropy(features: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

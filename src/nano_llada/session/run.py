@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nano_llada.checkpoint.checksums import file_hash, read_json
 from nano_llada.checkpoint.distributed import read_shards
@@ -29,7 +30,7 @@ from nano_llada.core.errors import UserError
 from nano_llada.core.files import reason_of, sweep, write_json
 from nano_llada.core.random import generator
 from nano_llada.data.tokenizer import BUNDLED_TOKENIZER, Tokenizer
-from nano_llada.model.lora import add_adapters
+from nano_llada.model.lora import add_adapters, frozen_weights
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives import make_objective
 from nano_llada.session.data import as_it_began, load_batches, with_first_rules
@@ -272,7 +273,7 @@ def assemble(
         total_steps=steps,
         validation=[] if validation is None else list(validation.once(config.train.eval_rows)),
         observer=observer,
-        reference=load_reference(config, machine),
+        reference=load_reference(config, machine, model if adapter is not None else None),
         processes=config.processes,
     )
     observer.adapter = adapter
@@ -320,8 +321,12 @@ def _learns_turns(config: RunConfig, batches: StepBatches, tokenizer: Tokenizer,
     return False
 
 
-def load_reference(config: RunConfig, machine: hardware.Machine) -> Transformer | None:
+def load_reference(
+    config: RunConfig, machine: hardware.Machine, adapted: Transformer | None = None
+) -> Transformer | None:
     """The frozen model that DPO, or RL that stays near it, compares with: the one it starts from, or another.
+
+    Where adapters are trained, the one it starts from is what is below them, and takes no memory.
 
     Raises:
         UserError: if there is none, or it reads other tokens.
@@ -333,6 +338,10 @@ def load_reference(config: RunConfig, machine: hardware.Machine) -> Transformer 
         return None
     if source is None or config.init_from is None:
         raise UserError(f"{config.stage} starts from a fine-tuned model: give it with --init-from")
+    if adapted is not None and source == config.init_from:
+        below = Transformer(adapted.config)
+        take_weights(below, frozen_weights(adapted))
+        return below.to(machine.device).eval().requires_grad_(False)
     found = load_checkpoint(source)
     if found.tokenizer.hash != load_checkpoint(config.init_from).tokenizer.hash:
         raise UserError(f"the reference {source} has another tokenizer than {config.init_from}")
@@ -484,13 +493,13 @@ def adapter_of(config: RunConfig, start: Checkpoint | None) -> Adapter | None:
 
 
 def build_model(config: RunConfig, tokenizer: Tokenizer, start: Checkpoint | None) -> Transformer:
-    """Fresh weights from the seed, or the start checkpoint's."""
+    """Fresh weights from the seed, or the start checkpoint's, which are taken over: it has no others afterwards."""
     if start is None:
         shape = replace(config.model, vocab_size=tokenizer.vocab.size)
         model = Transformer(shape).initialise(generator(config.train.seed, "weights"))
     else:
         model = Transformer(_continued_shape(config, start.model.config))
-        model.load_state_dict(start.model.state_dict())
+        take_weights(model, start.model.state_dict())
         if config.card(0, 0).denoising and not start.card.denoising:
             start_mask_embedding(model, tokenizer)
         _check_reading(config, start)
@@ -500,6 +509,13 @@ def build_model(config: RunConfig, tokenizer: Tokenizer, start: Checkpoint | Non
             f"{model.config.max_length}"
         )
     return model
+
+
+def take_weights(model: Transformer, weights: Mapping[str, Tensor]) -> None:
+    """Give a model these tensors, (F, K) and (D,), themselves, not copies: a second set of weights is not needed."""
+    model.load_state_dict(weights, assign=True)
+    if model.config.tie_embeddings:
+        model.head.weight = model.embed.weight
 
 
 def _continued_shape(config: RunConfig, saved: ModelConfig) -> ModelConfig:

@@ -7,7 +7,8 @@
     print(tokenizer.decode(model.generate(chat["input_ids"])[0], skip_special_tokens=True))
 
 The network is a Llama/Qwen3-shaped Transformer. What makes it a diffusion model is who sees whom, and how it writes: it
-predicts the tokens behind all masks at once, and `generate` unmasks those that it is surest of.
+predicts the tokens behind all masks at once, and `generate` unmasks those that it is surest of. A model of three modes
+also reads left to right: it is a causal language model, and its masks draft what that is going to write.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ class NanoLLaDAConfig(PretrainedConfig):
         qkv_bias: bool = False,
         block_size: int | None = None,
         answer_length: int | None = None,
+        track: str = "diffusion",
+        predicts: str = "self",
+        decode: str | None = None,
+        drafts: int | None = None,
         mask_token_id: int = 3,
         unwritable_token_ids: tuple[int, ...] = (),
         **others: Any,
@@ -55,6 +60,10 @@ class NanoLLaDAConfig(PretrainedConfig):
         self.rope_parameters = rope_parameters or {"rope_type": "default", "rope_theta": 10_000.0}
         self.block_size = block_size  # tokens that are denoised together; None: all of them
         self.answer_length = answer_length  # tokens that answers had in training
+        self.track = track  # diffusion, or both: text is read left to right, and only masks see each other
+        self.predicts = predicts  # whether an output is about the token at its place (self) or the one after (next)
+        self.decode = decode  # how a model of both writes: ar, block or speculative, which is the default
+        self.drafts = drafts  # tokens that it drafts in a pass; default: 2
         self.mask_token_id = mask_token_id
         self.unwritable_token_ids = list(unwritable_token_ids)  # marks that no text contains
         super().__init__(**others)
@@ -135,7 +144,7 @@ class Body(nn.Module):
 
 
 class NanoLLaDAModel(PreTrainedModel):
-    """Tokens in, logits of the token at each place out: a place that holds a mask is predicted, none is shifted."""
+    """Tokens in, logits out: of the token at each place, or with `predicts` "next" of the one that follows."""
 
     config_class = NanoLLaDAConfig
     base_model_prefix = "model"
@@ -168,26 +177,40 @@ class NanoLLaDAModel(PreTrainedModel):
     ) -> MaskedLMOutput:
         """Logits (B, L, V) of tokens (B, L).
 
-        attention_mask (B, L) is 0 where a row is padded. With block_size, of this call or of the config, a place sees
-        its own block and those before it, blocks counted from the row's start; without, everything. labels (B, L), -100
-        where nothing is to be learnt, give the mean cross-entropy as `loss`.
+        attention_mask (B, L) is 0 where a row is padded. A place sees itself and what comes before it if the model's
+        track is "both". Else, with block_size, of this call or of the config, it sees its own block and those before
+        it, blocks counted from the row's start; without, everything. labels (B, L), -100 where nothing is to be learnt,
+        give the mean cross-entropy of the tokens that the outputs are about as `loss`.
         """
         length, device = input_ids.shape[1], input_ids.device
-        blocks = torch.arange(length, device=device) // (block_size or self.config.block_size or length)
+        size = 1 if self.config.track == "both" else block_size or self.config.block_size or length
+        blocks = torch.arange(length, device=device) // size
         allowed = (blocks[:, None] >= blocks[None, :])[None, None]
         if attention_mask is not None:
             itself = torch.eye(length, dtype=torch.bool, device=device)  # or a padded row's softmax has nothing to sum
             allowed = (allowed & attention_mask.bool()[:, None, None]) | itself
         if position_ids is None:
             position_ids = torch.arange(length, device=device)[None]
-        x = self.model.embed_tokens(input_ids)
-        cos, sin = angles(self.config, position_ids, x.dtype)
+        logits = self._logits(input_ids, position_ids, allowed)
+        loss = None
+        if labels is not None:
+            labels = F.pad(labels[:, self._ahead :], (0, self._ahead), value=-100)
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+        return MaskedLMOutput(loss=loss, logits=logits)
+
+    def _logits(self, tokens: Tensor, positions: Tensor, allowed: Tensor) -> Tensor:
+        """(B, L, V) of tokens (B, L) at positions (1|B, L), where allowed (1|B, 1, L, L) says who sees whom."""
+        x = self.model.embed_tokens(tokens)
+        cos, sin = angles(self.config, positions, x.dtype)
         for layer in self.model.layers:
             x = layer(x, cos, sin, allowed)
         x = self.model.norm(x)
-        logits = F.linear(x, self.model.embed_tokens.weight) if self.lm_head is None else self.lm_head(x)
-        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
-        return MaskedLMOutput(loss=loss, logits=logits)
+        return F.linear(x, self.model.embed_tokens.weight) if self.lm_head is None else self.lm_head(x)
+
+    @property
+    def _ahead(self) -> int:
+        """How far behind its own place the token is that an output is about."""
+        return int(self.config.predicts == "next")
 
     @torch.no_grad()
     def generate(
@@ -199,6 +222,8 @@ class NanoLLaDAModel(PreTrainedModel):
         steps: int | None = None,
         threshold: float | None = None,
         block_size: int | None = None,
+        decode: str | None = None,
+        drafts: int | None = None,
         temperature: float = 0.0,
         generator: torch.Generator | None = None,
         **ignored: Any,
@@ -210,6 +235,9 @@ class NanoLLaDAModel(PreTrainedModel):
         each of `steps` passes (default: one per token) unmasks the places whose token is most probable; with
         `threshold`, as above.
 
+        A model of track "both" writes as `decode` says: "ar", left to right; "block"; or "speculative" (default), the
+        texts of "ar" in fewer passes, each of which verifies the `drafts` (default 2) that masks made in the one before.
+
         Rows are written one after the other, each pass over the whole text: the plain algorithm, without a cache.
         """
         known = {name: value for name, value in ignored.items() if value is not None}
@@ -218,6 +246,9 @@ class NanoLLaDAModel(PreTrainedModel):
             raise ValueError(f"generate of this model has no {', '.join(sorted(known))}")
         room = self.config.max_position_embeddings
         block_size = block_size or self.config.block_size
+        way = self._way(decode)
+        if drafts is None:
+            drafts = 2 if self.config.drafts is None else self.config.drafts
         rows = []
         for i, row in enumerate(input_ids):
             prompt = row if attention_mask is None else row[attention_mask[i].bool()]
@@ -226,7 +257,9 @@ class NanoLLaDAModel(PreTrainedModel):
                 raise ValueError(f"the prompt has {len(prompt)} tokens, the model's context is {room}")
             text = torch.cat([prompt, prompt.new_full((count,), self.config.mask_token_id)])
             draw = Draw(self.config, temperature, generator)
-            if block_size:
+            if way != "block":
+                self._write_left_to_right(text, len(prompt), drafts if way == "speculative" else 0, draw)
+            elif block_size:
                 self._write_blocks(text, len(prompt), block_size, 0.95 if threshold is None else threshold, draw)
             else:
                 self._write_canvas(text, len(prompt), steps or count, threshold, draw)
@@ -234,6 +267,48 @@ class NanoLLaDAModel(PreTrainedModel):
         longest = max(map(len, rows))
         pad = self.config.pad_token_id
         return torch.stack([F.pad(row, (0, longest - len(row)), value=pad) for row in rows])
+
+    def _way(self, decode: str | None) -> str:
+        """How to write: "block" of a model of track "diffusion", be it the whole canvas."""
+        ways = ("speculative", "ar", "block") if self.config.track == "both" else ("block",)
+        way = decode or self.config.decode or ways[0]
+        if way not in ways:
+            raise ValueError(f"decode is {way!r}; this model can be {', '.join(ways)}")
+        return way
+
+    def _write_left_to_right(self, text: Tensor, start: int, most: int, draw: Draw) -> None:
+        """Token by token; with drafts, several in a pass, the same ones.
+
+        Behind the text and each draft stands a group of masks, which sees the text up to there and itself. The outputs
+        of the text say which drafts are right, and one token more; the masks behind those give the next drafts. Texts
+        that are drawn, not greedy, are written without drafts.
+        """
+        most, spare = 0 if draw.temperature else most, 1 - self._ahead  # with "self" a group's first mask says nothing new
+        drafts = text.new_empty(0)
+        end = start  # of what is written
+        while end < len(text) and not self._ended(text[start:]):
+            known = torch.cat([text[:end], drafts])
+            places, reach = torch.arange(len(known), device=text.device), torch.arange(len(known), device=text.device) + 1
+            group, groups = torch.zeros_like(places), []
+            for number in range(len(drafts) + 1):
+                behind = end + number
+                count = max(min(most, len(text) - 1 - behind), 0)
+                size = count + spare if count else 0
+                groups.append(slice(len(places) + size - count, len(places) + size))
+                more = torch.arange(behind, behind + size, device=text.device)
+                places, reach = torch.cat([places, more]), torch.cat([reach, torch.full_like(more, behind)])
+                group = torch.cat([group, torch.full_like(more, number + 1)])
+            masks = text.new_full((len(places) - len(known),), self.config.mask_token_id)
+            order = torch.arange(len(places), device=text.device)
+            same = (group[:, None] == group[None]) & (group[None] > 0)
+            allowed = ((order[None] < reach[:, None]) | same)[None, None]
+            logits = self._logits(torch.cat([known, masks])[None], places[None], allowed)[0]
+            right, _ = draw(logits[end - 1 : len(known)])
+            agreed = int((right[:-1] == drafts).long().cumprod(0).sum())
+            new = right[: min(agreed + 1, len(text) - end)]
+            drafts = draw(logits[groups[agreed]])[0] if most else drafts
+            text[end : end + len(new)] = new
+            end += len(new)
 
     def _write_canvas(self, text: Tensor, start: int, steps: int, threshold: float | None, draw: Draw) -> None:
         """LLaDA: unmask the surest places of the whole canvas, a planned number in each pass."""
@@ -244,21 +319,31 @@ class NanoLLaDAModel(PreTrainedModel):
             hidden = hidden[hidden >= start]
             if not len(hidden) or self._ended(text[start:]):
                 return
-            tokens, sure = draw(self(text[None]).logits[0, hidden])
+            tokens, sure = draw(self(text[None]).logits[0, hidden - self._ahead])
             quota = count // passes + (step < count % passes)
             chosen = surest(sure, quota) if threshold is None else above(sure, threshold)
             text[hidden[chosen]] = tokens[chosen]
 
     def _write_blocks(self, text: Tensor, start: int, size: int, threshold: float, draw: Draw) -> None:
-        """LLaDA 2.0: block after block; a block sees the finished ones, and nothing that follows."""
-        for begin in range(start // size * size, len(text), size):
+        """LLaDA 2.0: block after block; a block sees the finished ones, and nothing that follows.
+
+        Where text is read left to right, blocks begin behind the prompt, and only the last one sees all of itself.
+        """
+        causal = self.config.track == "both"
+        for begin in range(start if causal else start // size * size, len(text), size):
             end = min(begin + size, len(text))
+            places = torch.arange(end, device=text.device)
+            if causal:
+                allowed = (places[:, None] >= places[None]) | (places[:, None] >= begin)
+            else:
+                allowed = places[:, None] // size >= places[None] // size
             while True:
                 hidden = (text[:end] == self.config.mask_token_id).nonzero()[:, 0]
                 hidden = hidden[hidden >= max(begin, start)]
                 if not len(hidden) or self._ended(text[start:]):
                     break
-                tokens, sure = draw(self(text[None, :end], block_size=size).logits[0, hidden])
+                logits = self._logits(text[None, :end], places[None], allowed[None, None])
+                tokens, sure = draw(logits[0, hidden - self._ahead])
                 chosen = above(sure, threshold)
                 text[hidden[chosen]] = tokens[chosen]
             if self._ended(text[start:]):

@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,8 @@ RUNS: Mapping[str, tuple[str, str, dict[str, Any], str]] = {
     "rl": ("rl", "ar", {}, "ar"),
 }
 HOW = ("ddp", "fsdp")
+LOSSES = ("loss", "validation_loss")
+FIGURES = (*LOSSES, "masked_text_loss", "reward", "reward_margin", "tokens")
 # at 1e-2 what differs by rounding after a step differs by 6e-3 after 50, in one process with other micro-batches too
 RATE = 1e-3
 PAIRS = [{"prompt": f"What is {i}?", "chosen": f"It is {i}.", "rejected": f"No {i} at all."} for i in range(40)]
@@ -291,14 +293,14 @@ def resumed_alone(scene: Scene) -> None:
             execute(scene.cut("ar", how, f"{how}-one"), resume=True)
 
 
-def differences(scene: Scene) -> dict[str, float]:
-    """By how much losses of several processes differ from those of one, at most, by run."""
+def differences(scene: Scene, names: Sequence[str] = FIGURES) -> dict[str, float]:
+    """By how much figures of several processes differ from those of one, at most, by run."""
     root, found = scene.place.root, {}
     for name in scene.names:
         for how in HOW:
-            found[f"{name} {how}"] = furthest(root / "one" / name, root / how / name)
+            found[f"{name} {how}"] = furthest(root / "one" / name, root / how / name, names=names)
     for name in ("one-ddp", "one-fsdp", "fsdp-ddp", "ddp-one", "fsdp-one") if "ar" in scene.names else ():
-        found[f"resumed {name}"] = furthest(root / "one" / "ar", root / name / "ar")
+        found[f"resumed {name}"] = furthest(root / "one" / "ar", root / name / "ar", names=names)
     return found
 
 
@@ -316,17 +318,16 @@ def rows_alike(scene: Scene, seen: Mapping[str, Mapping[str, str]], processes: i
     return alike, every
 
 
-def furthest(one: Path, other: Path, *more: str) -> float:
+def furthest(one: Path, other: Path, *more: str, names: Sequence[str] = FIGURES) -> float:
     """The largest difference between the figures of two runs' metrics. Raises AssertionError if lines are missing."""
     lines = [
         [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         for run in (one, other)
     ]
-    names = ("loss", "validation_loss", "masked_text_loss", "reward", "reward_margin", "tokens", *more)
     largest = 0.0
     for a, b in zip(*lines, strict=True):
         assert a.keys() == b.keys()
-        largest = max([largest, *(abs(a[k] - b[k]) for k in ("step", *names) if k in a)])
+        largest = max([largest, *(abs(a[k] - b[k]) for k in ("step", *names, *more) if k in a)])
     return largest
 
 
@@ -339,7 +340,12 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    figures: dict[str, Any] = {"processes": options.processes, "steps": options.steps, "largest difference": {}}
+    figures: dict[str, Any] = {
+        "processes": options.processes,
+        "steps": options.steps,
+        "largest difference": {},
+        "of losses": {},
+    }
     alike = [0, 0]
     with tempfile.TemporaryDirectory() as folder:
         whole = Scene.make(Path(folder), options.steps, 2 * options.processes, tuple(options.runs), faults=False)
@@ -349,6 +355,7 @@ def main() -> int:
             start(scene, options.processes)
             resumed_alone(scene)
             figures["largest difference"] |= differences(scene)
+            figures["of losses"] |= differences(scene, LOSSES)
             alike = [a + b for a, b in zip(alike, rows_alike(scene, seen, options.processes), strict=True)]
             figures["rows of equal text and noise, of"] = alike
             if options.out:

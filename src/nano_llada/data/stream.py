@@ -201,7 +201,8 @@ class StreamBatches(Located):
             if empty > self._windows:
                 raise UserError(
                     f"no {self._config.stream_window} parts of the stream fill one row of "
-                    f"{self._config.sequence_length} tokens; give more data, a larger --stream-window or a smaller sequence_length"
+                    f"{self._config.sequence_length} tokens; give more data, a larger --stream-window or a smaller "
+                    "sequence_length"
                 )
             self._starts.append((window + 1, first + length))
 

@@ -1,6 +1,6 @@
 """Small runs of every stage in several processes, beside the same runs in one.
 
-    python tests/several.py --processes 4 --steps 50 --out FOLDER
+    python tests/several.py --processes 4 --steps 50 --out FILE.json
 
 trains every kind of run in one process and in several (DDP and FSDP2, gloo), saves and resumes on other numbers of
 processes, and writes by how much losses differ. `tests/test_parallel.py` does so with two processes and few steps.
@@ -18,8 +18,8 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,8 @@ RUNS: Mapping[str, tuple[str, str, dict[str, Any], str]] = {
     "rl": ("rl", "ar", {}, "ar"),
 }
 HOW = ("ddp", "fsdp")
+LOSSES = ("loss", "validation_loss")
+FIGURES = (*LOSSES, "masked_text_loss", "reward", "reward_margin", "tokens")
 # at 1e-2 what differs by rounding after a step differs by 6e-3 after 50, in one process with other micro-batches too
 RATE = 1e-3
 PAIRS = [{"prompt": f"What is {i}?", "chosen": f"It is {i}.", "rejected": f"No {i} at all."} for i in range(40)]
@@ -217,9 +219,10 @@ def tasks(scene: Scene) -> dict[str, Task]:
     for how in HOW:
         for name in scene.names:
             found[f"{name} {how}"] = lambda s, n=name, h=how: train(s.config(n, h, parallel=h))
-    for how in HOW:
+    for how in HOW if "ar" in scene.names else ():
         found[f"one to {how}"] = lambda s, h=how: train(s.config("ar", f"one-{h}", parallel=h), resume=True)
-    found["fsdp to ddp"] = lambda s: train(s.config("ar", "fsdp-ddp", parallel="ddp"), resume=True)
+    if "ar" in scene.names:
+        found["fsdp to ddp"] = lambda s: train(s.config("ar", "fsdp-ddp", parallel="ddp"), resume=True)
     if not scene.faults:
         return found
     found["exists"] = lambda s: train(s.config("full", "ddp"))
@@ -265,11 +268,11 @@ def in_one(scene: Scene) -> dict[str, dict[str, str]]:
     """The same runs in this process, the checkpoints that the group resumes, and what every row was."""
     with unmeasured():
         seen = {name: train(scene.config(name, "one")) for name in scene.names}
-    for how in HOW:
+    for how in HOW if "ar" in scene.names else ():
         scene.cut("ar", "one", f"one-{how}")
     if scene.faults:
         evaluate(scene, "evaluated-alone")
-    (scene.place.root / "results").mkdir()
+    (scene.place.root / "results").mkdir(exist_ok=True)
     return seen
 
 
@@ -286,18 +289,18 @@ def start(scene: Scene, size: int) -> None:
 def resumed_alone(scene: Scene) -> None:
     """What several processes saved, resumed in this one."""
     with unmeasured():
-        for how in HOW:
+        for how in HOW if "ar" in scene.names else ():
             execute(scene.cut("ar", how, f"{how}-one"), resume=True)
 
 
-def differences(scene: Scene) -> dict[str, float]:
-    """By how much losses of several processes differ from those of one, at most, by run."""
+def differences(scene: Scene, names: Sequence[str] = FIGURES) -> dict[str, float]:
+    """By how much figures of several processes differ from those of one, at most, by run."""
     root, found = scene.place.root, {}
     for name in scene.names:
         for how in HOW:
-            found[f"{name} {how}"] = furthest(root / "one" / name, root / how / name)
-    for name in ("one-ddp", "one-fsdp", "fsdp-ddp", "ddp-one", "fsdp-one"):
-        found[f"resumed {name}"] = furthest(root / "one" / "ar", root / name / "ar")
+            found[f"{name} {how}"] = furthest(root / "one" / name, root / how / name, names=names)
+    for name in ("one-ddp", "one-fsdp", "fsdp-ddp", "ddp-one", "fsdp-one") if "ar" in scene.names else ():
+        found[f"resumed {name}"] = furthest(root / "one" / "ar", root / name / "ar", names=names)
     return found
 
 
@@ -315,17 +318,16 @@ def rows_alike(scene: Scene, seen: Mapping[str, Mapping[str, str]], processes: i
     return alike, every
 
 
-def furthest(one: Path, other: Path, *more: str) -> float:
+def furthest(one: Path, other: Path, *more: str, names: Sequence[str] = FIGURES) -> float:
     """The largest difference between the figures of two runs' metrics. Raises AssertionError if lines are missing."""
     lines = [
         [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         for run in (one, other)
     ]
-    names = ("loss", "validation_loss", "masked_text_loss", "reward", "reward_margin", "tokens", *more)
     largest = 0.0
     for a, b in zip(*lines, strict=True):
         assert a.keys() == b.keys()
-        largest = max([largest, *(abs(a[k] - b[k]) for k in ("step", *names) if k in a)])
+        largest = max([largest, *(abs(a[k] - b[k]) for k in ("step", *names, *more) if k in a)])
     return largest
 
 
@@ -338,18 +340,27 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    figures: dict[str, Any] = {
+        "processes": options.processes,
+        "steps": options.steps,
+        "largest difference": {},
+        "of losses": {},
+    }
+    alike = [0, 0]
     with tempfile.TemporaryDirectory() as folder:
-        scene = Scene.make(Path(folder), options.steps, 2 * options.processes, tuple(options.runs), faults=False)
-        seen = in_one(scene)
-        start(scene, options.processes)
-        resumed_alone(scene)
-        figures: dict[str, Any] = {"processes": options.processes, "steps": options.steps}
-        figures["largest difference"] = differences(scene)
-        figures["rows of equal text and noise, of"] = rows_alike(scene, seen, options.processes)
-    text = json.dumps(figures, indent=2) + "\n"
-    print(text, file=sys.stderr)
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
+        whole = Scene.make(Path(folder), options.steps, 2 * options.processes, tuple(options.runs), faults=False)
+        for name in options.runs:  # one after the other, written after each: ending early keeps what is done
+            scene = replace(whole, names=(name,))
+            seen = in_one(scene)
+            start(scene, options.processes)
+            resumed_alone(scene)
+            figures["largest difference"] |= differences(scene)
+            figures["of losses"] |= differences(scene, LOSSES)
+            alike = [a + b for a, b in zip(alike, rows_alike(scene, seen, options.processes), strict=True)]
+            figures["rows of equal text and noise, of"] = alike
+            if options.out:
+                options.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(figures, indent=2), file=sys.stderr)
     return 0
 
 

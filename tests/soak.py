@@ -69,8 +69,8 @@ class Soak:
         options = OPTIONS | ({"parallel": "fsdp" if self.runs % 2 else "ddp"} if self.processes > 1 else {})
         return tiny_run(Place(self._place.root), name="run", runs=self.root / name, **options)
 
-    def until(self, kills: int) -> None:
-        """Kill runs until there were so many kills, and have the last one finish."""
+    def until(self, kills: int, after_each: Callable[[Soak], None] = lambda soak: None) -> None:
+        """Kill runs until there were so many kills, and have the last one finish; tells of each that is compared."""
         while self.kills < kills:
             self.runs += 1
             config = self._config(f"killed-{self.runs}")
@@ -87,6 +87,7 @@ class Soak:
                     return
             self._compare(config)
             shutil.rmtree(config.runs)
+            after_each(self)
 
     def _train(self, config: RunConfig, kill_after: float | None) -> list[int]:
         """Exit statuses of a group that trains a run, or goes on with it; one is killed after some seconds."""
@@ -158,32 +159,37 @@ LOST = 4  # exit status of a process that another one left
 ALLOWED = {False: 0.0, True: 1e-4}  # FSDP sums in another order than the DDP run that was left alone
 
 
-def soak(processes: int, kills: int) -> Soak:
+def soak(processes: int, kills: int, after_each: Callable[[Soak], None] = lambda soak: None) -> Soak:
     """Kill so many times."""
     with tempfile.TemporaryDirectory() as folder:
         made = Soak(Path(folder), processes)
-        made.until(kills)
+        made.until(kills, after_each)
         return made
 
 
 def main() -> int:
-    """Soak; gives 1 if anything was found."""
+    """Soak; gives 1 if anything was found. What is done is written after every run, so that ending early keeps it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--one", type=int, default=200, help="kills of runs of one process")
     parser.add_argument("--two", type=int, default=40, help="kills of runs of two processes")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    groups: list[Callable[[], Soak]] = [lambda: soak(1, options.one), lambda: soak(2, options.two)]
-    figures_found = []
-    for make in groups:
-        done = make()
-        figures_found.append(
-            {"processes": done.processes, "kills": done.kills, "runs": done.runs, "problems": done.found}
-        )
-        print(json.dumps(figures_found[-1]), flush=True)
-    if options.out:
-        options.out.write_text(json.dumps(figures_found, indent=2) + "\n", encoding="utf-8")
-    return 1 if any(row["problems"] for row in figures_found) else 0
+    rows: dict[int, dict[str, Any]] = {}
+
+    def note(done: Soak) -> None:
+        rows[done.processes] = {
+            "processes": done.processes,
+            "kills": done.kills,
+            "runs": done.runs,
+            "problems": done.found,
+        }
+        if options.out:
+            options.out.write_text(json.dumps(list(rows.values()), indent=2) + "\n", encoding="utf-8")
+
+    for processes, kills in ((1, options.one), (2, options.two)):
+        note(soak(processes, kills, note))
+        print(json.dumps(rows[processes]), flush=True)
+    return 1 if any(row["problems"] for row in rows.values()) else 0
 
 
 if __name__ == "__main__":

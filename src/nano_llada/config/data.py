@@ -32,7 +32,13 @@ class DataConfig:
     """Files, their shape, and rows of a fixed length."""
 
     data: tuple[str, ...] = ()
-    """Training data: .jsonl, .json, .txt or .parquet files (or .gz, .zst), folders, globs, hf:NAME[:CONFIG][@SPLIT]."""
+    """Training data: .jsonl, .json, .txt or .parquet files (or .gz, .zst), folders, globs, hf:NAME[:CONFIG][@SPLIT].
+    With a weight each (`wiki.jsonl=0.7 code.jsonl=0.3`), so much of the rows is from each."""
+    stream: bool = False
+    """Tokenise the training data while the model learns, a part at a time, instead of all of it before; needs --steps.
+    For data that is too large to wait for, and for Hugging Face data sets that are not downloaded."""
+    stream_window: Annotated[int, Range(1, 2**16)] = 4
+    """Parts of a stream (16 MiB of JSON lines or parquet, one packed file, one shard) that are shuffled together."""
     validation: tuple[str, ...] = ()
     """Validation data; default: a `validation_share` of the training documents is held out."""
     validation_share: BelowOne = 0.01
@@ -100,6 +106,8 @@ class DataConfig:
         self._check_format()
 
     def _check_format(self) -> None:
+        if self.stream and self.format in ("preference", "prompts"):
+            raise ValueError(f"stream is for pretraining and SFT: format {self.format!r} reads all rows first")
         if self.format != "text" and self.marks != "text":
             raise ValueError(f"marks {self.marks!r} is for format 'text': in conversations they are always text")
         if self.format == "text" and self.turns != "all":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,7 +45,7 @@ class BadRows:
     def __init__(self, policy: Literal["stop", "skip"]) -> None:
         self.policy = policy
         self.count = 0
-        self._kinds: dict[str, tuple[int, list[Where], str]] = {}  # kind -> rows, first places, first reason
+        self.kinds: dict[str, tuple[int, list[Where], str]] = {}  # kind -> rows, first places, first reason
 
     def report(self, where: Where, reason: str) -> None:
         """Count a bad row. Raises UserError under "stop"."""
@@ -55,13 +55,20 @@ class BadRows:
         self.count += 1
         # Reasons that differ in a number only are one kind, or a million rows would keep a million reasons.
         kind = re.sub(r"0x[0-9a-f]+|\\u[0-9a-f]{4}|\d+", "#", reason)
-        seen, places, first = self._kinds.get(kind, (0, [], reason))
-        self._kinds[kind] = (seen + 1, [*places, where][:5], first)
+        seen, places, first = self.kinds.get(kind, (0, [], reason))
+        self.kinds[kind] = (seen + 1, [*places, where][:5], first)
+
+    def add(self, other: BadRows) -> None:
+        """Count what was skipped elsewhere, in rows that follow."""
+        self.count += other.count
+        for kind, (seen, places, first) in other.kinds.items():
+            before, earlier, reason = self.kinds.get(kind, (0, [], first))
+            self.kinds[kind] = (before + seen, [*earlier, *places][:5], reason)
 
     def summary(self) -> str:
         """The total, then a line per kind of reason, as the first of its rows gives it; '' without bad rows."""
         lines = [f"bad rows skipped: {self.count}"] if self.count else []
-        for seen, places, first in sorted(self._kinds.values(), key=lambda item: -item[0]):
+        for seen, places, first in sorted(self.kinds.values(), key=lambda item: -item[0]):
             more = ", ..." if seen > len(places) else ""
             lines.append(f"  {seen} x {first} ({', '.join(map(str, places))}{more})")
         return "\n".join(lines)
@@ -80,6 +87,12 @@ class Unread:
         for name in names:
             if name in self.counts or len(self.counts) < 10_000:
                 self.counts[name] = self.counts.get(name, 0) + 1
+
+    def add_counts(self, counts: Mapping[str, int]) -> None:
+        """The unread fields of many rows."""
+        for name, count in counts.items():
+            if name in self.counts or len(self.counts) < 10_000:
+                self.counts[name] = self.counts.get(name, 0) + count
 
     def summary(self) -> str:
         """For example "fields not read: notes (12 rows), url (3 rows)"; '' if everything was read."""

@@ -36,6 +36,11 @@ class Notes:
     unread: Unread = field(default_factory=Unread)
     marked: int = 0  # rows
 
+    def add(self, other: Notes) -> None:
+        """What reading other sources found."""
+        self.unread.add_counts(other.unread.counts)
+        self.marked += other.marked
+
     def lines(self) -> list[str]:
         """One sentence for each kind; [] if there is nothing to say."""
         found = [self.unread.summary()] if self.unread.counts else []

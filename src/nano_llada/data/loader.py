@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +16,40 @@ from nano_llada.core.batch import TokenBatch, Vocabulary
 from nano_llada.core.errors import UserError
 from nano_llada.core.random import derive_seed
 from nano_llada.data.packing import ContinuousPlan, Ints, Piece, WholePlan
-from nano_llada.data.store import TokenStore
+from nano_llada.data.store import Documents
 
 
 @dataclass(frozen=True)
-class _RowParts:
+class RowParts:
+    """The documents of a row, or their parts in it, before they are put side by side."""
+
     tokens: list[Ints]
     scored: list[np.ndarray]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.tokens))
+
+
+class Located:
+    """What a run saves, and logs, about its place in its data: nothing, where a batch is a function of its step."""
+
+    def position(self, step: int) -> Any:
+        """Plain values from which the batch of a step is found again without reading all that comes before it."""
+        return None
+
+    def position_of_row(self, index: int) -> Any:
+        """The same for a row of the endless sequence."""
+        return None
+
+    def continue_from(self, position: Any) -> None:
+        """Use what `position` gave; other places are found as well, but by reading from the beginning."""
+
+    def close(self) -> None:
+        """End what works beside the run."""
+
+    def shares(self, step: int) -> Mapping[str, float]:
+        """By source, its share of a batch's tokens; {} unless sources are mixed. The batch was made before."""
+        return {}
 
 
 def hold_out(count: int, share: float) -> tuple[Ints, Ints]:
@@ -72,7 +100,7 @@ def shuffled(numbers: Ints, seed: int | None, epoch: int) -> Ints:
     return rng.permutation(numbers)
 
 
-class Batches:
+class Batches(Located):
     """Rows of some documents of a store, without end: reshuffled every epoch by the seed, or in the given order (None).
 
     Raises:
@@ -81,7 +109,7 @@ class Batches:
 
     def __init__(
         self,
-        store: TokenStore,
+        store: Documents,
         config: DataConfig,
         vocab: Vocabulary,
         *,
@@ -123,13 +151,13 @@ class Batches:
     def batch(self, step: int) -> TokenBatch:
         """Global batch of an optimizer step: rows step*rows ... of the endless sequence of epochs."""
         first = step * self.rows
-        return self._collate([self._pieces(index) for index in range(first, first + self.rows)])
+        return self.collate([self.row_parts(index) for index in range(first, first + self.rows)])
 
     def once(self, limit: int | None = None) -> Iterator[TokenBatch]:
         """Epoch 0 in order, in batches; the last may be smaller."""
         total = self.rows_per_epoch if limit is None else min(limit, self.rows_per_epoch)
         for first in range(0, total, self.rows):
-            yield self._collate([self._pieces(index) for index in range(first, min(first + self.rows, total))])
+            yield self.collate([self.row_parts(index) for index in range(first, min(first + self.rows, total))])
 
     def document_names(self, step: int) -> list[list[int]]:
         """Numbers of the documents in each row of a batch, to find the text on which a run failed."""
@@ -145,29 +173,15 @@ class Batches:
         epoch, row = divmod(index, self.rows_per_epoch)
         return epoch, row % len(self._plan(epoch))
 
-    def _collate(self, rows: Sequence[Sequence[Piece]]) -> TokenBatch:
-        parts = [self._parts(row) for row in rows]
-        if self._config.format != "text" and self._config.eos_fill is None:
-            parts = self._fill_to_longest(parts)
-        longest = max(sum(map(len, part.tokens)) for part in parts)
-        width = longest if not self._config.packing else self._config.sequence_length
-        shape = (len(parts), min(width, self._config.sequence_length))
-        tokens = torch.full(shape, self._vocab.eos, dtype=torch.int64)
-        scored = torch.zeros(shape, dtype=torch.bool)
-        doc_ids, positions = torch.full(shape, -1, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
-        for i, part in enumerate(parts):
-            left = 0
-            for name, (piece, flags) in enumerate(zip(part.tokens, part.scored, strict=True)):
-                right = min(left + len(piece), shape[1])
-                tokens[i, left:right] = torch.from_numpy(piece[: right - left])
-                scored[i, left:right] = torch.from_numpy(flags[: right - left])
-                apart = self._config.document_mask
-                doc_ids[i, left:right] = name if apart else 0
-                positions[i, left:right] = torch.arange(right - left) if apart else torch.arange(left, right)
-                left = right
-        return TokenBatch(tokens, scored, doc_ids, positions, torch.arange(len(parts)))
+    def row_parts(self, index: int) -> RowParts:
+        """A row of the endless sequence of epochs."""
+        return self._parts(self._pieces(index))
 
-    def _parts(self, pieces: Sequence[Piece]) -> _RowParts:
+    def collate(self, parts: Sequence[RowParts]) -> TokenBatch:
+        """Rows as one batch."""
+        return collate(parts, self._config, self._vocab)
+
+    def _parts(self, pieces: Sequence[Piece]) -> RowParts:
         tokens, scored = [], []
         for piece in pieces:
             begin, end = int(self._store.starts[piece.document]), int(self._store.starts[piece.document + 1])
@@ -177,13 +191,36 @@ class Batches:
             missing = piece.length - (last - first)  # the fill, which is part of the answer
             tokens.append(np.pad(some, (0, missing), constant_values=self._vocab.eos))
             scored.append(np.pad(flags, (0, missing), constant_values=True))
-        return _RowParts(tokens, scored)
+        return RowParts(tokens, scored)
 
-    def _fill_to_longest(self, parts: list[_RowParts]) -> list[_RowParts]:
-        answers = [int(part.scored[0].sum()) for part in parts]
-        filled = []
-        for part, answer in zip(parts, answers, strict=True):
-            extra = max(answers) - answer
-            tokens = np.pad(part.tokens[0], (0, extra), constant_values=self._vocab.eos)
-            filled.append(_RowParts([tokens], [np.pad(part.scored[0], (0, extra), constant_values=True)]))
-        return filled
+
+def collate(parts: Sequence[RowParts], config: DataConfig, vocab: Vocabulary) -> TokenBatch:
+    """Rows as one batch, filled as the config says."""
+    if config.format != "text" and config.eos_fill is None:
+        parts = _fill_to_longest(parts, vocab.eos)
+    width = max(map(len, parts)) if not config.packing else config.sequence_length
+    shape = (len(parts), min(width, config.sequence_length))
+    tokens = torch.full(shape, vocab.eos, dtype=torch.int64)
+    scored = torch.zeros(shape, dtype=torch.bool)
+    doc_ids, positions = torch.full(shape, -1, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
+    for i, part in enumerate(parts):
+        left = 0
+        for name, (piece, flags) in enumerate(zip(part.tokens, part.scored, strict=True)):
+            right = min(left + len(piece), shape[1])
+            tokens[i, left:right] = torch.from_numpy(piece[: right - left])
+            scored[i, left:right] = torch.from_numpy(flags[: right - left])
+            apart = config.document_mask
+            doc_ids[i, left:right] = name if apart else 0
+            positions[i, left:right] = torch.arange(right - left) if apart else torch.arange(left, right)
+            left = right
+    return TokenBatch(tokens, scored, doc_ids, positions, torch.arange(len(parts)))
+
+
+def _fill_to_longest(parts: Sequence[RowParts], eos: int) -> list[RowParts]:
+    answers = [int(part.scored[0].sum()) for part in parts]
+    filled = []
+    for part, answer in zip(parts, answers, strict=True):
+        extra = max(answers) - answer
+        tokens = np.pad(part.tokens[0], (0, extra), constant_values=eos)
+        filled.append(RowParts([tokens], [np.pad(part.scored[0], (0, extra), constant_values=True)]))
+    return filled

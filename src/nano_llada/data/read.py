@@ -13,9 +13,9 @@ import re
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 from nano_llada.core.errors import UserError
 from nano_llada.core.text import MAX_LINE, printable, split_lines
@@ -29,6 +29,7 @@ TextSplit: TypeAlias = Literal["file", "paragraph", "line"]
 SUPPORTED = ".jsonl, .json, .txt and .parquet, each also with .gz or .zst behind it"
 TOO_LONG = f"the line is longer than {MAX_LINE // 2**20} MiB"
 DOCUMENT_END = b"<|endoftext|>"
+PART = 2**24  # bytes of a source that are tokenised at once, by one process
 LONG_TEXT, PIECE = 2**20, 2**16  # bytes; from the first on, text without marks is cut, to about the second
 _ENDING = re.compile(r"(\.jsonl|\.json|\.txt|\.parquet)(\.gz|\.zst)?$", re.IGNORECASE)
 _SAVED = ("state.json", "dataset_dict.json")  # what `save_to_disk` of datasets writes
@@ -37,9 +38,26 @@ _HF_NAME = re.compile(r"hf:(.+?)(?::([^:@/\\]+))?(?:@([^:@/\\]+))?")
 
 @dataclass(frozen=True)
 class Source:
-    """One file, or one Hugging Face dataset when `name` starts with ``hf:``; made by `resolve`."""
+    """One file, or one Hugging Face dataset when `name` starts with ``hf:``; made by `resolve`. Or a part of it.
+
+    `start` and `stop` of a part (see `parts`) are bytes of JSON lines, row groups of parquet, or shards of a dataset.
+    """
 
     name: str
+    start: int = 0
+    stop: int | None = None  # None: the whole
+    before: int = 0  # lines before it, to name places
+
+    def stamp(self) -> str:
+        """Hex sha256 of the size, the first and the last MiB of a file, or of the ``hf:`` name and its data version:
+        enough to notice another corpus without reading all of it. UserError if missing.
+        """
+        if self.name.startswith("hf:"):
+            return self.fingerprint()
+        with _explained(self.name, OSError), open(self.name, "rb") as file:
+            size = file.seek(0, 2)
+            ends = [file.read(2**20) for place in (0, max(0, size - 2**20)) if file.seek(place) >= 0]
+        return hashlib.sha256(b"".join([str(size).encode(), *ends])).hexdigest()
 
     def fingerprint(self) -> str:
         """Hex sha256 of the file, or of the ``hf:`` name and its data version. UserError if missing."""
@@ -78,10 +96,71 @@ def read_rows(source: Source, txt_split: TextSplit = "file") -> Iterator[Row | B
     after 1 MiB). A line of more than MAX_LINE bytes is a bad row. Raises UserError for a damaged or missing file.
     """
     if source.name.startswith("hf:"):
-        return _hf(source.name)
+        return _hf(source)
     if ending_of(source.name)[0] == ".txt":
         return _text(source.name, txt_split)
-    return (_parquet if ending_of(source.name)[0] == ".parquet" else _json)(source.name)
+    if ending_of(source.name)[0] == ".parquet":
+        return _parquet(source)
+    return _json(source.name) if source.stop is None else _json_part(source)
+
+
+def parts(source: Source, size: int = PART, *, count_lines: bool = True) -> list[Source]:
+    """A source in parts of about `size` bytes that can be read each by itself; [source] if it cannot be divided.
+
+    Plain JSON lines are cut at line ends, parquet files between row groups, Hugging Face datasets between shards.
+    Without `count_lines` a file is not read through, and places in it are lines of a part. UserError if it is missing.
+    """
+    if source.name.startswith("hf:"):
+        return [replace(source, start=i, stop=i + 1) for i in range(_shards(source.name))] or [source]
+    kind, packing = ending_of(source.name)
+    if packing or kind not in (".jsonl", ".parquet"):
+        return [source]
+    if kind == ".parquet":
+        parquet, pyarrow = _need("pyarrow.parquet", source.name), _need("pyarrow", source.name)
+        with _explained(source.name, OSError, pyarrow.ArrowException), parquet.ParquetFile(source.name) as file:
+            sizes = [file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)]
+        return [replace(source, start=a, stop=b) for a, b in _grouped(sizes, size)] or [source]
+    with _explained(source.name, OSError), open(source.name, "rb") as file:
+        return _line_parts(source, file, size, count_lines=count_lines)
+
+
+def _grouped(sizes: Sequence[int], size: int) -> Iterator[tuple[int, int]]:
+    """Stretches of numbers of at least `size` together; the last one may be less."""
+    start, held = 0, 0
+    for i, one in enumerate(sizes):
+        held += one
+        if held >= size or i + 1 == len(sizes):
+            yield start, i + 1
+            start, held = i + 1, 0
+
+
+def _line_parts(source: Source, file: BinaryIO, size: int, *, count_lines: bool) -> list[Source]:
+    end = file.seek(0, 2)
+    file.seek(0)
+    if end <= size or file.read(4).startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")):  # UTF-16 and UTF-32
+        return [source]
+    found, start, before = [], 0, 0
+    while start < end:
+        file.seek(min(start + size, end))
+        file.readline()
+        stop = file.tell()
+        found.append(replace(source, start=start, stop=stop, before=before))
+        before += _count_lines(file, start, stop) if count_lines else 0
+        start = stop
+    return found
+
+
+def _count_lines(file: BinaryIO, start: int, stop: int) -> int:
+    """Line ends (\\n, \\r\\n or \\r) in a stretch of a file that ends with one."""
+    file.seek(start)
+    lines, left, returned = 0, stop - start, False
+    while left and (block := file.read(min(left, 2**20))):
+        left -= len(block)
+        lines += block.count(b"\n") - (returned and block[:1] == b"\n")
+        if b"\r" in block:
+            lines += block.count(b"\r") - block.count(b"\r\n")
+        returned = block[-1:] == b"\r"
+    return lines
 
 
 def _matches(source: str) -> list[str]:
@@ -193,6 +272,29 @@ def _json(name: str) -> Iterator[Row | BadRow]:
             yield parse_row(Where(name, number), line)
 
 
+def _json_part(source: Source) -> Iterator[Row | BadRow]:
+    name, place = source.name, source.name
+    if not source.before and source.start:  # its lines were not counted
+        place = f"{source.name} from byte {source.start:,}"
+    for number, line in enumerate(split_lines(_stretch(source)), source.before + 1):
+        if line is None:
+            yield BadRow(Where(place, number), TOO_LONG)
+        elif line.strip():
+            yield parse_row(Where(place if source.start else name, number), line)
+
+
+def _stretch(source: Source) -> Iterator[bytes]:
+    assert source.stop is not None
+    with _explained(source.name, OSError), open(source.name, "rb") as file:
+        file.seek(source.start)
+        left = source.stop - source.start
+        while left and (block := file.read(min(left, PIECE))):
+            left -= len(block)
+            yield block
+    if left:
+        raise UserError(f"{printable(source.name)} has become shorter while it was read")
+
+
 def _text(name: str, split: TextSplit) -> Iterator[Row | BadRow]:
     limit = {"file": _limit(name), "paragraph": 0, "line": 0}[split]
     group: list[tuple[int, bytes | None]] = []
@@ -239,28 +341,48 @@ def _document(name: str, lines: list[tuple[int, bytes | None]]) -> Iterator[Row 
         yield Row(Where(name, lines[0][0]), {"text": text})
 
 
-def _parquet(name: str) -> Iterator[Row | BadRow]:
+def _parquet(source: Source) -> Iterator[Row | BadRow]:
+    name = source.name
     pyarrow, parquet = _need("pyarrow", name), _need("pyarrow.parquet", name)
     packed = bool(ending_of(name)[1])  # parquet is read from its end, so it is unpacked to disk first
     with _explained(name, OSError, pyarrow.ArrowException), tempfile.TemporaryFile() as spool:
         spool.writelines(_blocks(name) if packed else ())
         with parquet.ParquetFile(spool if packed else name) as file:
-            batches = file.iter_batches(batch_size=1024)
+            groups = range(source.start, file.num_row_groups if source.stop is None else source.stop)
+            before = sum(file.metadata.row_group(i).num_rows for i in range(source.start))
+            batches = file.iter_batches(batch_size=1024, row_groups=list(groups))
             singles = (batch.slice(index, 1) for batch in batches for index in range(batch.num_rows))
-            for number, single in enumerate(singles, 1):
+            for number, single in enumerate(singles, before + 1):
                 try:
                     yield Row(Where(name, number), single.to_pylist()[0])
                 except UnicodeDecodeError as error:
                     yield BadRow(Where(name, number), bad_byte(error))
 
 
-def _hf(name: str) -> Iterator[Row | BadRow]:
-    datasets, (path, config, split) = _need("datasets", name), _hf_parts(name)
+def _hf(source: Source) -> Iterator[Row | BadRow]:
+    name, place = source.name, source.name
     with _explained(name, Exception):
-        if _is_saved(path):
-            found = datasets.load_from_disk(path)
-            rows = found[split] if (Path(path) / "dataset_dict.json").is_file() else found
-        else:
-            rows = datasets.load_dataset(path, config, split=split, streaming=True)
+        rows = _hf_rows(name)
+        if source.stop is not None:
+            rows, place = _shard(rows, source.start), f"{name} shard {source.start}"
         for number, value in enumerate(rows, 1):
-            yield Row(Where(name, number), dict(value))
+            yield Row(Where(place, number), dict(value))
+
+
+def _hf_rows(name: str) -> Any:
+    """A Hugging Face dataset that can be read from its beginning, nothing of it in memory."""
+    datasets, (path, config, split) = _need("datasets", name), _hf_parts(name)
+    if _is_saved(path):
+        found = datasets.load_from_disk(path)
+        rows = found[split] if (Path(path) / "dataset_dict.json").is_file() else found
+        return rows.to_iterable_dataset(num_shards=max(1, min(len(rows), -(-rows.data.nbytes // PART))))
+    return datasets.load_dataset(path, config, split=split, streaming=True)
+
+
+def _shards(name: str) -> int:
+    with _explained(name, Exception):
+        return int(_hf_rows(name).num_shards)
+
+
+def _shard(rows: Any, index: int) -> Any:
+    return rows.shard(num_shards=rows.num_shards, index=index)

@@ -12,8 +12,9 @@ import shutil
 import socket
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +24,31 @@ from nano_llada.core.files import regular
 from nano_llada.core.text import printable
 from nano_llada.data.bad_rows import BadRows
 from nano_llada.data.documents import Document, Encoding, Notes, documents
-from nano_llada.data.read import Source, ending_of
+from nano_llada.data.read import Source, ending_of, parts
 from nano_llada.data.tokenizer import Tokenizer
+from nano_llada.data.workers import Workers, cores
 
 __all__ = ["Document", "Encoding", "TokenStore", "documents", "open_store"]
 
 VERSION = 4  # raised when the same input gives other files
 DAMAGE = (FileNotFoundError, ValueError, LookupError, TypeError, EOFError)
+INDICES = ("rows", "starts", "text_bytes", "scored_counts", "first_scored")  # files of one number per document
 BUILDING = ".building-"  # begins the names of folders that are being filled; host, process and a number follow
+
+
+class Documents(Protocol):
+    """Tokenised documents, one after the other: a `TokenStore`, or several of them as one."""
+
+    starts: npt.NDArray[np.int64]  # (N + 1,) first token of each document, and their number
+    text_bytes: npt.NDArray[np.int64]  # (N,) as all that follow
+    scored_counts: npt.NDArray[np.int64]
+    first_scored: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]  # the row each document is of
+
+    def __len__(self) -> int: ...
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]: ...
+    def slice(self, start: int, stop: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]: ...
 
 
 class TokenStore:
@@ -46,8 +64,8 @@ class TokenStore:
         self.rows: npt.NDArray[np.int64] = np.load(
             regular(folder / "rows.npy"), mmap_mode="r"
         )  # the row each document is of
-        self._tokens = np.memmap(regular(folder / "tokens.bin"), dtype=str(self.meta["dtype"]), mode="r")
-        self._scored = np.memmap(regular(folder / "scored.bin"), dtype=np.bool_, mode="r")
+        self._tokens = _mapped(folder / "tokens.bin", str(self.meta["dtype"]))
+        self._scored = _mapped(folder / "scored.bin", "bool")
         if not self.starts[-1] == self.meta["tokens"] == len(self._tokens) == len(self._scored):
             raise ValueError(f"it holds {len(self._tokens)} tokens of {self.meta['tokens']}")
         if {len(self)} != set(map(len, (self.text_bytes, self.scored_counts, self.first_scored, self.rows))):
@@ -69,6 +87,12 @@ class TokenStore:
     def slice(self, start: int, stop: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Tokens and scored flags of a stretch of the whole file."""
         return self._tokens[start:stop].astype(np.int64), np.asarray(self._scored[start:stop])
+
+
+def _mapped(path: Path, dtype: str) -> npt.NDArray[Any]:
+    if not regular(path).stat().st_size:  # a part without documents: nothing can be mapped
+        return np.empty(0, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r")
 
 
 def open_store(
@@ -174,7 +198,30 @@ def _build(
     progress: Callable[[int], None],
 ) -> None:
     notes = Notes()
-    dtype = "uint16" if tokenizer.vocab.size <= 1 << 16 else "uint32"
+    with being_filled(folder) as temporary:
+        # a Hugging Face dataset is read from one end to the other: opening it once more for its shards takes seconds
+        pieces = [p for source in sources for p in ([source] if _kind(source) == "hf" else parts(source))]
+        if len(pieces) > len(sources) and cores() > 1:
+            meta = _write_apart(temporary, pieces, tokenizer, encoding, bad_rows, notes, progress)
+        else:
+            meta = write_documents(temporary, sources, tokenizer, encoding, bad_rows, notes, progress)
+        if not meta["documents"]:
+            names = ", ".join(printable(source.name) for source in sources)
+            raise UserError(f"no documents in {names}" + (f": {bad_rows.summary()}" if bad_rows.count else ""))
+        _refuse_changed(sources, fingerprints)
+        meta = {"key": key, **meta, "sources": [source.name for source in sources]}
+        meta |= {"skipped": bad_rows.summary(), "notes": notes.lines()}
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def being_filled(folder: Path) -> Iterator[Path]:
+    """A new folder that gets the name `folder` when the block ends, unless another process was first: then that one is
+    kept, which holds the same.
+
+    Raises:
+        UserError: if the cache cannot be written.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _sweep(folder.parent)
@@ -185,49 +232,133 @@ def _build(
             f"cannot write the data cache {folder.parent}: {error.strerror}; choose another with --cache"
         ) from error
     try:
-        starts, sizes, counts, firsts, rows = array("q", [0]), array("q"), array("q"), array("q"), array("q")
-        where = None
-        with (temporary / "tokens.bin").open("wb") as tokens_file, (temporary / "scored.bin").open("wb") as scored_file:
-            for document in documents(sources, tokenizer, encoding, bad_rows, notes):
-                tokens_file.write(np.asarray(document.tokens, dtype=dtype).tobytes())
-                scored_file.write(np.asarray(document.scored, dtype=np.bool_).tobytes())
-                starts.append(starts[-1] + len(document.tokens))
-                sizes.append(document.text_bytes)
-                counts.append(sum(document.scored))
-                rows.append((rows[-1] if rows else -1) + (document.where != where))
-                where = document.where
-                firsts.append(document.scored.index(True) if counts[-1] else len(document.scored))
-                if len(sizes) % 1000 == 0:
-                    progress(len(sizes))
-        if not sizes:
-            names = ", ".join(printable(source.name) for source in sources)
-            raise UserError(f"no documents in {names}" + (f": {bad_rows.summary()}" if bad_rows.count else ""))
-        _refuse_changed(sources, fingerprints)
-        np.save(temporary / "rows.npy", np.asarray(rows, dtype=np.int64))
-        np.save(temporary / "starts.npy", np.asarray(starts, dtype=np.int64))
-        np.save(temporary / "text_bytes.npy", np.asarray(sizes, dtype=np.int64))
-        np.save(temporary / "scored_counts.npy", np.asarray(counts, dtype=np.int64))
-        np.save(temporary / "first_scored.npy", np.asarray(firsts, dtype=np.int64))
-        meta = {
-            "key": key,
-            "dtype": dtype,
-            "documents": len(sizes),
-            "tokens": starts[-1],
-            "text_bytes": sum(sizes),
-            "skipped": bad_rows.summary(),
-            "notes": notes.lines(),
-            "sources": [source.name for source in sources],
-        }
-        (temporary / "meta.json").write_text(json.dumps(meta, indent=2, ensure_ascii=False), encoding="utf-8")
-        for source, (_, fingerprint) in zip(sources, key["sources"], strict=True):  # type: ignore[call-overload]
-            if source.fingerprint() != fingerprint:
-                raise UserError(f"{source.name} changed while it was read: wait until it is complete, and run it again")
+        yield temporary
         if (folder / "meta.json").is_file():  # another run built the same store meanwhile, and may be reading it
             return
         if folder.exists():  # an earlier build that did not finish
             shutil.rmtree(folder)
-        os.replace(temporary, folder)
+        _rename(temporary, folder)
     except OSError as error:
         raise UserError(f"cannot write the data cache {folder.parent}: {error.strerror}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _rename(temporary: Path, folder: Path) -> None:
+    try:
+        os.replace(temporary, folder)
+    except OSError:
+        if not (folder / "meta.json").is_file():  # else another process was first by a hair
+            raise
+
+
+def write_documents(
+    folder: Path,
+    sources: Iterable[Source],
+    tokenizer: Tokenizer,
+    encoding: Encoding,
+    bad_rows: BadRows,
+    notes: Notes,
+    progress: Callable[[int], None] = lambda documents: None,
+) -> dict[str, object]:
+    """Tokenise sources into the files of a store, all but meta.json; gives how much it is."""
+    dtype = _dtype(tokenizer)
+    starts, sizes, counts, firsts, rows = array("q", [0]), array("q"), array("q"), array("q"), array("q")
+    where = None
+    with (folder / "tokens.bin").open("wb") as tokens_file, (folder / "scored.bin").open("wb") as scored_file:
+        for document in documents(sources, tokenizer, encoding, bad_rows, notes):
+            tokens_file.write(np.asarray(document.tokens, dtype=dtype).tobytes())
+            scored_file.write(np.asarray(document.scored, dtype=np.bool_).tobytes())
+            starts.append(starts[-1] + len(document.tokens))
+            sizes.append(document.text_bytes)
+            counts.append(sum(document.scored))
+            rows.append((rows[-1] if rows else -1) + (document.where != where))
+            where = document.where
+            firsts.append(document.scored.index(True) if counts[-1] else len(document.scored))
+            if len(sizes) % 1000 == 0:
+                progress(len(sizes))
+    for name, values in zip(INDICES, (rows, starts, sizes, counts, firsts), strict=True):
+        np.save(folder / f"{name}.npy", np.asarray(values, dtype=np.int64))
+    return {"dtype": dtype, "documents": len(sizes), "tokens": starts[-1], "text_bytes": sum(sizes)}
+
+
+def write_part(
+    folder: Path, source: Source, tokenizer: Tokenizer, encoding: Encoding, bad_rows: BadRows, notes: Notes
+) -> None:
+    """A part of a source as a store of its own, which may be empty. UserError if it cannot be read or written."""
+    with being_filled(folder) as temporary:
+        meta = write_documents(temporary, [source], tokenizer, encoding, bad_rows, notes)
+        meta |= {"skipped": bad_rows.summary(), "notes": notes.lines()}
+        (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+
+
+def _dtype(tokenizer: Tokenizer) -> str:
+    return "uint16" if tokenizer.vocab.size <= 1 << 16 else "uint32"
+
+
+def _write_apart(
+    folder: Path,
+    pieces: Sequence[Source],
+    tokenizer: Tokenizer,
+    encoding: Encoding,
+    bad_rows: BadRows,
+    notes: Notes,
+    progress: Callable[[int], None],
+) -> dict[str, object]:
+    """The same as `write_documents`, by a process for each core; the parts are put together in their order."""
+    done: list[TokenStore] = []
+    with Workers(min(cores(), len(pieces)), tokenizer, encoding, bad_rows.policy) as workers:
+        folders = [folder / f"part-{number}" for number in range(len(pieces))]
+        for made in workers.write(pieces, folders):
+            bad_rows.add(made.bad_rows)
+            notes.add(made.notes)
+            done.append(TokenStore(made.folder))
+            progress(sum(map(len, done)))
+    meta = _join(folder, done, _dtype(tokenizer))
+    for part in folders:
+        shutil.rmtree(part)
+    return meta
+
+
+def _join(folder: Path, stores: Sequence[TokenStore], dtype: str) -> dict[str, object]:
+    for name in ("tokens.bin", "scored.bin"):
+        with (folder / name).open("wb") as whole:
+            for store in stores:
+                with (store.folder / name).open("rb") as part:
+                    shutil.copyfileobj(part, whole, 2**20)
+    joined = JoinedStore(stores)
+    for name in INDICES:
+        np.save(folder / f"{name}.npy", getattr(joined, name))
+    sizes = int(joined.text_bytes.sum())
+    return {"dtype": dtype, "documents": len(joined), "tokens": int(joined.starts[-1]), "text_bytes": sizes}
+
+
+class JoinedStore:
+    """Several stores one after the other, read as one; their indices are copied, their tokens are not."""
+
+    def __init__(self, stores: Sequence[TokenStore]) -> None:
+        self._stores = stores
+        tokens = np.cumsum([0, *(store.starts[-1] for store in stores)], dtype=np.int64)
+        rows = np.cumsum([0, *(store.rows[-1] + 1 if len(store) else 0 for store in stores)], dtype=np.int64)
+        empty = np.empty(0, dtype=np.int64)
+        self._begins = tokens
+        self.starts = np.concatenate([*(s.starts[:-1] + b for s, b in zip(stores, tokens, strict=False)), tokens[-1:]])
+        self.rows = np.concatenate([*(s.rows + b for s, b in zip(stores, rows, strict=False)), empty])
+        self.text_bytes = np.concatenate([*(store.text_bytes for store in stores), empty])
+        self.scored_counts = np.concatenate([*(store.scored_counts for store in stores), empty])
+        self.first_scored = np.concatenate([*(store.first_scored for store in stores), empty])
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each document."""
+        return np.diff(self.starts)
+
+    def slice(self, start: int, stop: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Tokens and scored flags of a stretch within one document."""
+        number = max(0, int(np.searchsorted(self._begins, start, side="right")) - 1)
+        number = min(number, len(self._stores) - 1)
+        begin = int(self._begins[number])
+        return self._stores[number].slice(start - begin, stop - begin)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +16,7 @@ from nano_llada.core.errors import UserError
 from nano_llada.core.files import write_json, write_text
 from nano_llada.core.text import printable, read_text
 from nano_llada.data.hostile import checked, patterns, unheard
-from nano_llada.data.pieces import LONGEST_TOKEN, PIECE, batches, broken, is_text, may_be_cut
+from nano_llada.data.pieces import LONGEST_TOKEN, PIECE, batches, broken, is_text, may_be_cut, word_cutter
 from nano_llada.data.token_bytes import token_bytes
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ RESERVED = tuple(f"<|reserved_{i}|>" for i in range(12))
 MARKS = (EOS, TURN_START, TURN_END)
 SPECIALS = (*MARKS, MASK, *RESERVED)  # ids 0 to 15; the first three are minimind's
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
+REMEMBERED = 2**20  # characters of words whose ids are kept
 _OURS = (KeyboardInterrupt, SystemExit, MemoryError)  # not of the tokenizers library
 _ASSETS = Path(__file__).resolve().parent.parent / "assets"
 BUNDLED_TOKENIZER = _ASSETS / "tokenizer"
@@ -71,6 +73,9 @@ class Tokenizer:
         self._guard: Callable[[], contextlib.AbstractContextManager[None]] = (
             unheard if any(patterns(plain)) else contextlib.nullcontext
         )
+        self._cut_words, self._checked = word_cutter(plain), False
+        self._words: dict[str, Sequence[int]] = {}  # ids of words that occurred
+        self._held = 0  # characters of these
         for name in (*MARKS, MASK):
             if ids[name] in self.encode(name):
                 raise UserError(f"the tokenizer turns the characters {name} in a text into that token; use another")
@@ -138,20 +143,47 @@ class Tokenizer:
         return ids
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of several texts, on all cores. Raises UserError as `encode` does."""
+        """Ids of several texts. Raises UserError as `encode` does.
+
+        Texts are cut into words, each of which is encoded once and remembered, where that gives the same ids; the
+        library encodes what is new on all cores.
+        """
         ids: list[list[int]] = [[] for _ in texts]
         for owners, pieces in batches(texts, self._cuts):
-            try:
-                with self._guard():
-                    encoded = self._backend.encode_batch_fast(pieces, add_special_tokens=False)
-            except BaseException as error:
-                if isinstance(error, _OURS):
-                    raise
-                bad = next((piece for piece in pieces if not is_text(piece)), pieces[0])
-                raise self._refused(bad, error) from error
-            for owner, item in zip(owners, encoded, strict=True):
-                ids[owner] += item.ids
+            for owner, item in zip(owners, self._encode_pieces(pieces), strict=True):
+                ids[owner] += item
         return ids
+
+    def _encode_pieces(self, pieces: Sequence[str]) -> list[list[int]]:
+        if self._cut_words is None:
+            return self._encode_all(pieces)
+        cut, known = [self._cut_words(piece) for piece in pieces], self._words
+        new = [word for word in set(itertools.chain.from_iterable(cut)) if word not in known]
+        self._held += sum(map(len, new))
+        if self._held > REMEMBERED:  # a new table: another thread may be using the old one
+            new, known = list(set(itertools.chain.from_iterable(cut))), {}
+            self._words, self._held = known, sum(map(len, new))
+        known.update(zip(new, self._encode_all(new), strict=True))
+        found = [list(itertools.chain.from_iterable(map(known.__getitem__, words))) for words in cut]
+        if not self._checked:  # against a tokenizer that joins what `word_cutter` takes to be apart
+            self._checked = True
+            few = next((n for n, size in enumerate(itertools.accumulate(map(len, pieces)), 1) if size > PIECE), None)
+            if self._encode_all(pieces[:few]) != found[:few]:
+                self._cut_words = None
+                return self._encode_all(pieces)
+        return found
+
+    def _encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids by the library, on all cores."""
+        try:
+            with self._guard():
+                encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except BaseException as error:
+            if isinstance(error, _OURS):
+                raise
+            bad = next((text for text in texts if not is_text(text)), texts[0])
+            raise self._refused(bad, error) from error
+        return [item.ids for item in encoded]
 
     def _refused(self, text: str, error: BaseException) -> UserError:
         if isinstance(error, TypeError):

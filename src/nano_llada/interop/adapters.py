@@ -111,11 +111,15 @@ def merge_adapter(folder: Path, base: ImportedModel, stage: str | None = None) -
     places = {name.removesuffix(SHARED): place for name, place in _places(model).items()}
     for module, pair in pairs.items():
         if module not in places:
-            raise UserError(f"{folder / WEIGHTS} has adapters of {ascii(module)[:120]}, a matrix that the base does not have")
+            raise UserError(
+                f"{folder / WEIGHTS} has adapters of {ascii(module)[:120]}, a matrix that the base does not have"
+            )
         _, _, (rows, columns) = places[module]
         for part, shape in (("A", (rank, columns)), ("B", (rows, rank))):
             if tuple(pair[part].shape) != shape:
-                raise UserError(f"{folder / WEIGHTS}: lora_{part} of {module} is {tuple(pair[part].shape)}, must be {shape}")
+                raise UserError(
+                    f"{folder / WEIGHTS}: lora_{part} of {module} is {tuple(pair[part].shape)}, must be {shape}"
+                )
     with torch.no_grad():
         for module, pair in pairs.items():
             ours, first, (rows, _) = places[module]

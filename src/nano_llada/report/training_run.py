@@ -19,6 +19,7 @@ from nano_llada.core.files import regular
 from nano_llada.core.text import printable
 from nano_llada.training.log import METRICS
 
+SHARE = "share_"  # begins the metrics of a mixture, with a source behind it
 Points = tuple[list[float], list[float]]
 
 
@@ -43,6 +44,19 @@ class TrainingRun:
         ends = [0.0, *(line["tokens"] for line in lines)]
         spent = [(b - a) / line["tokens_per_second"] for a, b, line in zip(ends, ends[1:], lines, strict=False)]
         return sum(spent) if spent else None
+
+    @property
+    def sources(self) -> dict[str, float]:
+        """By source of a mixture, its share of the tokens trained on; {} where none are mixed."""
+        lines = [line for line in self.metrics if any(name.startswith(SHARE) for name in line)]
+        ends = [0.0, *(line["tokens"] for line in lines)]
+        found: dict[str, float] = {}
+        for before, line in zip(ends, lines, strict=False):
+            for name in line:
+                if name.startswith(SHARE):
+                    source = name.removeprefix(SHARE)
+                    found[source] = found.get(source, 0.0) + line[name] * (line["tokens"] - before)
+        return {name: tokens / ends[-1] for name, tokens in found.items()}
 
     def curve(self, name: str) -> Points:
         """Tokens seen, and the values of a metric there."""

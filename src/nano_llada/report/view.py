@@ -43,7 +43,7 @@ def sections(
             "of the same kind, with the same tokenizer and validation data. Time is that of the optimizer steps alone."
         )
         plots = training_plots(training)
-        yield Section("training", "Training", (text,), (), tuple(plots), (_training_table(training),))
+        yield Section("training", "Training", (text,), (), tuple(plots), tuple(_training_tables(training)))
     if records:
         meanings = [(f"{suite_of(suite).title}, {metric.name}", suite_of(suite).meanings.get(metric.name, ""))
                     for suite, metrics in results.metrics.items() for metric in metrics]  # fmt: skip
@@ -96,6 +96,16 @@ def _training_summary(runs: Sequence[TrainingRun]) -> Iterator[tuple[str, str]]:
             (best, name), *others = ranked
             rest = ", ".join(f"{other} {value:.4f}" for value, other in others)
             yield f"Training, {kind}", f"{name} ends with the lowest validation loss, {best:.4f} (others: {rest})."
+
+
+def _training_tables(runs: Sequence[TrainingRun]) -> Iterator[Table]:
+    yield _training_table(runs)
+    mixed = [(run, source, share) for run in runs for source, share in run.sources.items()]
+    if mixed:
+        rows = [
+            row(run.name, source, f"{share:.1%}", f"{share * (run.tokens or 0):,.0f}") for run, source, share in mixed
+        ]
+        yield Table("Sources of mixtures", ("run", "source", "share of tokens", "tokens"), tuple(rows), labels=2)
 
 
 def _training_table(runs: Sequence[TrainingRun]) -> Table:

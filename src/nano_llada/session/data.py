@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
@@ -17,16 +17,22 @@ from nano_llada.core.errors import UserError
 from nano_llada.core.progress import Progress
 from nano_llada.core.text import printable
 from nano_llada.data.loader import Batches, hold_out, hold_out_by_count
+from nano_llada.data.mixture import MixedBatches, MixedOnce, weighted
 from nano_llada.data.packing import Ints
 from nano_llada.data.pairs import PairBatches, equal_pairs, usable_pairs
 from nano_llada.data.read import BadRows, Source, ending_of, resolve
 from nano_llada.data.store import Encoding, TokenStore, open_store
+from nano_llada.data.stream import Parts, Share, StreamBatches
 from nano_llada.data.tokenizer import BUNDLED_TOKENIZER, Tokenizer
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives.policy import PolicyLoss
 from nano_llada.session.questions import read_questions
 from nano_llada.session.rollout import RolloutBatches
+from nano_llada.training import parallel
 from nano_llada.verify.reward import VERIFIER, load_reward
+
+Training: TypeAlias = Batches | StreamBatches | MixedBatches
+Validation: TypeAlias = Batches | MixedOnce
 
 
 def load_batches(
@@ -35,7 +41,7 @@ def load_batches(
     model: Transformer,
     tokenizer: Tokenizer,
     usable: Callable[[], Transformer] | None = None,
-) -> tuple[Batches | RolloutBatches, Batches | None]:
+) -> tuple[Training | RolloutBatches, Validation | None]:
     """Training batches, and validation batches where there are any, for whatever the objective learns from.
 
     Args:
@@ -71,34 +77,80 @@ def as_it_began(config: RunConfig) -> RunConfig:
     return replace(config, data=replace(config.data, held_out=rule))
 
 
-def load_data(config: RunConfig, tokenizer: Tokenizer) -> tuple[Batches, Batches | None]:
+def load_data(config: RunConfig, tokenizer: Tokenizer) -> tuple[Training, Validation | None]:
     """Training batches, and validation batches where there are any."""
-    data, train = config.data, config.train
-    if not data.data:
+    if not config.data.data:
         raise UserError("no training data: give files with --data, or try `nano-llada demo`")
-    store = open_token_store(config, data.data, tokenizer)
-    usable = _usable(store, data)
+    load = _load_stream if config.data.stream else _load_store
+    mixed = weighted(config.data.data)
+    if not mixed:
+        return load(config, config.data.data, tokenizer)
+    if config.data.format == "preference":
+        raise UserError("data with weights is for pretraining and SFT; give preferences without")
+    found = {one.name: load(config, (one.source,), tokenizer) for one in mixed}
+    weights = {one.name: one.weight for one in mixed}
+    rows, seed = config.train.batch_size, config.train.seed
+    count = None if config.data.stream else sum(batches.rows_per_epoch for batches, _ in found.values())
+    sources = {name: batches for name, (batches, _) in found.items()}
+    batches = MixedBatches(sources, weights, config.data, tokenizer.vocab, rows=rows, seed=seed, rows_per_epoch=count)
+    if config.data.validation:
+        return batches, next(iter(found.values()))[1]
+    kept = {name: validation for name, (_, validation) in found.items() if validation is not None}
+    return batches, MixedOnce(list(kept.values()), [weights[name] for name in kept]) if kept else None
 
-    def rows_of(some: TokenStore, numbers: Ints, seed: int | None, data: DataConfig = data) -> Batches:
-        if data.format == "preference":
-            return PairBatches(some, data, tokenizer.vocab, rows=train.batch_size, seed=seed, pairs=numbers)
-        return Batches(some, data, tokenizer.vocab, rows=train.batch_size, seed=seed, documents=numbers)
 
+def _load_stream(
+    config: RunConfig, sources: Sequence[str], tokenizer: Tokenizer
+) -> tuple[StreamBatches, Validation | None]:
+    data, train = config.data, config.train
+    share = Share(parallel.rank(), parallel.size())
+    found = Parts(resolve(sources), tokenizer, _encoding(data), data, share)
+    held = 0.0 if data.validation else data.validation_share
+    batches = StreamBatches(found, data, tokenizer.vocab, rows=train.batch_size, seed=train.seed, share=held)
     if data.validation:
-        other = open_token_store(config, data.validation, tokenizer)
-        kept = _usable(other, data)
-        return rows_of(store, usable, train.seed), rows_of(other, kept[hold_out_by_count(len(kept), 1)[1]], None)
+        return batches, _given_validation(config, tokenizer)
+    validation = batches.validation() if held else None
+    if held and validation is None:
+        print("nothing is held out, so losses are of training data alone: too little of the first parts; --validation")
+    return batches, validation
+
+
+def _given_validation(config: RunConfig, tokenizer: Tokenizer) -> Batches:
+    data = config.data
+    store = open_token_store(config, data.validation, tokenizer)
+    kept = _usable(store, data)
+    return _rows(config, tokenizer, store, kept[hold_out_by_count(len(kept), 1)[1]], None, data)
+
+
+def _rows(
+    config: RunConfig, tokenizer: Tokenizer, store: TokenStore, numbers: Ints, seed: int | None, data: DataConfig
+) -> Batches:
+    if data.format == "preference":
+        return PairBatches(store, data, tokenizer.vocab, rows=config.train.batch_size, seed=seed, pairs=numbers)
+    return Batches(store, data, tokenizer.vocab, rows=config.train.batch_size, seed=seed, documents=numbers)
+
+
+def _load_store(config: RunConfig, sources: Sequence[str], tokenizer: Tokenizer) -> tuple[Batches, Batches | None]:
+    data, train = config.data, config.train
+    store = open_token_store(config, tuple(sources), tokenizer)
+    usable = _usable(store, data)
+    if data.validation:
+        return _rows(config, tokenizer, store, usable, train.seed, data), _given_validation(config, tokenizer)
     learnt, held_out = split(store, usable, data)
-    batches = rows_of(store, learnt, train.seed)
+    batches = _rows(config, tokenizer, store, learnt, train.seed, data)
     if not data.validation_share:
         return batches, None
     fill = int(store.lengths[held_out].sum()) >= data.sequence_length
     try:  # a few short documents do not fill a row of packed text, and then are a row each
         loose = data if fill or not data.document_mask or not len(held_out) else replace(data, packing=False)
-        return batches, rows_of(store, held_out, None, loose)
+        return batches, _rows(config, tokenizer, store, held_out, None, loose)
     except UserError as error:
         print(f"nothing is held out, so losses are of training data alone: {error}; or give --validation")
         return batches, None
+
+
+def _encoding(data: DataConfig) -> Encoding:
+    return Encoding(data.format, data.text_field, data.turns, data.txt_split, data.marks)
 
 
 def split(store: TokenStore, usable: Ints, data: DataConfig) -> tuple[Ints, Ints]:
@@ -163,6 +215,8 @@ def load_rollouts(
             f"max_new_tokens {rollouts.max_new_tokens} leaves no room for a question: the model's max_length is "
             f"{model.config.max_length}"
         )
+    if weighted(data.data):
+        raise UserError("data with weights is for pretraining and SFT; give questions without")
     reward, longest = load_reward(rollouts.reward), min(room, data.sequence_length)
     questions = read_questions(resolve(data.data), tokenizer, bad, longest, verified=rollouts.reward == VERIFIER)
     if bad.count:
@@ -197,7 +251,7 @@ def open_token_store(config: RunConfig, sources: tuple[str, ...], tokenizer: Tok
     """Tokenise (or find in the cache) some sources, and say what was skipped or looks wrong."""
     data = config.data
     bad, resolved = BadRows(data.on_bad_row), resolve(sources)
-    encoding = Encoding(data.format, data.text_field, data.turns, data.txt_split, data.marks)
+    encoding = _encoding(data)
     progress = Progress("tokenising", "documents", lambda: documents_in(resolved, data))
     store = open_store(resolved, tokenizer, encoding, cache=data.cache, bad_rows=bad, progress=progress)
     named = printable(", ".join(sources))

@@ -11,6 +11,7 @@ from nano_llada.checkpoint.files import step_folders
 from nano_llada.config.data import DataConfig
 from nano_llada.config.run import RunConfig
 from nano_llada.core.errors import ReportedElsewhere, UserError
+from nano_llada.data.mixture import weighted
 from nano_llada.data.read import BadRows, resolve
 from nano_llada.data.rows import Where
 from nano_llada.data.store import Encoding, documents
@@ -34,7 +35,10 @@ def explained(config: RunConfig, trainer: Trainer, tokenizer: Tokenizer) -> Iter
             raise ReportedElsewhere(str(error)) from error
         drawn = trainer.batches if isinstance(trainer.batches, RolloutBatches) else None
         asked = (question.where for question in drawn.questions) if drawn is not None else None
-        raise explain_broken_loss(config, asked or document_places(config.data, tokenizer), error) from error
+        known = (
+            iter(()) if config.data.stream or weighted(config.data.data) else document_places(config.data, tokenizer)
+        )
+        raise explain_broken_loss(config, asked or known, error) from error
     except (RuntimeError, MemoryError) as error:
         text = str(error)
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or ALLOCATOR in text:

@@ -12,6 +12,7 @@ from nano_llada.config.record import to_plain
 from nano_llada.config.run import RunConfig
 from nano_llada.core.errors import UserError
 from nano_llada.core.files import reason_of, write_json, writing
+from nano_llada.data.mixture import without_weights
 from nano_llada.data.read import resolve
 from nano_llada.data.tokenizer import Tokenizer
 
@@ -28,7 +29,9 @@ def fingerprints(config: RunConfig, tokenizer: Tokenizer, start: Checkpoint | No
     found: Fingerprints = {"tokenizer": {"tokenizer.json": tokenizer.hash}}
     for kind, names in (("data", config.data.data), ("validation data", config.data.validation)):
         if names:
-            found[kind] = {source.name: source.fingerprint() for source in resolve(names)}
+            streamed = config.data.stream and kind == "data"  # reading all of a stream is what it is to avoid
+            sources = resolve(without_weights(names))
+            found[kind] = {s.name: s.stamp() if streamed else s.fingerprint() for s in sources}
     if start is not None:
         found["start weights"] = _weights(start.folder)
     if config.reference is not None:

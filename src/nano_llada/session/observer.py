@@ -23,6 +23,7 @@ from nano_llada.config.run import RunConfig
 from nano_llada.core import device as hardware
 from nano_llada.core.errors import UserError
 from nano_llada.core.files import reason_of
+from nano_llada.data.loader import Located
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.model.transformer import Transformer
 from nano_llada.session.lock import RunLock
@@ -59,6 +60,7 @@ class RunObserver:
     trainer: Trainer
     turns: bool = True
     infills: bool = False  # the model that the run starts from
+    batches: Located = Located()  # what the run learns from
 
     def __init__(
         self,
@@ -144,7 +146,8 @@ class RunObserver:
         """
         self._check_lock()
         self._name_if_written()
-        self._window.append(report)
+        shares = {f"share_{name}": share for name, share in self.batches.shares(report.step - 1).items()}
+        self._window.append(replace(report, metrics={**report.metrics, **shares}) if shares else report)
         config = self.config
         if report.step % config.train.log_every == 0 or report.step == self.log.total_steps:
             window, self._window = self._window, []
@@ -191,6 +194,8 @@ class RunObserver:
             weights = layout.weights()
             tensors, plain = self.trainer.state()
             parallel.on_first(lambda: self._check_weights(step, weights))
+            if (position := self.batches.position(step)) is not None:
+                plain["data"] = position
             state = (tensors, {**plain, "window": [asdict(report) for report in self._window]})
             if layout.divided:
                 self._start_save(step, weights, state)

@@ -18,7 +18,7 @@ from nano_llada.core.device import Machine
 from nano_llada.core.errors import UserError
 from nano_llada.core.files import regular
 from nano_llada.core.random import derive_seed
-from nano_llada.data.loader import shuffled
+from nano_llada.data.loader import Located, shuffled
 from nano_llada.data.tokenizer import Tokenizer
 from nano_llada.decode.types import Request, collect
 from nano_llada.language_model import make_sampler
@@ -40,7 +40,7 @@ def group_advantages(rewards: torch.Tensor, group_size: int) -> torch.Tensor:
     return advantages.masked_fill(~differ, 0.0).flatten()
 
 
-class RolloutBatches:
+class RolloutBatches(Located):
     """Training data of `Policy`: see `loader.Batches` for what a batch of a step is.
 
     Answers of a step depend on (seed, step, question) and the weights, so a resumed run draws them again as they were.

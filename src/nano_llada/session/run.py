@@ -89,7 +89,8 @@ def _execute(config: RunConfig, *, resume: bool) -> Outcome:
             notes = parallel.on_first(lambda: _prepare(config, tokenizer, start, resume=resume)) or []
             trainer, observer = assemble(config, machine, tokenizer, start, resume=resume, lock=lock)
             notes += warning(config, observer.model.config, machine, parallel.size())
-        _train(config, trainer, observer, tokenizer, [*notes, *observer.checkpoints.notes], started)
+        with contextlib.closing(observer.batches):
+            _train(config, trainer, observer, tokenizer, [*notes, *observer.checkpoints.notes], started)
     outcome = parallel.agreed(lambda: read_outcome(config.folder))
     assert outcome is not None  # the observer wrote it
     return outcome
@@ -260,6 +261,7 @@ def assemble(
         raise UserError("merge_best goes by the validation loss, and there is no validation data: give --validation")
     steps = config.train.steps or math.ceil(config.train.epochs * batches.rows_per_epoch / config.train.batch_size)
     observer = RunObserver(config, tokenizer, model, steps, machine, lock)
+    observer.batches = batches
     observer.turns = _learns_turns(config, batches, tokenizer, start)
     observer.infills = start is not None and start.card.infills and start.card.track == config.track
     saved = _resumed(config, observer, model) if resume else None
@@ -281,6 +283,8 @@ def assemble(
         try:
             observer.continue_window(saved.plain)
             trainer.restore(_filler(saved, trainer), saved.plain)
+            if (position := saved.plain.get("data")) is not None:
+                batches.continue_from(position)
         except (LookupError, TypeError, ValueError, OverflowError, RuntimeError) as error:
             raise UserError(f"{config.folder}: the training state cannot be used: {error}") from error
     if config.train.compile:

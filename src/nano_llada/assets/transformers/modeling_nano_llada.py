@@ -283,12 +283,18 @@ class NanoLLaDAModel(PreTrainedModel):
         of the text say which drafts are right, and one token more; the masks behind those give the next drafts. Texts
         that are drawn, not greedy, are written without drafts.
         """
-        most, spare = 0 if draw.temperature else most, 1 - self._ahead  # with "self" a group's first mask says nothing new
+        most, spare = (
+            0 if draw.temperature else most,
+            1 - self._ahead,
+        )  # with "self" a group's first mask says nothing new
         drafts = text.new_empty(0)
         end = start  # of what is written
         while end < len(text) and not self._ended(text[start:]):
             known = torch.cat([text[:end], drafts])
-            places, reach = torch.arange(len(known), device=text.device), torch.arange(len(known), device=text.device) + 1
+            places, reach = (
+                torch.arange(len(known), device=text.device),
+                torch.arange(len(known), device=text.device) + 1,
+            )
             group, groups = torch.zeros_like(places), []
             for number in range(len(drafts) + 1):
                 behind = end + number

@@ -6,7 +6,8 @@
 
 `validity` writes a text for every random schema and pattern with a random model, which prefers nothing that is valid,
 left to right, with self-speculation (whose greedy texts must equal those without), in blocks, in blocks with editing,
-and on a canvas; `json`, `jsonschema` and `re` judge them. The room is the shortest valid length and up to 60 tokens more.
+and on a canvas; `json`, `jsonschema` and `re` judge them. The room is the shortest valid length and up to 60 tokens
+more.
 `speed` compares tokens a second in blocks of 8 with and without a constraint, by turns: once with a constraint that
 accepts everything, and once with JSON of a schema, whose texts end earlier, so that batches are less full. `exact` asks
 trained models held-out questions of the small world with and without a constraint: one of the answers to `--items`

@@ -482,7 +482,7 @@ def test_keys_are_kept_as_digests_and_all_compared_in_constant_time(tmp_path, mo
 def test_keys_limits_and_metrics(models):
     key, line = make_key("ann")
     keys = Keys({"ann": bytes.fromhex(line.split()[1])})
-    options = ServingOptions(max_rows=1, max_waiting=1, max_per_key=3, request_seconds=0.5)
+    options = ServingOptions(max_rows=1, max_waiting=1, max_per_key=3)
     with live({"ar": models["ar"]}, options, keys) as server:
         for wrong in ("nl-wrong", key + "x"):
             with pytest.raises(openai.AuthenticationError) as error:

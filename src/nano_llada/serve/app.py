@@ -30,6 +30,8 @@ from nano_llada.serve.refusal import Refusal, bad, our_error, wrong_body
 from nano_llada.serve.stream import EventStream, Gone, collected, stopping, too_many, while_connected
 from nano_llada.serve.worker import Events, QueueFull, Stopped
 
+QUICK = 4096  # bytes of a request that is prepared at once
+
 Body = TypeVar("Body", bound=protocol.Writing)
 Prepare = Callable[[Body, Served, ServingOptions], prepare.Task]
 
@@ -98,7 +100,9 @@ def _add_writing(api: FastAPI, models: Models, options: ServingOptions) -> None:
     async def answer(request: Request, body: Body, how: Prepare[Body], kind: type[Answer]) -> Response:
         note: Note = request.scope["note"]
         served = models.get(body.model)
-        task = await asyncio.to_thread(how, body, served, options)  # a long prompt takes a while to encode
+        # a long prompt takes a while to encode, a constraint to compile; for others a thread would cost more
+        quick = len(await request.body()) < QUICK and not body.model_fields_set & {"constraint", "response_format"}
+        task = how(body, served, options) if quick else await asyncio.to_thread(how, body, served, options)
         note.stream = bool(body.stream)
         if options.log_prompts:
             note.prompt = body.model_dump(exclude_none=True)

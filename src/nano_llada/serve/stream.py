@@ -171,5 +171,8 @@ class EventStream(Response):
         return [_line(piece) for piece in self._answer.pieces(number, self._answer.take(number, event))]
 
 
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 def _line(content: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + _JSON.encode(content).encode() + b"\n\n"

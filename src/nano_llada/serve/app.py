@@ -22,6 +22,7 @@ from nano_llada.serve.answers import Answer, ChatAnswer, GapsAnswer, TextAnswer,
 from nano_llada.serve.check import checked
 from nano_llada.serve.document import BODIES, ERRORS, described, responses
 from nano_llada.serve.guard import Application, Guard
+from nano_llada.serve.in_turn import InTurn
 from nano_llada.serve.keys import Keys
 from nano_llada.serve.models import Models, Served
 from nano_llada.serve.note import Note
@@ -140,9 +141,13 @@ def _add_writing(api: FastAPI, models: Models, options: ServingOptions) -> None:
         return await answer(request, body, prepare.infill, GapsAnswer)
 
 
-async def _opened(resources: AsyncExitStack, served: Served, task: prepare.Task, *, patient: bool) -> Events:
+async def _opened(resources: AsyncExitStack, served: Served, task: prepare.Task, *, patient: bool) -> Events | InTurn:
     """The events of a task, whose requests have been queued."""
+    ends = served.writer.tokenizer.vocab.ends
     try:
+        if task.gaps is not None and task.turns is not None:
+            turns = InTurn(served.worker, task.gaps, task.turns, ends, patient=patient)
+            return await resources.enter_async_context(turns)
         return await resources.enter_async_context(served.worker.open(task.requests, task.stop, patient=patient))
     except QueueFull as full:
         raise too_many(full) from full

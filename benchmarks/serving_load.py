@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -93,6 +94,12 @@ class Client:
         if kind in GOOD:
             self._outcome.seconds.append(time.perf_counter() - begun)
 
+    def _stopping(self, answer: httpx2.Response) -> bool:
+        """Whether a server that stops has refused, which is right only after it was told to stop."""
+        if answer.status_code == 503:
+            self._outcome.counts["refused"] += 1
+        return answer.status_code == 503
+
     async def _post(self, path: str, body: dict[str, Any], **more: Any) -> httpx2.Response:
         return await self._http.post(f"{self._url}/{path}", json=body, headers=self._headers, **more)
 
@@ -100,6 +107,8 @@ class Client:
         answer = await self._post("chat/completions", question.body())
         if answer.status_code == 429:
             return not int(answer.headers["retry-after"])
+        if self._stopping(answer):
+            return True
         found = answer.json()
         text = found["choices"][0]["message"]["content"] if answer.status_code == 200 else found
         self._outcome.tokens += found.get("usage", {}).get("completion_tokens", 0)
@@ -132,6 +141,8 @@ class Client:
         async with self._http.stream("POST", url, json=body, headers=self._headers) as answer:
             if answer.status_code == 429:
                 return False
+            if self._stopping(answer):
+                return True
             async for line in answer.aiter_lines():
                 if not line.startswith("data: "):
                     continue
@@ -206,4 +217,44 @@ async def load(
                 await client.send(kinds[number % len(kinds)], asked[number % len(asked)])
 
         await asyncio.gather(*(one(number) for number in range(requests)))
+    return outcome
+
+
+async def most_waiting(url: str, key: str, pause: float = 0.2) -> int:
+    """The most requests of a model that waited, read from the server's figures until this is cancelled."""
+    most = 0
+    async with httpx2.AsyncClient(timeout=60) as http:
+        with contextlib.suppress(asyncio.CancelledError):
+            while True:
+                page = await http.get(f"{url}/metrics", headers={"authorization": f"Bearer {key}"})
+                lines = [line for line in page.text.splitlines() if line.startswith("nano_llada_engine_waiting{")]
+                most = max(most, *(int(float(line.rpartition(" ")[2])) for line in lines))
+                await asyncio.sleep(pause)
+    return most
+
+
+async def until_the_end(
+    url: str, asked: Sequence[Question], requests: int, terminate: Callable[[], None], key: str
+) -> Outcome:
+    """Whole answers and streams by turns, `terminate` while they are written, and as many after it.
+
+    What was accepted must be finished and right (`whole`, `stream`), everything else refused (`refused`: 503, or no
+    connection at all).
+    """
+    outcome = Outcome()
+    async with httpx2.AsyncClient(timeout=120, limits=httpx2.Limits(max_connections=4 * requests)) as http:
+
+        async def one(number: int) -> None:
+            question = asked[number % len(asked)]
+            client = Client(url, key, http, outcome, number)
+            try:
+                await client.send(("whole", "stream")[number % 2], question)
+            except httpx2.TransportError:
+                outcome.counts["refused"] += 1
+
+        early = [asyncio.create_task(one(number)) for number in range(requests)]
+        await asyncio.wait(early, return_when=asyncio.FIRST_COMPLETED)
+        terminate()
+        late = [asyncio.create_task(one(number)) for number in range(requests)]
+        await asyncio.gather(*early, *late)
     return outcome

@@ -5,8 +5,9 @@
     python -m benchmarks.structured exact RUN ... [--items 100] [--out docs/experiments/structured]
 
 `validity` writes a text for every random schema and pattern with a random model, which prefers nothing that is valid,
-left to right, in blocks, in blocks with editing, and on a canvas; `json`, `jsonschema` and `re` judge them. The room is
-the shortest valid length and up to 60 tokens more.
+left to right, with self-speculation (whose greedy texts must equal those without), in blocks, in blocks with editing,
+and on a canvas; `json`, `jsonschema` and `re` judge them. The room is the shortest valid length and up to 60 tokens
+more.
 `speed` compares tokens a second in blocks of 8 with and without a constraint, by turns: once with a constraint that
 accepts everything, and once with JSON of a schema, whose texts end earlier, so that batches are less full. `exact` asks
 trained models held-out questions of the small world with and without a constraint: one of the answers to `--items`
@@ -32,7 +33,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import by_turns, record
-from nano_llada.config.decoding import Autoregressive, Block, Constraint, Decoding, Diffusion
+from nano_llada.config.decoding import Autoregressive, Block, Constraint, Decoding, Diffusion, Speculative
 from nano_llada.config.model import ModelConfig
 from nano_llada.data.tokenizer import BUNDLED_TOKENIZER, Tokenizer
 from nano_llada.decode.constraint.automaton import ByteAutomaton
@@ -52,6 +53,8 @@ PATTERNS = ("^[a-z]{2,5}$", "^(foo|汤姆)+$", "[0-9]{2}", "^[^a-z]{1,4}$", "^.{
 KINDS: dict[str, Decoding] = {
     "ar": Autoregressive(),
     "ar-drawn": Autoregressive(temperature=1.0, top_k=20),
+    "speculative": Speculative(drafts=2),
+    "speculative-drawn": Speculative(drafts=2, temperature=1.0, top_k=20),
     "block-8": Block(block_size=8, threshold=0.4),
     "block-8-edit": Block(block_size=8, threshold=0.4, edit_threshold=0.2, edit_blocks=1),
     "canvas": Diffusion(threshold=0.4),
@@ -168,11 +171,11 @@ def random_model(size: int, seed: int, width: int = 32, layers: int = 2) -> Tran
 
 def write(
     model: Transformer, tokenizer: Tokenizer, decoding: Decoding, requests: Sequence[Request], rows: int = 16
-) -> Iterator[tuple[int, str]]:
-    """The number and the text of each request."""
+) -> Iterator[tuple[int, str, int]]:
+    """The number and the text of each request, and its forward passes."""
     sampler = BatchSampler(model, tokenizer.vocab, decoding, rows)
     for number, done in gather(sampler.stream(requests), sampler.ends):
-        yield number, tokenizer.decode(done.tokens)
+        yield number, tokenizer.decode(done.tokens), done.forwards
 
 
 def validity(kind: str, count: int, seed: int, decodings: dict[str, Decoding]) -> Iterator[dict[str, object]]:
@@ -187,20 +190,23 @@ def validity(kind: str, count: int, seed: int, decodings: dict[str, Decoding]) -
         max(automaton.shortest, 1) + rng.choice((0, rng.randint(1, 8), rng.randint(8, 60))) for automaton in automata
     ]
     model = random_model(tokenizer.vocab.size, seed)
+    plain: dict[int, str] = {}
     for name, decoding in decodings.items():
         requests = [
             Request((20 + i % 200, 30), seed=i, max_new_tokens=room, automaton=automaton)
             for i, (room, automaton) in enumerate(zip(rooms, automata, strict=True))
         ]
-        wrong, texts = [], set()
-        for number, text in write(model, tokenizer, replace(decoding, max_new_tokens=512), requests):
-            texts.add(text)
+        wrong, texts, passes = [], dict[int, str](), 0
+        for number, text, forwards in write(model, tokenizer, replace(decoding, max_new_tokens=512), requests):
+            texts[number] = text
+            passes += forwards
             try:
                 cases[number][1](text)
             except (ValueError, jsonschema.ValidationError) as error:
                 wrong.append(f"{text!r}: {str(error)[:200]}")
         for line in wrong[:5]:
             print("invalid:", line)
+        plain = texts if name == "ar" else plain
         row: dict[str, object] = {
             "benchmark": "structured",
             "measure": "validity",
@@ -211,7 +217,9 @@ def validity(kind: str, count: int, seed: int, decodings: dict[str, Decoding]) -
             "seed": seed,
             "texts": count,
             "valid": count - len(wrong),
-            "different_texts": len(texts),
+            "different_texts": len(set(texts.values())),
+            "passes": passes,
+            "equal_to_ar": sum(texts[number] == text for number, text in plain.items()),
             "shortest_exactly": sum(room == max(a.shortest, 1) for room, a in zip(rooms, automata, strict=True)),
             "largest_states": max(len(automaton.accepting) for automaton in automata),
             "compile_seconds_each": round(seconds / count, 4),
@@ -299,6 +307,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=100)
     parser.add_argument("--schemas", type=int, default=1000)
     parser.add_argument("--regexes", type=int, default=300)
+    parser.add_argument("--decodings", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--width", type=int, default=256)
@@ -308,9 +317,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     path = options.out / "results.jsonl" if options.out else None
+    chosen = {name: KINDS[name] for name in options.decodings}
     if options.measure == "validity":
         for kind, count in (("schema", options.schemas), ("regex", options.regexes)):
-            for row in validity(kind, count, options.seed, KINDS) if count else ():
+            for row in validity(kind, count, options.seed, chosen) if count else ():
                 record(path, row)
     elif options.measure == "exact":
         for run in options.runs:

@@ -30,6 +30,7 @@ CARDS: Mapping[str, ModelCard] = {
     "canvas": ModelCard("diffusion", "sft", answer_length=12),
     "block": ModelCard("diffusion", "sft", block_size=4, answer_length=16),
     "editing": ModelCard("diffusion", "sft", block_size=4, answer_length=16, edits=True),
+    "tri": ModelCard("both", "sft", block_size=4, answer_length=16, infills=True),
 }
 
 

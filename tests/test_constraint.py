@@ -10,6 +10,7 @@ import itertools
 import json
 import random
 import re
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from benchmarks.structured import constraint_of, random_regex
 from examples import structured
 
 from nano_llada import Constraint, load
-from nano_llada.config.decoding import Autoregressive, Block, Diffusion, EngineOptions
+from nano_llada.config.decoding import Autoregressive, Block, Diffusion, EngineOptions, Speculative
 from nano_llada.core.batch import Vocabulary
 from nano_llada.core.errors import UserError
 from nano_llada.data.tokenizer import BUNDLED_TOKENIZER, Tokenizer, train_characters
@@ -72,6 +73,8 @@ ROOM = 24
 DECODINGS = {
     "ar": Autoregressive(),
     "ar-drawn": Autoregressive(temperature=1.0, top_k=5, repetition_penalty=1.2),
+    "speculative": Speculative(drafts=2),
+    "speculative-drawn": Speculative(drafts=3, temperature=1.0, top_k=5, predicts="self"),
     "block": Block(block_size=8, threshold=0.4),
     "block-drawn": Block(block_size=5, threshold=0.4, temperature=0.8, top_p=0.9, certainty="likeliest"),
     "editing": Block(block_size=8, threshold=0.3, edit_threshold=0.2, edit_blocks=1, max_post_steps=4),
@@ -446,7 +449,14 @@ def test_with_a_constraint_that_accepts_everything_nothing_changes(sure, anythin
     assert len({tuple(c.tokens) for c in collect(free, 4, sampler.ends)}) > 1
 
 
-@pytest.mark.parametrize("name", [name for name, one in DECODINGS.items() if not one.temperature and name != "editing"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in DECODINGS
+        if name in ("ar", "block", "margin", "rule") or ("canvas" in name and "drawn" not in name)
+    ],
+)
 def test_a_text_that_is_valid_anyway_is_kept(make_model, name):
     """Whatever else would be valid, and however unsure the passes before were."""
     decoding = replace(DECODINGS[name], max_new_tokens=14)
@@ -464,6 +474,60 @@ def test_a_text_that_is_valid_anyway_is_kept(make_model, name):
         assert (bound.tokens, bound.forwards, bound.order) == (free.tokens, free.forwards, free.order)
         kept += len(text) > 3
     assert kept
+
+
+@pytest.mark.parametrize("drafts", [1, 3])
+@pytest.mark.parametrize("reading", ["next", "self"])
+def test_speculation_writes_the_same_as_without_under_every_constraint(make_model, compiler, drafts, reading):
+    model, rng = make_model(seed=3, peak=16.0, vocab_size=VOCAB.size).double(), random.Random(drafts)
+    some = [constraint for constraint, _ in FORMS.values()]
+    some += [constraint_of(kind, rng)[0] for kind in ("schema", "regex") * 4]
+    automata = [found for found in map(compiler.compile, some) if found.shortest < 40]
+    assert len(automata) > 9
+    requests = [
+        Request((7 + i, 9), max_new_tokens=max(found.shortest, 1) + (0, 4, 20)[i % 3], automaton=found)
+        for i, found in enumerate(automata)
+    ]
+    plain = written(model, Autoregressive(), requests)
+    quick = written(model, Speculative(drafts=drafts, predicts=reading), requests)
+    assert [(one.tokens, one.finish) for one in quick] == [(one.tokens, one.finish) for one in plain]
+    passes, most = sum(one.forwards for one in quick), sum(one.forwards for one in plain)
+    assert most / (drafts + 1) < passes < 0.9 * most, "drafts were taken, and others were not"
+
+
+def test_the_distribution_of_drawn_tokens_under_a_constraint_is_that_without_speculation(make_model):
+    """Of two tokens that a pattern allows a few of, the second one is a draft in many texts."""
+    pieces, count = [None] * 6 + [bytes([97 + i]) for i in range(18)], 1500
+    small = Vocabulary(24, 0, 1, 2, 3, (4, 5))
+    model, found = (
+        make_model(seed=3, peak=1.0),
+        Compiler(pieces, small.ends).compile(Constraint(regex="(ab|[bc][d-f])r")),
+    )
+    requests = [Request((7, 9, 11), seed=i, max_new_tokens=3, automaton=found) for i in range(count)]
+    tables = []
+    for kind in (Autoregressive, Speculative):
+        done = collect(BatchSampler(model, small, kind(temperature=1.0)).stream(requests), count, small.ends)
+        tables.append(Counter(bytes(91 + token for token in one.tokens) for one in done))
+        assert {one.forwards for one in done} == ({3} if kind is Autoregressive else {2, 3})
+    plain, quick = tables
+    assert plain.keys() == quick.keys()
+    assert len(plain) == 7
+    squares = sum((plain[text] - quick[text]) ** 2 / (plain[text] + quick[text]) for text in plain)
+    assert squares < 22.5  # chi-square with 6 degrees of freedom: 1 in 1000
+
+
+def test_how_likely_tokens_were_does_not_depend_on_who_else_is_written(sure, compiler):
+    """Log-probabilities are those among the tokens that may follow."""
+    asked = Request((7, 9), max_new_tokens=6, automaton=compiler.compile(Constraint(regex="(ab|x[0-9]){2}")), watch=2)
+    for decoding in (Autoregressive(), Speculative(drafts=2)):
+        other = replace(asked, automaton=None, decoding=replace(decoding, temperature=0.7))
+        looks = []
+        for requests in ([asked], [asked, other]):
+            steps = BatchSampler(sure, VOCAB, decoding).stream(requests)
+            looks.append([look for step in steps for event in step if not event.request for look in event.looks])
+        alone, together = ({look.place: look.log_probability for look in some} for some in looks)
+        assert together == pytest.approx(alone, abs=1e-4)
+        assert alone[1] == 0 if looks[0][0].token == 6 + ord("a") else alone[1] < 0
 
 
 def test_a_banned_word_is_not_assembled_from_its_pieces(table_model, compiler):

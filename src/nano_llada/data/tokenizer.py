@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -211,7 +212,11 @@ class Tokenizer:
 
     def is_byte(self, index: int) -> bool:
         """Whether a token stands for a byte (`<0x0A>`), whose text depends on the bytes after it."""
-        return bool(_BYTE.fullmatch(self._backend.id_to_token(index) or ""))
+        return index in self._byte_tokens
+
+    @cached_property
+    def _byte_tokens(self) -> frozenset[int]:
+        return frozenset(index for token, index in self._backend.get_vocab().items() if _BYTE.fullmatch(token))
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int = 6400, *, chinese_words: Sequence[str] | None = None) -> Tokenizer:

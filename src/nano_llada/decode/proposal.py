@@ -34,10 +34,13 @@ def propose(logits: Tensor, looks: Sequence[tuple[Row, Sequence[int]]], vocab: V
     spans, first = [], 0
     for i, (row, places) in enumerate(looks):
         spans.append(range(first, first + len(places)))
+        mine = logits[first : first + len(places)]
         first += len(places)
         if isinstance(row, SpeculativeRow):
-            found[i] = _speculate(logits[spans[i].start : first], row, places, vocab)
+            found[i] = _speculate(mine, row, places, vocab)
         else:
+            if isinstance(row.config, Autoregressive):
+                _restrict(mine, row)
             groups.setdefault(_options(row), []).append(i)
     for group in groups.values():
         inside = [place for i in group for place in spans[i]]
@@ -91,27 +94,29 @@ def _scores(row: Row, logits: Tensor, tokens: Tensor, best: Tensor, vocab: Vocab
 
 
 def _guided(looks: Sequence[tuple[Row, Sequence[int]]]) -> Iterator[tuple[slice, Row, Sequence[int]]]:
-    """Rows under a constraint, with their part of the logits."""
+    """Rows with masks that are under a constraint, with their part of the logits."""
     first = 0
     for row, places in looks:
-        if row.guide is not None:
+        if row.guide is not None and not isinstance(row.config, Autoregressive):
             yield slice(first, first + len(places)), row, places
         first += len(places)
 
 
 def _guide(row: Row, places: Sequence[int], logits: Tensor, vocab: Vocabulary) -> None:
-    """Left to right, only tokens that may follow keep their logits (n, V), which are changed.
-
-    A row with masks may propose anything. What it reads is kept: if that cannot be completed, it chooses from it.
-    """
+    """A row with masks may propose anything. What it reads, logits (n, V), is kept: if that cannot be completed, the
+    row chooses from it."""
     assert row.guide is not None
-    if isinstance(row.config, Autoregressive):
-        allowed = torch.from_numpy(row.guide.following(row.tokens)).to(logits.device)
-        allowed = torch.nn.functional.pad(allowed, (0, logits.shape[-1] - len(allowed)))
-        logits.masked_fill_(~allowed, -torch.inf)
-        return
     row.guide.reading = LogitReading(row, places, logits[:, : row.guide.vocabulary], vocab)
     logits[:, row.guide.vocabulary :] = -torch.inf  # ids without a token, of a model whose vocabulary is padded
+
+
+def _restrict(logits: Tensor, row: Row, drafts: Sequence[int] = ()) -> None:
+    """Left to right, under a constraint: of logits (n, V), which are changed, only those of tokens stay finite that may
+    follow the row's text and some drafts."""
+    if row.guide is not None:
+        allowed = torch.from_numpy(row.guide.following(row.tokens, drafts)).to(logits.device)
+        allowed = torch.nn.functional.pad(allowed, (0, logits.shape[-1] - len(allowed)))
+        logits.masked_fill_(~allowed, -torch.inf)
 
 
 class LogitReading:
@@ -147,7 +152,8 @@ class LogitReading:
 def _speculate(logits: Tensor, row: SpeculativeRow, places: Sequence[int], vocab: Vocabulary) -> Proposal:
     """Tokens for the outputs (N, V) of one row with drafts: those that verify drafts, then those of masks.
 
-    Drawn ones are only made where they are used: up to the first draft that is not accepted, and behind it.
+    Of the latter only those are made that are used: behind the last draft that is accepted. Under a constraint every
+    token is one that may follow those before it, so the text is that of an autoregressive row.
     """
     config, device, texts = row.config, logits.device, row.texts()
     early = torch.tensor([row.no_end(place) for place in places], device=device)
@@ -157,17 +163,31 @@ def _speculate(logits: Tensor, row: SpeculativeRow, places: Sequence[int], vocab
         for i, text in enumerate(texts):
             seen[i, text] = True
         logits = penalise(logits, seen.to(device), config.repetition_penalty, vocab)
-    if config.temperature == 0:
-        return logits.argmax(-1).tolist(), []
-    chances = truncate(logits, config).double().softmax(-1)
     count = len(row.drafts) + 1
-    tokens = verified(chances[:count], row.drafts, row.drawn_from, row.rng)
-    tokens += [vocab.mask] * (len(places) - len(tokens))  # not drawn: of no use
-    behind = row.proposed_behind(row.agreed(tokens), range(len(places)))
-    for i in behind:
-        tokens[i] = drawn(chances[i], row.rng)
-    row.drawn_from = [chances[i] for i in behind]
+    for i in range(count):
+        _restrict(logits[i : i + 1], row, row.drafts[:i])
+    if config.temperature == 0:
+        tokens = logits[:count].argmax(-1).tolist()
+    else:
+        wanted = truncate(logits[:count], config).double().softmax(-1)
+        tokens = verified(wanted, row.drafts, row.drawn_from, row.rng)
+    new = tokens[: row.agreed(tokens) + 1]
+    tokens += [vocab.mask] * (len(places) - len(tokens))  # not made: of no use
+    row.drawn_from = []
+    for i in row.proposed_behind(len(new) - 1, range(len(places))):
+        _restrict(logits[i : i + 1], row, new)
+        tokens[i] = _drafted(logits[i : i + 1], row)
+        new.append(tokens[i])
     return tokens, []
+
+
+def _drafted(logits: Tensor, row: SpeculativeRow) -> int:
+    """A draft from logits (1, V): the likeliest token, or a drawn one, whose distribution is kept."""
+    if row.config.temperature == 0:
+        return int(logits.argmax())
+    chances = truncate(logits, row.config).double().softmax(-1)[0]
+    row.drawn_from = [*row.drawn_from, chances]
+    return drawn(chances, row.rng)
 
 
 def _seen(looks: Sequence[tuple[Row, Sequence[int]]], size: int) -> Tensor:

@@ -587,16 +587,15 @@ def make_row(request: Request, vocab: Vocabulary, config: Decoding, context: int
     if request.automaton is not None and config.min_new_tokens:
         raise UserError("a constraint says where a text may end: leave out min_new_tokens")
     count = check_room(request, context, config.max_new_tokens)
-    row = _row_class(config, request)(request, count, vocab, config)
+    row = _row_class(config)(request, count, vocab, config)
     if row.guide is not None:
         row.guide.check(row.tokens)
     return row
 
 
-def _row_class(config: Decoding, request: Request) -> Callable[[Request, int, Vocabulary, Any], Row]:
+def _row_class(config: Decoding) -> Callable[[Request, int, Vocabulary, Any], Row]:
     if isinstance(config, Speculative):
-        # drafts know nothing of constraints, and left to right the text is the same
-        return SpeculativeRow if request.automaton is None else AutoregressiveRow
+        return SpeculativeRow
     if isinstance(config, Autoregressive):
         return AutoregressiveRow
     if isinstance(config, Diffusion):

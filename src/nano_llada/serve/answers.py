@@ -44,19 +44,16 @@ class Answer(ABC):
         """
         if event.finish_reason == "failed":
             raise Refusal(500, "writing this text failed; the server's log says more")
-        step = self.writings[number].apply(event)
+        note, step = self._note, self.writings[number].apply(event)
+        note.forwards += event.forwards - self._forwards[number]
+        note.cached_tokens += event.cached - self._cached[number]
         self._forwards[number], self._cached[number] = event.forwards, event.cached
         if step.done is not None:
             self._done[number] = step.done
-        self._tell()
+            note.tokens += len(step.done.tokens)
+            if len(self._done) == len(self.writings):
+                note.finish = self._done[0].finish
         return step
-
-    def _tell(self) -> None:
-        note = self._note
-        note.forwards, note.cached_tokens = sum(self._forwards), sum(self._cached)
-        note.tokens = sum(len(done.tokens) for done in self._done.values())
-        if len(self._done) == len(self.writings):
-            note.finish = self._done[0].finish
 
     def usage(self) -> Object:
         """What the request took."""

@@ -22,6 +22,7 @@ from nano_llada.serve.answers import Answer, ChatAnswer, GapsAnswer, TextAnswer,
 from nano_llada.serve.check import checked
 from nano_llada.serve.document import BODIES, ERRORS, described, responses
 from nano_llada.serve.guard import Application, Guard
+from nano_llada.serve.in_turn import InTurn
 from nano_llada.serve.keys import Keys
 from nano_llada.serve.models import Models, Served
 from nano_llada.serve.note import Note
@@ -29,6 +30,8 @@ from nano_llada.serve.page import add_page, read_page
 from nano_llada.serve.refusal import Refusal, bad, our_error, wrong_body
 from nano_llada.serve.stream import EventStream, Gone, collected, stopping, too_many, while_connected
 from nano_llada.serve.worker import Events, QueueFull, Stopped
+
+QUICK = 4096  # bytes of a request that is prepared at once
 
 Body = TypeVar("Body", bound=protocol.Writing)
 Prepare = Callable[[Body, Served, ServingOptions], prepare.Task]
@@ -98,7 +101,9 @@ def _add_writing(api: FastAPI, models: Models, options: ServingOptions) -> None:
     async def answer(request: Request, body: Body, how: Prepare[Body], kind: type[Answer]) -> Response:
         note: Note = request.scope["note"]
         served = models.get(body.model)
-        task = await asyncio.to_thread(how, body, served, options)  # a long prompt takes a while to encode
+        # a long prompt takes a while to encode, a constraint to compile; for others a thread would cost more
+        quick = len(await request.body()) < QUICK and not body.model_fields_set & {"constraint", "response_format"}
+        task = how(body, served, options) if quick else await asyncio.to_thread(how, body, served, options)
         note.stream = bool(body.stream)
         if options.log_prompts:
             note.prompt = body.model_dump(exclude_none=True)
@@ -136,9 +141,13 @@ def _add_writing(api: FastAPI, models: Models, options: ServingOptions) -> None:
         return await answer(request, body, prepare.infill, GapsAnswer)
 
 
-async def _opened(resources: AsyncExitStack, served: Served, task: prepare.Task, *, patient: bool) -> Events:
+async def _opened(resources: AsyncExitStack, served: Served, task: prepare.Task, *, patient: bool) -> Events | InTurn:
     """The events of a task, whose requests have been queued."""
+    ends = served.writer.tokenizer.vocab.ends
     try:
+        if task.gaps is not None and task.turns is not None:
+            turns = InTurn(served.worker, task.gaps, task.turns, ends, patient=patient)
+            return await resources.enter_async_context(turns)
         return await resources.enter_async_context(served.worker.open(task.requests, task.stop, patient=patient))
     except QueueFull as full:
         raise too_many(full) from full

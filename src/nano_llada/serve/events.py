@@ -37,6 +37,7 @@ class Writing:
         self._text, self._cut = StableText(tokenizer, stops), bool(stops)
         self._trace = Trace()
         self._final: list[bool] = []  # of each place: whether it will not change
+        self._settled: list[int] = []  # tokens of the text that will not change, without its end and without given ones
         self._looks: dict[int, Look] = {}  # at each place that was judged, the last one
         self._opened = False
         self._reported = 0  # tokens given out
@@ -50,19 +51,23 @@ class Writing:
 
     def apply(self, event: Event) -> Step:
         """Take over an event. A text that was cancelled or failed is not finished."""
-        frames = [self._take(part) for part in self._parts(event)]
+        frames = []
+        for part in self._parts(event) if self._frames else (event,):
+            looks = self._take(part)
+            if self._frames:
+                frames.append(self._frame(part, looks))
         if event.finish_reason in ("stop", "length"):
             self._done = self._trace.completion(self._tokenizer.vocab.ends, 0.0, 0.0)
-        return Step(tuple(frames) if self._frames else (), self._done)
+        return Step(tuple(frames), self._done)
 
     def more(self) -> str:
         """Text that follows what was given out before, and will not change."""
-        return self._text.more(self._settled()) if self._done is None else self._text.rest(self._done.tokens)
+        return self._text.more(self._settled) if self._done is None else self._text.rest(self._done.tokens)
 
     def certain(self) -> tuple[tuple[int, Look | None], ...]:
         """The tokens that became certain since the last call, and how likely each was; of a text that was cut, those
         that are in what was given out."""
-        written = self._settled() if self._done is None else self._done.tokens
+        written = self._settled if self._done is None else self._done.tokens
         count = len(written)
         if self._done is not None and self._cut:
             while count > self._reported and len(self._tokenizer.decode(written[: count - 1])) >= len(self.text):
@@ -90,8 +95,8 @@ class Writing:
         start = Event(event.request, opening, 0)
         return [start, replace(event, edits=event.edits[len(opening) :])]
 
-    def _take(self, event: Event) -> Frame:
-        """Bring text and finality up to date; gives the frame."""
+    def _take(self, event: Event) -> Mapping[int, Look]:
+        """Bring text and finality up to date; gives what was thought of each place."""
         self._trace.apply(event)
         looks = {look.place: look for look in reversed(event.looks)}  # of several the first, which is what was used
         self._looks.update(looks)
@@ -104,14 +109,15 @@ class Writing:
         if event.finish_reason in ("stop", "length"):
             self._final = [cell.token is not None for cell in self._trace.cells]
         self._advance()
-        edits = [self._shown(edit, looks) for edit in event.edits] if self._frames else []
-        length = len(self._final)
+        return looks
+
+    def _frame(self, event: Event, looks: Mapping[int, Look]) -> Frame:
         return {
             "index": self.index,
             "pass": event.forwards,
-            "length": length,
+            "length": len(self._final),
             "committed": self.committed,
-            "edits": edits,
+            "edits": [self._shown(edit, looks) for edit in event.edits],
         }
 
     def _advance(self) -> None:
@@ -119,13 +125,10 @@ class Writing:
         while self.committed < len(cells) and self._final[self.committed]:
             if self.committed and cells[self.committed - 1].token in ends:
                 return  # what follows the end is no part of the text
+            cell = cells[self.committed]
+            if cell.forward is not None and cell.token is not None and cell.token not in ends:
+                self._settled.append(cell.token)
             self.committed += 1
-
-    def _settled(self) -> list[int]:
-        """Tokens of the text that will not change, without its end and without given ones."""
-        cells, ends = self._trace.cells[: self.committed], self._tokenizer.vocab.ends
-        found = [cell.token for cell in cells if cell.forward is not None]
-        return [token for token in found if token is not None and token not in ends]
 
     def _shown(self, edit: Edit, looks: Mapping[int, Look]) -> dict[str, Any]:
         inserted = [self._place(token, looks.get(edit.start + i)) for i, token in enumerate(edit.inserted)]

@@ -49,8 +49,8 @@ class Served:
 
     @property
     def infill(self) -> bool:
-        """Whether it can fill gaps: only what was trained on whole rows sees what follows a gap."""
-        return self.kind == "canvas"
+        """Whether it can fill gaps: what was trained on whole rows, or learnt it by what follows a gap put in front."""
+        return self.kind == "canvas" or (self.writer.card.infills and self.writer.card.denoising)
 
     def described(self) -> Mapping[str, Any]:
         """Its entry in /v1/models."""

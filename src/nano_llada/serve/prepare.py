@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nano_llada.config.decoding import Autoregressive, Constraint, Decoding
 from nano_llada.config.serving import ServingOptions
@@ -14,6 +14,7 @@ from nano_llada.decode.constraint.tokens import TokenAutomaton
 from nano_llada.decode.types import Request, StopTest
 from nano_llada.language_model import GAP, Gaps, stop_at
 from nano_llada.serve import protocol
+from nano_llada.serve.in_turn import Turns
 from nano_llada.serve.models import Served
 from nano_llada.serve.protocol import GENERAL
 from nano_llada.serve.refusal import Refusal, bad
@@ -31,6 +32,7 @@ class Task:
         stop: ends a choice early.
         logprobs: likeliest tokens whose log-probabilities the answer lists; None: it has none.
         gaps: of a text that is filled.
+        turns: how, if one after the other.
     """
 
     served: Served
@@ -42,6 +44,7 @@ class Task:
     frames: bool = False
     logprobs: int | None = None
     gaps: Gaps | None = None
+    turns: Turns | None = None
 
 
 def chat(body: protocol.ChatRequest, served: Served, options: ServingOptions) -> Task:
@@ -80,7 +83,8 @@ def infill(body: protocol.InfillRequest, served: Served, options: ServingOptions
         Refusal: if this model cannot fill them.
     """
     if not served.infill:
-        raise bad(f"model {served.name} cannot fill gaps: that needs a model trained on whole rows", "model")
+        why = "that needs a model trained on whole rows, or one pretrained with a suffix_share"
+        raise bad(f"model {served.name} cannot fill gaps: {why}", "model")
     around = (body.prefix, body.suffix)
     if (body.text is None) == (around == (None, None)):
         raise bad("give either text with ___ at each gap, or prefix and suffix of one gap", "text")
@@ -96,12 +100,19 @@ def infill(body: protocol.InfillRequest, served: Served, options: ServingOptions
     except UserError as error:
         raise bad(str(error), "gaps") from error
     seed = _seed(body)
-    room = served.writer.model.config.max_length
-    tokens = len(gaps.before) + len(gaps.after)
-    _fits(tokens + len(gaps.canvas), room + 1, "text")
-    watch = _watch(body, None)
-    request = gaps.request(seed=0, decoding=_decoding(body, served, seed, None), watch=watch)
-    return Task(served, [request], seed, tokens, frames=body.watched.frames, gaps=gaps)
+    decoding, watch = _decoding(body, served, seed, None), _watch(body, None)
+    tokens = sum(map(len, (gaps.before, gaps.canvas, gaps.after))) - sum(end - start for start, end in gaps.spans)
+    if served.kind == "canvas":
+        _fits(len(gaps.before) + len(gaps.canvas) + len(gaps.after), served.writer.model.config.max_length + 1, "text")
+        request, turns = gaps.request(seed=0, decoding=decoding, watch=watch), None
+    else:
+        steps = served.writer.gaps_in_turn(parts, body.gaps, decoding)
+        try:
+            request = replace(next(steps), watch=watch)
+        except UserError as error:
+            raise bad(str(error), "text", "context_length_exceeded") from error
+        turns = Turns(request, steps, watch)
+    return Task(served, [request], seed, tokens, frames=body.watched.frames, gaps=gaps, turns=turns)
 
 
 def _task(

@@ -20,6 +20,9 @@ from nano_llada.serve.models import Models
 from nano_llada.serve.note import JsonLines
 
 log = logging.getLogger("nano_llada.serve")
+# seconds for which one thread may make the others wait: a pass gives way to the event loop hundreds of times, and each
+# time would wait up to Python's default of 0.005 for it
+SWITCH = 0.0005
 LAST = 5.0  # seconds that connections have to take their last bytes, once everything has been cancelled
 
 
@@ -69,6 +72,7 @@ def serve(
     sockets = [open_socket(host, port)]
     address = f"http://{f'[{host}]' if ':' in host else host}:{sockets[0].getsockname()[1]}"
     hosts = None if keys or "*" in options.allow_host or host not in LOOPBACK else {*LOOPBACK, *options.allow_host}
+    sys.setswitchinterval(SWITCH)
     with Models(writers, options) as models:
         listener = make_listener(make_server(models, options, keys, hosts), options)
         listening(address)

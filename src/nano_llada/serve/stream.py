@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from nano_llada.decode.types import Event
 from nano_llada.serve.answers import Answer
+from nano_llada.serve.in_turn import InTurn
 from nano_llada.serve.note import Note
 from nano_llada.serve.refusal import Refusal, our_error
 from nano_llada.serve.worker import Events, QueueFull, Stopped
@@ -52,7 +53,7 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
-async def collected(events: Events, answer: Answer, request: Request, seconds: float) -> dict[str, Any]:
+async def collected(events: Events | InTurn, answer: Answer, request: Request, seconds: float) -> dict[str, Any]:
     """The whole answer.
 
     Raises:
@@ -104,7 +105,14 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: Events, answer: Answer, resources: AsyncExitStack, note: Note, *, seconds: float, usage: bool
+        self,
+        events: Events | InTurn,
+        answer: Answer,
+        resources: AsyncExitStack,
+        note: Note,
+        *,
+        seconds: float,
+        usage: bool,
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
@@ -171,5 +179,8 @@ class EventStream(Response):
         return [_line(piece) for piece in self._answer.pieces(number, self._answer.take(number, event))]
 
 
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 def _line(content: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + _JSON.encode(content).encode() + b"\n\n"

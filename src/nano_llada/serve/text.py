@@ -22,6 +22,9 @@ class StableText:
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
         self._tokenizer, self._stops = tokenizer, tuple(stops)
         self._sent = ""
+        # tokens that were read, up to the end of a character, and their text; decoding goes on from some tokens before
+        self._from = self._read = 0
+        self._text = ""
 
     @property
     def sent(self) -> str:
@@ -31,10 +34,22 @@ class StableText:
     def more(self, tokens: Sequence[int]) -> str:
         """The next piece, given all tokens that will not change; they continue those of the call before."""
         count = len(tokens)
-        while count and self._tokenizer.is_byte(tokens[count - 1]):
+        while count > self._read and self._tokenizer.is_byte(tokens[count - 1]):
             count -= 1
-        text = self._tokenizer.decode(tokens[:count]).rstrip(UNKNOWN)
+        text = self._extended(tokens[self._from : count])
         return self._send(text[: len(text) - self._doubtful(text)])
+
+    def _extended(self, window: Sequence[int]) -> str:
+        """The text up to the end of a window of tokens, without what may be part of a character."""
+        fresh = len(window) - (self._read - self._from)
+        if not fresh:
+            return self._text
+        before, after = (self._tokenizer.decode(some) for some in (window[:-fresh], window))
+        whole = after.rstrip(UNKNOWN)
+        text = self._text + whole[len(before) :]
+        if whole == after:
+            self._text, self._from, self._read = text, self._read, self._read + fresh
+        return text
 
     def rest(self, tokens: Sequence[int]) -> str:
         """The last piece, given all tokens of the finished text."""

@@ -66,6 +66,7 @@ class Events:
     worker: Worker
     requests: Sequence[Request]
     stop: StopTest | None
+    later: bool = False  # a part of something that was admitted: it has its room
     patient: bool = False  # events come when a request is finished, all of them at once: waking a task costs
     held: dict[int, list[Event]] = field(default_factory=dict)  # by request, of a patient one; the worker's thread's
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
@@ -185,15 +186,24 @@ class Worker:
         """Whether it takes requests."""
         return self._thread.is_alive() and not self._stopping
 
-    def open(self, requests: Sequence[Request], stop: StopTest | None = None, *, patient: bool = False) -> Events:
+    def open(
+        self,
+        requests: Sequence[Request],
+        stop: StopTest | None = None,
+        *,
+        patient: bool = False,
+        later: bool = False,
+    ) -> Events:
         """Write some requests; see `Events`. Patient ones get all events of a request when it is finished.
+
+        `later` ones continue something that was admitted, and are never refused for want of room.
 
         Raises:
             UserError: (on entering) if one cannot be written with this model.
             QueueFull: if there is no room for all of them.
             Stopped: if the worker was stopped.
         """
-        return Events(self, requests, stop, patient)
+        return Events(self, requests, stop, later, patient)
 
     async def compute(self, job: Callable[[], T]) -> T:
         """As `call`, for what takes a while: as many may wait as requests may.
@@ -248,7 +258,7 @@ class Worker:
     def admit(self, events: Events) -> None:
         """Queue all requests of `events`, or none."""
         busy = self._engine.active + self._engine.waiting
-        if busy + len(events.requests) > self._limit:
+        if busy + len(events.requests) > self._limit and not events.later:
             raise QueueFull(busy, self._patience())
         handles: list[int] = []
         try:

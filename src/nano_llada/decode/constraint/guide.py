@@ -80,10 +80,14 @@ class Guide:
                 f"no text of {self._count} tokens satisfies the constraint with the given ones in their places"
             )
 
-    def following(self, tokens: Sequence[int]) -> Bools:
-        """(V,) the tokens that may be appended, so that the text can still be completed in time."""
+    def following(self, tokens: Sequence[int], drafts: Sequence[int] = ()) -> Bools:
+        """(V,) the tokens that may be appended, after some drafts, so that the text can still be completed in time.
+
+        Behind the last place, where a draft may already be, only an end may follow.
+        """
         text = tokens[self._first :]
-        return self.automaton.following(self._after(text), self._count - len(text) - 1)
+        state = self.automaton.walk(self._after(text), drafts)
+        return self.automaton.following(state, max(self._count - len(text) - len(drafts) - 1, 0))
 
     def allows(self, tokens: Sequence[int], plan: Mapping[int, int]) -> bool:
         """Whether the text with some tokens in their places can be completed."""

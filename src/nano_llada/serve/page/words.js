@@ -118,7 +118,7 @@ export const WORDS = {
   no_gap: ["There is no gap yet: select some text and turn it into a gap.", "还没有空格：先选中一段文字，再把它变成空格。"],
   no_selection: ["Nothing is selected: mark the words that are to become a gap.", "没有选中文字：先标出要变成空格的部分。"],
   fill_run: ["Fill the gaps", "填空"],
-  no_infill: ["None of the models of this server fills gaps. Gaps need a model with full attention, such as LLaDA 1.0.", "此服务器上没有能填空的模型。填空需要全注意力模型，例如 LLaDA 1.0。"],
+  no_infill: ["None of the models of this server fills gaps. Gaps need a model with full attention, such as LLaDA 1.0, or one that learnt to fill them.", "此服务器上没有能填空的模型。填空需要全注意力模型（例如 LLaDA 1.0），或专门学过填空的模型。"],
   other_model: ["{model} writes: the chosen model does not fill gaps.", "由 {model} 书写：所选模型不能填空。"],
   filled: ["Filled: {text}", "已填好：{text}"],
   templates_head: ["A form for the model to complete", "让模型填写的表格"],

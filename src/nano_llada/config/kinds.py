@@ -24,7 +24,7 @@ def check_values(config: object) -> None:
     Raises:
         ValueError: naming the field, what it takes and the value.
     """
-    for name, hint in _fields_of(type(config)).items():
+    for name, hint in _fields_of(type(config)).items():  # type: ignore[arg-type]
         given = getattr(config, name)
         value = _usual(hint, given)
         if value is not given:
@@ -37,7 +37,7 @@ def check_values(config: object) -> None:
 @cache
 def _fields_of(cls: type) -> dict[str, Any]:
     hints = hints_of(cls)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 @cache
@@ -47,7 +47,9 @@ def _parts(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if union else (hint,)
 
 
-_origin = cache(typing.get_origin)
+@cache
+def _origin(hint: Any) -> Any:
+    return typing.get_origin(hint)
 
 
 def _usual(hint: Any, value: Any) -> Any:

@@ -24,8 +24,10 @@ def check_values(config: object) -> None:
     Raises:
         ValueError: naming the field, what it takes and the value.
     """
-    for name, hint in _fields_of(type(config)).items():  # type: ignore[arg-type]
+    for name, hint, usual in _fields_of(type(config)):  # type: ignore[arg-type]
         given = getattr(config, name)
+        if isinstance(given, usual):
+            continue
         value = _usual(hint, given)
         if value is not given:
             object.__setattr__(config, name, value)
@@ -35,9 +37,15 @@ def check_values(config: object) -> None:
 
 
 @cache
-def _fields_of(cls: type) -> dict[str, Any]:
+def _fields_of(cls: type) -> tuple[tuple[str, Any, tuple[type, ...]], ...]:
+    """Of each field the name, the type, and classes of which every instance fits: a record is made often."""
     hints = hints_of(cls)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    return tuple((f.name, hints[f.name], _usual_classes(hints[f.name])) for f in dataclasses.fields(cls))
+
+
+def _usual_classes(hint: Any) -> tuple[type, ...]:
+    classes = [kind for kind in _parts(hint) if isinstance(kind, type) and _origin(kind) is None]
+    return tuple(cls for kind in classes for cls in (_family(kind) if dataclasses.is_dataclass(kind) else (kind,)))
 
 
 @cache

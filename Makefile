@@ -10,13 +10,17 @@ else
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: demo test check wheel format bench gpu gpu-pack clean
+.PHONY: demo test coverage check wheel format bench gpu gpu-pack clean
 
 demo: $(VENV)/.installed
 	$(BIN)/nano-llada demo
 
 test: check wheel
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=85 -q
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+# the same tests, traced: half as long again
+coverage: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=95 -q
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

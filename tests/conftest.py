@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from math import comb
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,15 +19,19 @@ from mixed import trained
 from nano_llada.config.model import ModelConfig
 from nano_llada.core.batch import StepContext, TokenBatch, Vocabulary
 from nano_llada.core.device import matmul_rate
+from nano_llada.core.files import write_bytes
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.model.cache import KVCache
 from nano_llada.model.transformer import Transformer
+from nano_llada.session import observer
+from nano_llada.training.plots import plot_losses
 
 # the files that take longest, first: with two workers no long one is left for the end
 LONG = """
-golden align_runs cli page eval_command llada2_experiments block_speed experiments readme state run scripts_options
-engine evaluation_experiment stories_check preferences resume masking_options preference corruption policy
-editing_experiment
+parallel studio golden align_runs cli plan state scripts_options block_speed hugging_face soak constraint eval_command
+text llada2_experiments serve page engine serve_load rooms stories_tasks experiments readme run_failure scripts
+run_start resume corruption shapes evaluation_experiment run recipe preference stories_check trainer masking_options
+policy kills editing_experiment
 """
 
 
@@ -47,6 +52,11 @@ def sketch(figure: Figure, target: object, **how: object) -> None:
         savefig(figure, target, **how)
 
 
+def unplotted(metrics: Sequence[Mapping[str, float]], path: Path, title: str) -> None:
+    """`plot_losses` without a figure, whose axes take as long to make as three steps of a tiny run."""
+    write_bytes(path, b"\x89PNG a stand-in for " + title.encode())
+
+
 savefig = Figure.savefig
 
 
@@ -59,6 +69,7 @@ def quick_runs() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nano_llada.core.device.matmul_rate", lambda machine, seconds=0.0: 1e11)
         patch.setattr(Figure, "savefig", sketch)
+        patch.setattr(observer, "plot_losses", unplotted)
         yield
 
 
@@ -66,6 +77,7 @@ def quick_runs() -> Iterator[None]:
 def drawn(monkeypatch) -> None:
     """Every plot is drawn."""
     monkeypatch.setattr(Figure, "savefig", savefig)
+    monkeypatch.setattr(observer, "plot_losses", plot_losses)
 
 
 @pytest.fixture

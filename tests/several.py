@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor
 
+from forked import Forked
 from nano_llada.checkpoint.distributed import ShardWriter, fresh, read_shards
 from nano_llada.config.objectives import BlockSizeSchedule, Denoising, ExactScore, Policy, Rollouts, TokenEditing
 from nano_llada.config.run import RunConfig
@@ -281,9 +281,9 @@ def start(scene: Scene, size: int) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = mp.start_processes(member, (size, port, scene), nprocs=size, join=False, start_method="spawn")
-    for process in context.processes:
-        process.join()
+    group = [Forked(lambda rank=rank: member(rank, size, port, scene)) for rank in range(size)]
+    for rank, process in enumerate(group):
+        (scene.place.root / "results" / f"err-{rank}.txt").write_bytes(process.finish().stderr)
 
 
 def resumed_alone(scene: Scene) -> None:

@@ -284,6 +284,9 @@ def test_what_the_tokenizer_library_prints_when_it_panics_is_not_heard(capfd):
         ("--max-new-tokens", "2", "--prompt", "Tom", "Amy", "RUN"),
         ("--prompt", "Tom", "Amy", "--max-new-tokens", "2", "RUN"),
         ("RUN", "--prompt", "Tom", "Amy", "--max-new-tokens", "2"),
+        ("--prompt", "Tom", "Amy", "RUN", "--stop", "x", "y", "--max-new-tokens", "2"),
+        ("--stop", "x", "RUN", "--max-new-tokens", "2", "--prompt", "Tom", "Amy"),
+        ("--prompt", "Tom", "RUN", "--max-new-tokens", "2", "--prompt", "Amy", "--stop", "x", "y"),
     ],
 )
 def test_a_run_after_prompts_is_the_run(done, capsys, words):

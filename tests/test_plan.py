@@ -15,7 +15,7 @@ from nano_llada.config.run import RunConfig, default_run
 from nano_llada.session.plan import GPUS, memory_parts, step_seconds_on
 from tiny import run_cli
 
-# trains a few steps in a process of its own and prints the memory that it came to need
+# trains a few steps in a process of its own and prints the memory that it came to need beyond PyTorch imported
 MEASURE = """
 import sys
 from pathlib import Path
@@ -24,10 +24,10 @@ torch.set_num_threads(1)
 from nano_llada.config.record import from_plain
 from nano_llada.config.run import RunConfig
 from nano_llada.core.device import choose_machine, keep_freed_memory
-from nano_llada.session.plan import measured_rate
 import json
 keep_freed_memory()
 before = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+from nano_llada.session.plan import measured_rate  # with what training alone imports
 config = from_plain(RunConfig, json.loads(sys.argv[1]))
 assert measured_rate(config, config.model, choose_machine("cpu")) > 0
 print(float(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024 - before)

@@ -181,3 +181,25 @@ def test_importing_every_module_does_nothing(tmp_path):
     assert (found["torch"], found["changed"], found["printed"]) == ([], [], "")
     assert found["modules"] >= len(FILES) - 15
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith("torchinductor")] == []
+
+
+def looks(function: ast.AST, helpers: set[str]) -> bool:
+    """Whether a function of the tests asserts something, or calls one that does."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assert) or (isinstance(node, ast.With) and "pytest.raises(" in ast.unparse(node)):
+            return True
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in helpers | {"fail"}:
+            return True
+    return False
+
+
+def test_every_test_asserts_something():
+    files = {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in Path(__file__).parent.glob("*.py")}
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    functions = [(name, node) for name, file in files.items() for node in ast.walk(file) if isinstance(node, kinds)]
+    helpers: set[str] = set()
+    for _ in range(3):  # a helper may call another
+        helpers |= {node.name for _, node in functions if looks(node, helpers)}
+    tests = [(name, node) for name, node in functions if node.name.startswith("test_")]
+    assert len(tests) > 1500
+    assert [f"{name}:{node.lineno}" for name, node in tests if node.name not in helpers] == []

@@ -80,7 +80,9 @@ def test_the_table_is_whole():
 
 @pytest.mark.parametrize("command", TABLE)
 def test_what_becomes_of_every_option(every, command: str):
-    for case in (case for case in ALL if case.command == command):
+    mine = [case for case in ALL if case.command == command]
+    assert mine
+    for case in mine:
         try:
             check_option(every, case)
         except AssertionError as error:

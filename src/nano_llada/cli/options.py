@@ -136,7 +136,7 @@ class _Words:
     elsewhere: Callable[[str], str | None]
     given: dict[tuple[str, ...], tuple[Option, list[str]]] = field(default_factory=dict)
     loose: list[str] = field(default_factory=list)  # words that belong to no option
-    last: Option | None = None  # the last one that took several words
+    ends: list[tuple[Option, int]] = field(default_factory=list)  # where options that take several words stopped taking
 
     def read(self, words: Sequence[str]) -> list[tuple[Option, list[str]]]:
         """The options that are given, and their texts; positionals are assigned last."""
@@ -174,8 +174,8 @@ class _Words:
         if option.many:
             taken = list(itertools.takewhile(lambda text: not _is_option(text) and text != "--", rest))
             self._keep(option, taken, name)
-            if len(taken) > 1 or self.last is option:
-                self.last = option if len(taken) > 1 else None
+            if len(taken) > 1:  # the last of them may have been meant for something else
+                self.ends.append((option, len(self.given[option.path][1]) - 1))
             return rest[len(taken) :]
         if not rest or _is_option(rest[0]):
             hint = f"; write {name}=VALUE for a value that begins with a dash" if rest else ""
@@ -229,13 +229,17 @@ class _Words:
             raise UserError(f"unexpected {' '.join(map(repr, self.loose))}{hint}")
 
     def _leave_needed(self, known: Mapping[str, Option]) -> None:
-        """`--prompt A B RUN`: the last word is the positional that is not given, if there is such a file."""
+        """`--prompt A B RUN --stop X Y`: the last word of an option is the positional that is not given, if there is
+        such a file.
+        """
         needed = known[self.layout.leading[0]] if self.layout.leading else None
-        if needed is None or self.loose or self.last is None or needed.path in self.given or needed is self.last:
+        if needed is None or needed.many or self.loose or needed.path in self.given:
             return
-        texts = self.given[self.last.path][1]
-        if not needed.many and os.path.exists(texts[-1]):
-            self.loose.append(texts.pop())
+        for option, place in reversed(self.ends):
+            texts = self.given[option.path][1]
+            if os.path.exists(texts[place]):
+                self.loose.append(texts.pop(place))
+                return
 
 
 def _is_option(word: str) -> bool:

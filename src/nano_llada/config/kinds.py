@@ -24,8 +24,10 @@ def check_values(config: object) -> None:
     Raises:
         ValueError: naming the field, what it takes and the value.
     """
-    for name, hint in _fields_of(type(config)).items():
+    for name, hint, usual in _fields_of(type(config)):  # type: ignore[arg-type]
         given = getattr(config, name)
+        if isinstance(given, usual):
+            continue
         value = _usual(hint, given)
         if value is not given:
             object.__setattr__(config, name, value)
@@ -35,22 +37,34 @@ def check_values(config: object) -> None:
 
 
 @cache
-def _fields_of(cls: type) -> dict[str, Any]:
+def _fields_of(cls: type) -> tuple[tuple[str, Any, tuple[type, ...]], ...]:
+    """Of each field the name, the type, and classes of which every instance fits: a record is made often."""
     hints = hints_of(cls)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return tuple((f.name, hints[f.name], _usual_classes(hints[f.name])) for f in dataclasses.fields(cls))
 
 
+def _usual_classes(hint: Any) -> tuple[type, ...]:
+    classes = [kind for kind in _parts(hint) if isinstance(kind, type) and _origin(kind) is None]
+    return tuple(cls for kind in classes for cls in (_family(kind) if dataclasses.is_dataclass(kind) else (kind,)))
+
+
+@cache
 def _parts(hint: Any) -> tuple[Any, ...]:
     """The types of a union, or the one type."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     return typing.get_args(hint) if union else (hint,)
 
 
+@cache
+def _origin(hint: Any) -> Any:
+    return typing.get_origin(hint)
+
+
 def _usual(hint: Any, value: Any) -> Any:
     kinds = _parts(hint)
     if isinstance(value, str) and Path in kinds:
         return Path(value)
-    if isinstance(value, list) and any(typing.get_origin(kind) is tuple for kind in kinds):
+    if isinstance(value, list) and any(_origin(kind) is tuple for kind in kinds):
         return tuple(value)
     return value
 
@@ -63,7 +77,7 @@ def _is(kind: Any, value: Any) -> bool:
     """Whether a value is of a kind; numbers are left to their range, and what is none of the known kinds passes."""
     if kind in (int, float):
         return not isinstance(value, (str, tuple)) and value is not None
-    origin = typing.get_origin(kind)
+    origin = _origin(kind)
     if origin is typing.Literal:
         return any(value == one and type(value) is type(one) for one in typing.get_args(kind))
     if origin is tuple:
@@ -79,7 +93,7 @@ def _family(kind: Any) -> tuple[type, ...]:
 
 
 def _problem(hint: Any, value: Any) -> str:
-    choices = [kind for kind in _parts(hint) if typing.get_origin(kind) is typing.Literal]
+    choices = [kind for kind in _parts(hint) if _origin(kind) is typing.Literal]
     words = [str(word) for kind in choices for word in typing.get_args(kind)]
     shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:80]} ..."
     if words and isinstance(value, str):
@@ -91,7 +105,7 @@ def _name(kind: Any) -> str:
     """A type in words."""
     if kind is type(None):
         return "None"
-    origin = typing.get_origin(kind)
+    origin = _origin(kind)
     if origin is typing.Literal:
         return f"one of {', '.join(map(str, typing.get_args(kind)))}"
     if origin is tuple:

@@ -108,6 +108,7 @@ def evaluate(
             if rest := [later.name for later, _ in jobs[number + 1 :]]:
                 print(outlook(rest, took), flush=True)
         found += read_records(path)
+    parallel.everyones(None)  # all have read the parts, which the first process deletes now
     parallel.on_first(lambda: _finish(folder, found))
     return found
 

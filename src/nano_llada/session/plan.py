@@ -19,7 +19,7 @@ from nano_llada.objectives import make_objective
 from nano_llada.training.trainer import StepReport, Trainer
 
 SHARE = 0.4  # of its peak rate that a GPU is taken to reach: an assumption, not measured
-# Fitted to measurements on a CPU (tests/test_plan.py): what PyTorch itself takes in the first step, and how much more
+# Fitted to measurements on a CPU (tests/test_plan.py): what PyTorch's parts for training take, and how much more
 # memory the heap holds than is in use at once, because what is freed lies between what is not
 RUNTIME, FRAGMENTS = 80e6, 0.45
 GPU_FRAGMENTS = 0.1  # PyTorch's own allocator on GPUs; an assumption, not measured

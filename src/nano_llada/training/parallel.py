@@ -336,7 +336,7 @@ class OneStep(nn.Module):
         self.model = model
 
     def forward(self, objective: Objective, batch: TokenBatch, ctx: StepContext) -> tuple[Tensor, LossOutput]:
-        """The loss by itself, where FSDP looks for what is differentiated, and all of the output."""
+        """The loss by itself, (), where FSDP looks for what is differentiated, and all of the output."""
         model: Any = self.model
         out = objective.loss(model, batch, ctx)
         return out.total, out

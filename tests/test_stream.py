@@ -118,7 +118,7 @@ def test_words_have_the_tokens_that_the_library_gives_the_text(name):
     tokenizer, draw = Tokenizer.load(Path(name)), random.Random(0)
     known = re.findall(r"[\u4e00-\u9fff]{2,}", tokenizer.to_json())[:300]
     some = ["".join(draw.choice([*LETTERS, *known]) for _ in range(draw.randrange(30))) for _ in range(400)]
-    assert tokenizer.encode_many(some) == tokenizer._encode_all(some)
+    assert tokenizer.encode_many(some) == tokenizer.encode_by_library(some)
     assert tokenizer._cut_words is not None
     cut = [tokenizer._cut_words(text) for text in some]
     assert ["".join(words) for words in cut] == some
@@ -134,7 +134,7 @@ def test_a_tokenizer_that_joins_words_is_not_cut():
 
     tokenizer = Tokenizer(Backend.from_str(json.dumps(plain)))
     assert tokenizer._cut_words is not None
-    assert tokenizer.encode_many(["ab, b,"]) == tokenizer._encode_all(["ab, b,"])
+    assert tokenizer.encode_many(["ab, b,"]) == tokenizer.encode_by_library(["ab, b,"])
     assert tokenizer._cut_words is None  # noticed
 
 

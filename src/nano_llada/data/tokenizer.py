@@ -26,6 +26,7 @@ RESERVED = tuple(f"<|reserved_{i}|>" for i in range(12))
 MARKS = (EOS, TURN_START, TURN_END)
 SPECIALS = (*MARKS, MASK, *RESERVED)  # ids 0 to 15; the first three are minimind's
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
+LONG_WORDS = 8  # characters of a word, on average, above which a text is left to the library
 REMEMBERED = 2**20  # characters of words whose ids are kept
 _OURS = (KeyboardInterrupt, SystemExit, MemoryError)  # not of the tokenizers library
 _ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -150,25 +151,38 @@ class Tokenizer:
 
     def _encode_pieces(self, pieces: Sequence[str]) -> list[list[int]]:
         if self._cut_words is None:
-            return self._encode_all(pieces)
-        cut, known = [self._cut_words(piece) for piece in pieces], self._words
-        new = [word for word in set(itertools.chain.from_iterable(cut)) if word not in known]
-        self._held += sum(map(len, new))
-        if self._held > REMEMBERED:  # a new table: another thread may be using the old one
-            new, known = list(set(itertools.chain.from_iterable(cut))), {}
-            self._words, self._held = known, sum(map(len, new))
-        known.update(zip(new, self._encode_all(new), strict=True))
-        found = [list(itertools.chain.from_iterable(map(known.__getitem__, words))) for words in cut]
+            return self.encode_by_library(pieces)
+        cut = [self._cut_words(piece) for piece in pieces]
+        # clauses of a language without spaces hardly ever come again: remembering them would cost more than it saves
+        whole = [i for i, words in enumerate(cut) if len(pieces[i]) > LONG_WORDS * len(words)]
+        for i in whole:
+            cut[i] = []
+        found = self._joined(cut)
+        for i, ids in zip(whole, self.encode_by_library([pieces[i] for i in whole]), strict=True):
+            found[i] = ids
         if not self._checked:  # against a tokenizer that joins what `word_cutter` takes to be apart
             self._checked = True
             few = next((n for n, size in enumerate(itertools.accumulate(map(len, pieces)), 1) if size > PIECE), None)
-            if self._encode_all(pieces[:few]) != found[:few]:
+            if self.encode_by_library(pieces[:few]) != found[:few]:
                 self._cut_words = None
-                return self._encode_all(pieces)
+                return self.encode_by_library(pieces)
         return found
 
-    def _encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids by the library, on all cores."""
+    def _joined(self, cut: Sequence[Sequence[str]]) -> list[list[int]]:
+        """Ids of texts that are cut into words."""
+        known, words = self._words, set(itertools.chain.from_iterable(cut))
+        new = [word for word in words if word not in known]
+        self._held += sum(map(len, new))
+        if self._held > REMEMBERED:  # a new table: another thread may be using the old one
+            new, known = list(words), {}
+            self._words, self._held = known, sum(map(len, new))
+        known.update(zip(new, self.encode_by_library(new), strict=True))
+        return [list(itertools.chain.from_iterable(map(known.__getitem__, words))) for words in cut]
+
+    def encode_by_library(self, texts: Sequence[str]) -> list[list[int]]:
+        """The same by the library alone, on all cores."""
+        if not texts:
+            return []
         try:
             encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         except BaseException as error:

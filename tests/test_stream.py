@@ -119,8 +119,10 @@ def test_words_have_the_tokens_that_the_library_gives_the_text(name):
     known = re.findall(r"[\u4e00-\u9fff]{2,}", tokenizer.to_json())[:300]
     some = ["".join(draw.choice([*LETTERS, *known]) for _ in range(draw.randrange(30))) for _ in range(400)]
     assert tokenizer.encode_many(some) == tokenizer.encode_by_library(some)
-    assert tokenizer._cut_words is not None
-    cut = [tokenizer._cut_words(text) for text in some]
+    assert tokenizer._cutter is not None
+    cut = [tokenizer._cutter.cut(text) for text in some]
+    fits = [bool(tokenizer._cutter.fits(word)) for words in cut for word in words]
+    assert (any(fits), all(fits)) == (True, False)
     assert ["".join(words) for words in cut] == some
     assert sum(map(len, cut)) > 10 * len(some)  # it was cut
 
@@ -133,9 +135,9 @@ def test_a_tokenizer_that_joins_words_is_not_cut():
     from tokenizers import Tokenizer as Backend
 
     tokenizer = Tokenizer(Backend.from_str(json.dumps(plain)))
-    assert tokenizer._cut_words is not None
+    assert tokenizer._cutter is not None
     assert tokenizer.encode_many(["ab, b,"]) == tokenizer.encode_by_library(["ab, b,"])
-    assert tokenizer._cut_words is None  # noticed
+    assert tokenizer._cutter is None  # noticed
 
 
 # Several processes tokenise

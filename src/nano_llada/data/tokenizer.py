@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +69,8 @@ class Tokenizer:
         )
         plain = json.loads(backend.to_str())
         self._cuts = may_be_cut(plain)
-        self._cut_words, self._checked = word_cutter(plain), False
+        self._cutter, self._checked = word_cutter(plain), False
+        self._plain: Backend | None = None  # for words that are cut already; made when there are texts to encode
         self._words: dict[str, Sequence[int]] = {}  # ids of words that occurred
         self._held = 0  # characters of these
         for name in (*MARKS, MASK):
@@ -150,9 +151,9 @@ class Tokenizer:
         return ids
 
     def _encode_pieces(self, pieces: Sequence[str]) -> list[list[int]]:
-        if self._cut_words is None:
+        if self._cutter is None:
             return self.encode_by_library(pieces)
-        cut = [self._cut_words(piece) for piece in pieces]
+        cut = [self._cutter.cut(piece) for piece in pieces]
         # clauses of a language without spaces hardly ever come again: remembering them would cost more than it saves
         whole = [i for i, words in enumerate(cut) if len(pieces[i]) > LONG_WORDS * len(words)]
         for i in whole:
@@ -164,7 +165,7 @@ class Tokenizer:
             self._checked = True
             few = next((n for n, size in enumerate(itertools.accumulate(map(len, pieces)), 1) if size > PIECE), None)
             if self.encode_by_library(pieces[:few]) != found[:few]:
-                self._cut_words = None
+                self._cutter = None
                 return self.encode_by_library(pieces)
         return found
 
@@ -176,8 +177,20 @@ class Tokenizer:
         if self._held > REMEMBERED:  # a new table: another thread may be using the old one
             new, known = list(words), {}
             self._words, self._held = known, sum(map(len, new))
-        known.update(zip(new, self.encode_by_library(new), strict=True))
+        known.update(self._encode_words(new))
         return [list(itertools.chain.from_iterable(map(known.__getitem__, words))) for words in cut]
+
+    def _encode_words(self, words: Sequence[str]) -> Iterator[tuple[str, Sequence[int]]]:
+        assert self._cutter is not None
+        usual = [word for word in words if self._cutter.fits(word)]
+        if usual and self._plain is None:
+            self._plain = type(self._backend).from_str(json.dumps(self._cutter.plain))
+            self._plain.encode_special_tokens = True
+        if usual:
+            encoded = self._plain.encode_batch_fast(usual, add_special_tokens=False)  # type: ignore[union-attr]
+            yield from zip(usual, (item.ids for item in encoded), strict=True)
+        others = [word for word in words if not self._cutter.fits(word)]
+        yield from zip(others, self.encode_by_library(others), strict=True)
 
     def encode_by_library(self, texts: Sequence[str]) -> list[list[int]]:
         """The same by the library alone, on all cores."""

@@ -151,11 +151,11 @@ def pipeline(options: argparse.Namespace) -> None:
                 begin = time.perf_counter()
                 batches.batch(step)
                 alone.append(time.perf_counter() - begin)
-            step = statistics.median(timing.theirs)
+            takes = statistics.median(timing.theirs)
             more = [ours / theirs - 1 for ours, theirs in zip(timing.ours, timing.theirs, strict=True)]
-            row: dict[str, object] = {"benchmark": "pipeline", "shape": shape, "step_ms": round(1e3 * step, 1)}
+            row: dict[str, object] = {"benchmark": "pipeline", "shape": shape, "step_ms": round(1e3 * takes, 1)}
             row |= {"batch_ms": round(1e3 * statistics.median(alone), 2)}
-            row |= {"share": round(statistics.median(alone) / step, 4), **spread("slower", more)}
+            row |= {"share": round(statistics.median(alone) / takes, 4), **spread("slower", more)}
             record(options.out, row)
 
 

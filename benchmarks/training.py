@@ -32,7 +32,11 @@ from nano_llada.model.transformer import Transformer
 from nano_llada.objectives import make_objective
 from nano_llada.training.optim import Optimizer
 
-SHAPES = {"30M": (512, 8, 8, 256, 8), "small": (128, 4, 4, 128, 32)}  # hidden, layers, heads, length, rows
+SHAPES = {
+    "30M": (512, 8, 8, 256, 8),
+    "2M": (192, 4, 4, 256, 16),
+    "small": (128, 4, 4, 128, 32),
+}  # hidden, layers, heads, length, rows
 WARM = 2  # unmeasured steps: the first compiles, the second still touches memory for the first time
 MEMORY_STEPS = 6  # the heap grows a little with every step of another length
 OBJECTIVES: dict[str, Objective] = {"ar": NextToken(), "diffusion": Denoising()}

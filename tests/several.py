@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -22,11 +23,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
 from forked import Forked
+from nano_llada.checkpoint import manager
 from nano_llada.checkpoint.distributed import ShardWriter, fresh, read_shards
 from nano_llada.config.objectives import BlockSizeSchedule, Denoising, ExactScore, Policy, Rollouts, TokenEditing
 from nano_llada.config.run import RunConfig
@@ -200,6 +204,49 @@ def died(scene: Scene) -> None:
         execute(scene.config("full", "died", save_every=2))
 
 
+def without_room(scene: Scene, how: str) -> None:
+    """The disk is full when a process that writes a checkpoint comes to the second one."""
+    run = contextlib.ExitStack()
+    room = mock.Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+    def fill() -> None:
+        if how == "fsdp" and parallel.rank() == parallel.size() - 1:  # its part alone does not fit
+            run.enter_context(mock.patch.object(HuggingFaceStorageWriter, "write_data", room))
+        if how == "ddp":
+            run.enter_context(mock.patch.object(manager, "save_file", room))
+
+    with run, at_step(3, fill):
+        execute(scene.config("ar", f"full-{how}", parallel=how))
+
+
+def read_only(scene: Scene) -> None:
+    """The folder of runs is on a file system that cannot be written."""
+    refused = OSError(errno.EROFS, os.strerror(errno.EROFS))
+    with mock.patch.object(Path, "mkdir", mock.Mock(side_effect=refused)):
+        execute(scene.config("full", "read-only"))
+
+
+def flipped(scene: Scene) -> dict[str, str]:
+    """The newest checkpoint has one wrong bit in the part of the second process."""
+    config = scene.config("ar", "flipped-two", parallel="fsdp")
+
+    def flip() -> None:
+        shutil.copytree(scene.place.root / "fsdp" / "ar", config.folder)
+        flip_bit(
+            config.folder / f"step-{scene.steps:06d}" / "training" / "shard-00002-model-00001-of-00001.safetensors"
+        )
+
+    parallel.on_first(flip)
+    return train(config, resume=True)
+
+
+def flip_bit(path: Path) -> None:
+    """Damage a file."""
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
 def evaluate(scene: Scene, out: str) -> None:
     """Every kind of suite that shares its examples."""
     root = scene.place.root
@@ -230,6 +277,10 @@ def tasks(scene: Scene) -> dict[str, Task]:
     found["not a number"] = lambda s: train(s.config("full", "nan", learning_rate=1e30, clip_norm=0.0))
     found["stopped"] = stopped
     found["written"] = changed_while_written
+    for how in HOW:
+        found[f"no room {how}"] = lambda s, h=how: without_room(s, h)
+    found["read-only"] = read_only
+    found["flipped"] = flipped
     found["evaluated"] = lambda s: evaluate(s, "evaluated-shared")
     found["died"] = died
     return found

@@ -86,9 +86,7 @@ def test_a_flipped_bit_in_one_part_is_noticed_and_the_checkpoint_before_is_used(
     config = group.scene.config("ar", "flipped")
     shutil.copytree(group.root / "fsdp" / "ar", config.folder)
     part = step_folders(config.folder)[-1] / "training" / "shard-00002-model-00001-of-00001.safetensors"
-    data = bytearray(part.read_bytes())
-    data[-5] ^= 1
-    part.write_bytes(data)
+    several.flip_bit(part)
     with several.unmeasured():
         assert execute(config, resume=True).state == "finished"
     notes = (config.folder / "log.txt").read_text(encoding="utf-8")
@@ -146,6 +144,45 @@ def test_a_process_that_dies_ends_all_with_a_message_and_what_was_saved(group):
     run = group.root / "died" / "full"
     assert [folder.name for folder in step_folders(run)] == ["step-000002"]
     assert not (run / ".lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "writes"),
+    [("ddp", "full-ddp/ar/step-000004"), ("fsdp", "the training state to ")],
+)
+def test_a_full_disk_ends_all_and_the_checkpoint_before_is_resumed(group, how, writes):
+    first, second = (group.result(f"no room {how}", rank) for rank in (0, 1))
+    assert first["error"] == "UserError"
+    assert writes in first["text"]
+    assert "No space left on device" in first["text"]
+    # who writes says so; a part that one of them could not write is known to all
+    assert second["error"] == ("ReportedElsewhere" if how == "ddp" else "UserError")
+    run = group.root / f"full-{how}" / "ar"
+    assert [folder.name for folder in step_folders(run)] == ["step-000002"]
+    outcome = read_outcome(run)
+    assert (outcome.state, outcome.step) == ("failed", 2)
+    assert "No space left on device" in outcome.reason
+    with several.unmeasured():  # there is room again
+        assert execute(group.scene.config("ar", f"full-{how}"), resume=True).state == "finished"
+    assert several.furthest(group.root / "one" / "ar", run) < 1e-5
+    assert not list(run.glob(".step*"))
+
+
+def test_a_folder_that_cannot_be_written_is_told_once_and_nothing_is_left(group):
+    first, second = (group.result("read-only", rank) for rank in (0, 1))
+    assert first["error"] == "UserError"
+    assert first["text"].startswith(f"cannot write the run folder {group.root / 'read-only' / 'full'}")
+    assert "read-only file system" in first["text"].lower()
+    assert second["error"] == "ReportedElsewhere"
+    assert not (group.root / "read-only").exists()
+
+
+def test_two_processes_fall_back_from_a_damaged_checkpoint(group):
+    assert all("error" not in group.result("flipped", rank) for rank in (0, 1)), group.result("flipped", 0)
+    run = group.root / "flipped-two" / "ar"
+    notes = (run / "log.txt").read_text(encoding="utf-8")
+    assert f"resuming from step-{STEPS // 2:06d}: the damaged one is now step-{STEPS:06d}.damaged" in notes
+    assert several.furthest(group.root / "one" / "ar", run) < 1e-5
 
 
 def test_a_shared_evaluation_gives_the_same_records_to_the_last_digit(group):

@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from nano_llada.config.data import DataConfig
 from nano_llada.core.errors import UserError
 from nano_llada.data import read, store, stream
 from nano_llada.data.documents import Encoding
+from nano_llada.data.loader import Batches
 from nano_llada.data.mixture import CYCLE, MixedBatches, weighted
 from nano_llada.data.read import BadRows, Row, Source, read_rows, resolve
 from nano_llada.data.store import JoinedStore, TokenStore, open_store
@@ -118,9 +120,11 @@ def test_words_have_the_tokens_that_the_library_gives_the_text(name):
     tokenizer, draw = Tokenizer.load(Path(name)), random.Random(0)
     known = re.findall(r"[\u4e00-\u9fff]{2,}", tokenizer.to_json())[:300]
     some = ["".join(draw.choice([*LETTERS, *known]) for _ in range(draw.randrange(30))) for _ in range(400)]
-    assert tokenizer.encode_many(some) == tokenizer._encode_all(some)
-    assert tokenizer._cut_words is not None
-    cut = [tokenizer._cut_words(text) for text in some]
+    assert tokenizer.encode_many(some) == tokenizer.encode_by_library(some)
+    assert tokenizer._cutter is not None
+    cut = [tokenizer._cutter.cut(text) for text in some]
+    fits = [bool(tokenizer._cutter.fits(word)) for words in cut for word in words]
+    assert (any(fits), all(fits)) == (True, False)
     assert ["".join(words) for words in cut] == some
     assert sum(map(len, cut)) > 10 * len(some)  # it was cut
 
@@ -133,9 +137,9 @@ def test_a_tokenizer_that_joins_words_is_not_cut():
     from tokenizers import Tokenizer as Backend
 
     tokenizer = Tokenizer(Backend.from_str(json.dumps(plain)))
-    assert tokenizer._cut_words is not None
-    assert tokenizer.encode_many(["ab, b,"]) == tokenizer._encode_all(["ab, b,"])
-    assert tokenizer._cut_words is None  # noticed
+    assert tokenizer._cutter is not None
+    assert tokenizer.encode_many(["ab, b,"]) == tokenizer.encode_by_library(["ab, b,"])
+    assert tokenizer._cutter is None  # noticed
 
 
 # Several processes tokenise
@@ -423,3 +427,37 @@ def test_a_stream_of_a_hugging_face_data_set(place, tmp_path):
     with several.unmeasured():
         assert execute(run).state == "finished"
     assert len(list((tmp_path / "c").glob("part-*"))) == 3
+
+
+# Memory
+
+
+def peak_memory(data: Path, tokenizer: Tokenizer, cache: Path, *, stream_it: bool) -> int:
+    """The most bytes that Python and NumPy held while a corpus was tokenised, and a batch of it made."""
+    config = DataConfig(stream=stream_it, stream_window=1, sequence_length=256, cache=cache)
+    tracemalloc.start()
+    try:
+        if stream_it:
+            found = Parts(resolve([str(data)]), tokenizer, TEXT, config, ALONE)
+            some: StreamBatches | Batches = StreamBatches(found, config, tokenizer.vocab, rows=4, seed=1, share=0.1)
+        else:
+            made = open_store(resolve([str(data)]), tokenizer, TEXT, cache=cache, bad_rows=BadRows("stop"))
+            some = Batches(made, config, tokenizer.vocab, rows=4, seed=1, documents=range(len(made)))
+        assert some.batch(1).tokens.shape == (4, 256)
+        some.close()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_corpus(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "parts", lambda source, **more: read.parts(source, 2**19, **more))
+    text = " ".join(row["text"] for row in texts(60))
+    peaks = {}
+    for megabytes in (1, 2):
+        path = write_rows(tmp_path / f"{megabytes}.jsonl", [{"text": f"{i} {text}"} for i in range(500 * megabytes)])
+        assert path.stat().st_size > 0.9e6 * megabytes
+        for stream_it in (False, True):
+            peaks[megabytes, stream_it] = peak_memory(path, tokenizer, tmp_path / f"{megabytes}", stream_it=stream_it)
+    for stream_it in (False, True):
+        assert peaks[2, stream_it] - peaks[1, stream_it] < 0.5e6  # a million more tokens

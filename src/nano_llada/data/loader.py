@@ -61,9 +61,10 @@ def hold_out(count: int, share: float) -> tuple[Ints, Ints]:
     is 0. A limit on the validation rows takes a sample of all files, not the first rows of the first one.
     """
     chosen = _places(count, share) if share > 0 and count > 1 else np.empty(0, dtype=np.int64)
-    learnt = np.setdiff1d(np.arange(count), chosen)
+    kept = np.ones(count, dtype=bool)
+    kept[chosen] = False
     drawn = np.array([derive_seed(0, "held out", int(number)) for number in chosen], dtype=np.uint64)
-    return learnt, chosen[np.argsort(drawn, kind="stable")]
+    return np.flatnonzero(kept), chosen[np.argsort(drawn, kind="stable")]
 
 
 def _places(count: int, share: float) -> Ints:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 # Encoding takes 100 to 300 bytes of memory for a byte of text: long texts are cut, and few are encoded at once.
@@ -15,6 +16,7 @@ LONGEST_TOKEN = 32  # bytes; longer ones are rulers of ==== and sentences that o
 _SAFE_CUT = re.compile(r"(?<=[^\W\d_])(?=[ \t\n.,;:!?，。；：！？、])")
 _HAN = "\u4e00-\u9fff"
 _WORDS = re.compile(rf"(?:[{_HAN}]+\|)+\\p\{{Han\}}")  # what `train_bpe` cuts Chinese text by
+_USUAL = re.compile(rf"[\0-\u2e7f\u3000-\u3004\u3008-\u3020{_HAN}\uff00-\uffef]*")  # of \\p{{Han}} only _HAN
 _UNBROKEN = re.compile(rf"\S{{{LONGEST_PIECE + 1},}}")
 
 
@@ -60,13 +62,23 @@ def may_be_cut(plain: dict[str, Any]) -> bool:
     return not any(step.get("add_prefix_space") for step in steps)
 
 
-def word_cutter(plain: dict[str, Any]) -> Callable[[str], list[str]] | None:
-    """A function that cuts a text into words whose tokens, one after the other, are those of the text; None if such
-    cuts are not known for a tokenizer (see `may_be_cut`).
+@dataclass(frozen=True)
+class Words:
+    """How a text is cut into words whose tokens, one after the other, are those of the text.
 
     The words of a corpus are few, and each is encoded once: that is faster than the library, which encodes them all.
     Chinese has no spaces; it is cut where the tokenizer's own list of words cuts it, if it was made by `train_bpe`.
     """
+
+    cut: Callable[[str], list[str]]
+    plain: dict[str, Any] | None = None
+    """tokenizer.json without that list, which is slow: it has the same tokens for words that are `cut` already..."""
+    fits: Callable[[str], object] = lambda word: False
+    """... unless they have Chinese characters that `cut` does not look at."""
+
+
+def word_cutter(plain: dict[str, Any]) -> Words | None:
+    """For a tokenizer.json; None if such cuts are not known for it (see `may_be_cut`)."""
     first = plain.get("pre_tokenizer")
     if first is None or not may_be_cut(plain):
         return None
@@ -74,7 +86,7 @@ def word_cutter(plain: dict[str, Any]) -> Callable[[str], list[str]] | None:
     splits = [step for step in steps if step["type"] == "Split"]
     words = [step["pattern"].get("Regex", "") for step in splits if step["behavior"] == "Isolated"]
     if len(splits) != 1 or not words or not _WORDS.fullmatch(words[0]):
-        return _SAFE_CUT.split
+        return Words(_SAFE_CUT.split)
     pattern = _chinese_words(words[0].split("|")[:-1])
 
     def cut(text: str) -> list[str]:
@@ -83,7 +95,8 @@ def word_cutter(plain: dict[str, Any]) -> Callable[[str], list[str]] | None:
         parts = (_SAFE_CUT.split(p) if p[0] < "\u4e00" or p[0] > "\u9fff" else (p,) for p in pattern.findall(text))
         return list(itertools.chain.from_iterable(parts))
 
-    return cut
+    others = [step for step in steps if step["type"] != "Split"]
+    return Words(cut, plain | {"pre_tokenizer": {"type": "Sequence", "pretokenizers": others}}, _USUAL.fullmatch)
 
 
 def _chinese_words(words: Sequence[str]) -> re.Pattern[str]:

@@ -361,6 +361,7 @@ def _parquet(source: Source) -> Iterator[Row | BadRow]:
 
 def _hf(source: Source) -> Iterator[Row | BadRow]:
     name, place = source.name, source.name
+    _need("datasets", name)
     with _explained(name, Exception):
         rows = _hf_rows(name)
         if source.stop is not None:
@@ -380,6 +381,7 @@ def _hf_rows(name: str) -> Any:
 
 
 def _shards(name: str) -> int:
+    _need("datasets", name)
     with _explained(name, Exception):
         return int(_hf_rows(name).num_shards)
 

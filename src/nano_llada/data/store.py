@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import re
 import secrets
@@ -33,6 +34,7 @@ __all__ = ["Document", "Encoding", "TokenStore", "documents", "open_store"]
 VERSION = 4  # raised when the same input gives other files
 DAMAGE = (FileNotFoundError, ValueError, LookupError, TypeError, EOFError)
 INDICES = ("rows", "starts", "text_bytes", "scored_counts", "first_scored")  # files of one number per document
+RELEASE = 64  # reads of a mapped file after which its pages are given back; one brings in 64 KiB
 BUILDING = ".building-"  # begins the names of folders that are being filled; host, process and a number follow
 
 
@@ -61,13 +63,12 @@ class TokenStore:
         self.text_bytes: npt.NDArray[np.int64] = np.load(regular(folder / "text_bytes.npy"), mmap_mode="r")
         self.scored_counts: npt.NDArray[np.int64] = np.load(regular(folder / "scored_counts.npy"), mmap_mode="r")
         self.first_scored: npt.NDArray[np.int64] = np.load(regular(folder / "first_scored.npy"), mmap_mode="r")
-        self.rows: npt.NDArray[np.int64] = np.load(
-            regular(folder / "rows.npy"), mmap_mode="r"
-        )  # the row each document is of
-        self._tokens = _mapped(folder / "tokens.bin", str(self.meta["dtype"]))
-        self._scored = _mapped(folder / "scored.bin", "bool")
-        if not self.starts[-1] == self.meta["tokens"] == len(self._tokens) == len(self._scored):
-            raise ValueError(f"it holds {len(self._tokens)} tokens of {self.meta['tokens']}")
+        # the row each document is of
+        self.rows: npt.NDArray[np.int64] = np.load(regular(folder / "rows.npy"), mmap_mode="r")
+        self._tokens = _Mapped(folder / "tokens.bin", str(self.meta["dtype"]))
+        self._scored = _Mapped(folder / "scored.bin", "bool")
+        if not self.starts[-1] == self.meta["tokens"] == len(self._tokens.values) == len(self._scored.values):
+            raise ValueError(f"it holds {len(self._tokens.values)} tokens of {self.meta['tokens']}")
         if {len(self)} != set(map(len, (self.text_bytes, self.scored_counts, self.first_scored, self.rows))):
             raise ValueError("its indices differ in length")
 
@@ -86,13 +87,26 @@ class TokenStore:
 
     def slice(self, start: int, stop: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Tokens and scored flags of a stretch of the whole file."""
-        return self._tokens[start:stop].astype(np.int64), np.asarray(self._scored[start:stop])
+        return self._tokens.read(start, stop).astype(np.int64), self._scored.read(start, stop)
 
 
-def _mapped(path: Path, dtype: str) -> npt.NDArray[Any]:
-    if not regular(path).stat().st_size:  # a part without documents: nothing can be mapped
-        return np.empty(0, dtype=dtype)
-    return np.memmap(path, dtype=dtype, mode="r")
+class _Mapped:
+    """Numbers of a file that is mapped into memory, of which little is there at a time."""
+
+    def __init__(self, path: Path, dtype: str) -> None:
+        self._reads, self._map = 0, None
+        with regular(path).open("rb") as file:
+            if path.stat().st_size:  # else a part without documents: nothing can be mapped
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.values: npt.NDArray[Any] = np.frombuffer(self._map or b"", dtype=dtype)
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """A copy of some of them."""
+        found = self.values[start:stop].copy()
+        self._reads += 1
+        if self._map is not None and self._reads % RELEASE == 0 and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)  # pages that were read would stay, a whole corpus in the end
+        return found
 
 
 def open_store(

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ RESERVED = tuple(f"<|reserved_{i}|>" for i in range(12))
 MARKS = (EOS, TURN_START, TURN_END)
 SPECIALS = (*MARKS, MASK, *RESERVED)  # ids 0 to 15; the first three are minimind's
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
+LONG_WORDS = 8  # characters of a word, on average, above which a text is left to the library
 REMEMBERED = 2**20  # characters of words whose ids are kept
 _OURS = (KeyboardInterrupt, SystemExit, MemoryError)  # not of the tokenizers library
 _ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -74,7 +75,8 @@ class Tokenizer:
         self._guard: Callable[[], contextlib.AbstractContextManager[None]] = (
             unheard if any(patterns(plain)) else contextlib.nullcontext
         )
-        self._cut_words, self._checked = word_cutter(plain), False
+        self._cutter, self._checked = word_cutter(plain), False
+        self._plain: Backend | None = None  # for words that are cut already; made when there are texts to encode
         self._words: dict[str, Sequence[int]] = {}  # ids of words that occurred
         self._held = 0  # characters of these
         for name in (*MARKS, MASK):
@@ -156,26 +158,51 @@ class Tokenizer:
         return ids
 
     def _encode_pieces(self, pieces: Sequence[str]) -> list[list[int]]:
-        if self._cut_words is None:
-            return self._encode_all(pieces)
-        cut, known = [self._cut_words(piece) for piece in pieces], self._words
-        new = [word for word in set(itertools.chain.from_iterable(cut)) if word not in known]
-        self._held += sum(map(len, new))
-        if self._held > REMEMBERED:  # a new table: another thread may be using the old one
-            new, known = list(set(itertools.chain.from_iterable(cut))), {}
-            self._words, self._held = known, sum(map(len, new))
-        known.update(zip(new, self._encode_all(new), strict=True))
-        found = [list(itertools.chain.from_iterable(map(known.__getitem__, words))) for words in cut]
+        if self._cutter is None:
+            return self.encode_by_library(pieces)
+        cut = [self._cutter.cut(piece) for piece in pieces]
+        # clauses of a language without spaces hardly ever come again: remembering them would cost more than it saves
+        whole = [i for i, words in enumerate(cut) if len(pieces[i]) > LONG_WORDS * len(words)]
+        for i in whole:
+            cut[i] = []
+        found = self._joined(cut)
+        for i, ids in zip(whole, self.encode_by_library([pieces[i] for i in whole]), strict=True):
+            found[i] = ids
         if not self._checked:  # against a tokenizer that joins what `word_cutter` takes to be apart
             self._checked = True
             few = next((n for n, size in enumerate(itertools.accumulate(map(len, pieces)), 1) if size > PIECE), None)
-            if self._encode_all(pieces[:few]) != found[:few]:
-                self._cut_words = None
-                return self._encode_all(pieces)
+            if self.encode_by_library(pieces[:few]) != found[:few]:
+                self._cutter = None
+                return self.encode_by_library(pieces)
         return found
 
-    def _encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids by the library, on all cores."""
+    def _joined(self, cut: Sequence[Sequence[str]]) -> list[list[int]]:
+        """Ids of texts that are cut into words."""
+        known, words = self._words, set(itertools.chain.from_iterable(cut))
+        new = [word for word in words if word not in known]
+        self._held += sum(map(len, new))
+        if self._held > REMEMBERED:  # a new table: another thread may be using the old one
+            new, known = list(words), {}
+            self._words, self._held = known, sum(map(len, new))
+        known.update(self._encode_words(new))
+        return [list(itertools.chain.from_iterable(map(known.__getitem__, words))) for words in cut]
+
+    def _encode_words(self, words: Sequence[str]) -> Iterator[tuple[str, Sequence[int]]]:
+        assert self._cutter is not None
+        usual = [word for word in words if self._cutter.fits(word)]
+        if usual and self._plain is None:
+            self._plain = type(self._backend).from_str(json.dumps(self._cutter.plain))
+            self._plain.encode_special_tokens = True
+        if usual:
+            encoded = self._plain.encode_batch_fast(usual, add_special_tokens=False)  # type: ignore[union-attr]
+            yield from zip(usual, (item.ids for item in encoded), strict=True)
+        others = [word for word in words if not self._cutter.fits(word)]
+        yield from zip(others, self.encode_by_library(others), strict=True)
+
+    def encode_by_library(self, texts: Sequence[str]) -> list[list[int]]:
+        """The same by the library alone, on all cores."""
+        if not texts:
+            return []
         try:
             with self._guard():
                 encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)

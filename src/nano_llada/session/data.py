@@ -101,7 +101,7 @@ def load_data(config: RunConfig, tokenizer: Tokenizer) -> tuple[Training, Valida
 
 def _load_stream(
     config: RunConfig, sources: Sequence[str], tokenizer: Tokenizer
-) -> tuple[StreamBatches, Validation | None]:
+) -> tuple[StreamBatches, Batches | None]:
     data, train = config.data, config.train
     share = Share(parallel.rank(), parallel.size())
     found = Parts(resolve(sources), tokenizer, _encoding(data), data, share)
@@ -159,7 +159,7 @@ def split(store: TokenStore, usable: Ints, data: DataConfig) -> tuple[Ints, Ints
         learnt, held_out = hold_out_by_count(len(usable), data.validation_share)
         return usable[learnt], usable[held_out]
     rows = store.rows[::2][usable] if data.format == "preference" else store.rows[usable]
-    _, row_of = np.unique(rows, return_inverse=True)
+    row_of = np.cumsum(np.diff(rows, prepend=rows[:1]) != 0)  # rows ascend
     chosen = hold_out(int(row_of.max()) + 1, data.validation_share)[1]
     rank = np.full(int(row_of.max()) + 1, -1)
     rank[chosen] = np.arange(len(chosen))

@@ -35,13 +35,13 @@ def propose(logits: Tensor, looks: Sequence[tuple[Row, Sequence[int]]], vocab: V
     spans, first = [], 0
     for i, (row, places) in enumerate(looks):
         spans.append(range(first, first + len(places)))
-        mine = logits[first : first + len(places)]
+        part = logits[first : first + len(places)]
         first += len(places)
         if isinstance(row, SpeculativeRow):
-            found[i] = _speculate(mine, row, places, vocab)
+            found[i] = _speculate(part, row, places, vocab)
         else:
             if isinstance(row.config, Autoregressive):
-                _restrict(mine, row)
+                _restrict(part, row)
             groups.setdefault(_options(row), []).append(i)
     for group in groups.values():
         inside = [place for i in group for place in spans[i]]

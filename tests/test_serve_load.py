@@ -13,35 +13,43 @@ import shlex
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import httpx2
 import pytest
-from benchmarks.serving_load import BAD, GOOD, load, questions
+from benchmarks.serving_load import BAD, GOOD, Outcome, load, questions
 
 from forked import Forked, needs_fork, start
 from nano_llada.cli.main import main
 from nano_llada.config.serving import ServingOptions
 from nano_llada.serve.keys import Keys, make_key
 from nano_llada.serve.page import POLICY, read_page
-from serving import http, live, slow_down, writers
+from serving import http, live, writers
 
 
 def test_mixed_requests_each_get_what_is_their_own():
     models = writers()
     key, line = make_key("ann")
     keys = Keys({"ann": bytes.fromhex(line.split()[1])})
-    options = ServingOptions(max_rows=4, max_waiting=2, max_per_key=1000)
+    options = ServingOptions(max_rows=2, max_waiting=1, max_per_key=1000)
+    asked = questions(models, 15, 10)
     with live(models, options, keys) as server:
-        slow_down(server, 0.02)  # or the queue of the first model may never be full
-        asked = questions(models, 16, 10)
-        outcome = asyncio.run(load(server.url, asked, requests=90, concurrency=40, key=key))
+
+        async def all_at_once() -> Outcome:
+            worker = next(iter(server.models)).worker  # it finds its queue full of what came while it was away
+            away = asyncio.create_task(worker.call(lambda: time.sleep(1)))
+            outcome = await load(server.url, asked, requests=90, concurrency=40, key=key)
+            await away
+            return outcome
+
+        outcome = asyncio.run(all_at_once())
         assert outcome.wrong == []
         assert sum(outcome.counts[kind] for kind in (*GOOD, *BAD)) == 90
         assert min(outcome.counts[kind] for kind in (*GOOD, *BAD)) >= 6
         assert outcome.counts["told to wait"] > 0, "the queue was never full"
         for served in server.models:
-            assert served.worker.figures.waiting <= 2
+            assert served.worker.figures.waiting <= 1
             assert not served.worker._owners
             assert not served.worker._engine.busy
 

@@ -10,7 +10,7 @@ else
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: demo test coverage check wheel format bench gpu gpu-pack clean
+.PHONY: demo test coverage check audit wheel format bench gpu gpu-pack clean
 
 demo: $(VENV)/.installed
 	$(BIN)/nano-llada demo
@@ -27,6 +27,12 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit -q -c pyproject.toml -r src scripts
+
+# known weaknesses of the pinned packages: asks the vulnerability database of PyPI, so it needs the network
+audit: $(VENV)/.installed-dev
+	$(INSTALL) -c constraints.txt pip-audit
+	$(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip
 
 # builds the wheel and uses it as a stranger would: installed into an empty environment, outside of the checkout
 wheel:

@@ -65,7 +65,8 @@ CARDS = {
     "editing": ModelCard("diffusion", "sft", block_size=8, edits=True),
     "tri": ModelCard("both", "sft", block_size=8),
 }
-FULL = {"shape": "8M", "requests": 5000, "concurrency": 500, "timed": 96, "timed_length": 64}
+FULL = {"shape": "8M", "requests": 5000, "concurrency": 500, "length": 16, "timed": 64, "timed_length": 48}
+FULL |= {"timed_models": ["ar", "block"]}
 
 
 def random_models(shape: str, names: Sequence[str] = tuple(CARDS)) -> dict[str, LanguageModel]:

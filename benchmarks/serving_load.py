@@ -209,7 +209,7 @@ async def load(
     """Send requests of mixed kinds, kinds and questions by turns, so many at a time."""
     outcome, free = Outcome(), asyncio.Semaphore(concurrency)
     limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-    async with httpx2.AsyncClient(timeout=300, limits=limits) as http:
+    async with httpx2.AsyncClient(verify=False, timeout=300, limits=limits) as http:
 
         async def one(number: int) -> None:
             async with free:
@@ -223,7 +223,7 @@ async def load(
 async def most_waiting(url: str, key: str, pause: float = 0.2) -> int:
     """The most requests of a model that waited, read from the server's figures until this is cancelled."""
     most = 0
-    async with httpx2.AsyncClient(timeout=60) as http:
+    async with httpx2.AsyncClient(verify=False, timeout=60) as http:
         with contextlib.suppress(asyncio.CancelledError):
             while True:
                 page = await http.get(f"{url}/metrics", headers={"authorization": f"Bearer {key}"})
@@ -241,8 +241,8 @@ async def until_the_end(
     What was accepted must be finished and right (`whole`, `stream`), everything else refused (`refused`: 503, or no
     connection at all).
     """
-    outcome = Outcome()
-    async with httpx2.AsyncClient(timeout=120, limits=httpx2.Limits(max_connections=4 * requests)) as http:
+    outcome, limits = Outcome(), httpx2.Limits(max_connections=4 * requests)
+    async with httpx2.AsyncClient(verify=False, timeout=120, limits=limits) as http:
 
         async def one(number: int) -> None:
             question = asked[number % len(asked)]

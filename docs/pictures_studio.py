@@ -16,7 +16,6 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from studio_server import StudioServer
-from traces import scripted, write
 
 OUT = Path(__file__).parent / "images"
 
@@ -31,6 +30,7 @@ class Camera:
         size = {"width": 1200, "height": 760}
         page = self.browser.new_context(**({"viewport": size, "color_scheme": "light"} | options)).new_page()
         page.goto(f"{self.address}/page/#{view}")
+        page.set_default_timeout(120_000)
         page.wait_for_selector("h1, .drop")
         page.wait_for_timeout(300)
         return page
@@ -57,11 +57,12 @@ def chat_and_canvas(camera: Camera) -> None:
     camera.shoot(camera.page(), "first")
     page = camera.answered()
     camera.shoot(page, "chat")
-    seek(page, 8)
+    seek(page, 0.35)
     camera.shoot(page, "scrub")
     page.locator("#prompt").blur()
-    seek(page, 12)
-    page.locator(".text .edited").first.hover()
+    seek(page, 0.55)
+    changed = page.locator(".text .edited")
+    (changed.first if changed.count() else page.locator(".text .token:not(.mask)").nth(4)).hover()
     camera.shoot(page, "watch")
     page.mouse.move(5, 700)
     page.locator(".save summary").click()
@@ -71,23 +72,30 @@ def chat_and_canvas(camera: Camera) -> None:
     print("studio.gif", (OUT / "studio.gif").stat().st_size)
     camera.shoot(camera.answered(locale="zh-CN"), "zh")
     dark = camera.answered(color_scheme="dark")
-    seek(dark, 15)
+    seek(dark, 0.68)
     camera.shoot(dark, "dark")
     phone = camera.answered(viewport={"width": 390, "height": 780})
-    seek(phone, 18)
+    seek(phone, 0.8)
     phone.mouse.move(5, 5)
     camera.shoot(phone, "phone")
 
 
-def seek(page: Page, count: int) -> None:
-    page.locator(".passes").last.evaluate(f"n => {{ n.value = {count}; n.dispatchEvent(new Event('input')); }}")
+def seek(page: Page, share: float) -> None:
+    """Show the text after a share of its passes."""
+    script = f"n => {{ n.value = Math.round({share} * n.max); n.dispatchEvent(new Event('input')); }}"
+    page.locator(".passes").last.evaluate(script)
 
 
 def other_views(camera: Camera, folder: Path) -> None:
+    page = camera.answered()
+    page.locator(".save summary").click()
+    with page.expect_download() as download:
+        page.click("[data-act=json]")
+    shutil.copy(download.value.path(), folder / "kite.trace.json")
     page = camera.page("open")
-    page.set_input_files("#file", write(folder / "kite.trace.json", scripted()))
+    page.set_input_files("#file", folder / "kite.trace.json")
     page.wait_for_selector(".player")
-    seek(page, 17)
+    seek(page, 0.75)
     camera.shoot(page, "replay")
     page = camera.page("fill")
     for words in ("small dog under a tree", "happy"):
@@ -114,7 +122,7 @@ def other_views(camera: Camera, folder: Path) -> None:
     camera.shoot(page, "race")
 
 
-def trouble(camera: Camera, server: StudioServer) -> None:
+def trouble(camera: Camera, scripted: Camera, server: StudioServer) -> None:
     page = camera.answered()
     page.route("**/v1/**", lambda route: route.abort())
     page.fill("#prompt", "And then?")
@@ -122,7 +130,7 @@ def trouble(camera: Camera, server: StudioServer) -> None:
     page.wait_for_selector(".banner")
     camera.shoot(page, "server-gone")
     server.key = "another"
-    page = camera.page()
+    page = scripted.page()
     page.wait_for_selector(".banner")
     page.click("text=Enter the key")
     page.keyboard.type("guess")
@@ -142,7 +150,7 @@ def main() -> None:
         camera = Camera(browser, address or server.address)
         chat_and_canvas(camera)
         other_views(camera, Path(folder))
-        trouble(Camera(browser, server.address), server)
+        trouble(camera, Camera(browser, server.address), server)
         browser.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx2
+import openai
 import torch
 
 from nano_llada.checkpoint.files import Checkpoint
@@ -53,6 +56,18 @@ def writers(names: Collection[str] = tuple(CARDS)) -> dict[str, LanguageModel]:
     """One random model of each kind, by the kind's name."""
     tokenizer = train_characters([LETTERS, "system user assistant tool\n"])
     return {name: random_writer(name, tokenizer) for name in names}
+
+
+@functools.cache
+def http() -> httpx2.Client:
+    """A client for all tests: one of its own for each request would read certificates each time."""
+    return httpx2.Client(verify=False, timeout=60)
+
+
+def client_of(server: Live, key: str = "none") -> openai.OpenAI:
+    """The official client."""
+    web = openai.DefaultHttpxClient(verify=False)
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=60, http_client=web)
 
 
 @dataclass

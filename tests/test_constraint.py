@@ -145,14 +145,16 @@ def test_patterns_mean_what_they_mean_in_python():
     assert matches > 500
 
 
-def test_what_an_automaton_cannot_do_is_refused_by_name_and_place():
+def test_what_an_automaton_cannot_do_is_refused_by_name_and_place(monkeypatch):
+    monkeypatch.setattr("nano_llada.decode.constraint.automaton.MOST_STATES", 2000)  # a tenth, so that it is quick
+    monkeypatch.setattr("nano_llada.decode.constraint.automaton.MOST_WORK", 200_000)
     wrong = {
         "(?=a)": "look-ahead", "(?<=a)b": "look-behind", r"\bx": "word boundary", r"(a)\1": "back reference",
         "(?i)a": "(?i", "a++": "possessive", "(a": "parenthesis is missing", "a)": "too many",
         "*a": "nothing to repeat",
         "[z-a]": "wrong order", "a^b": "whole text must match", r"\ud800": "hexadecimal", "[abc": "too early",
         "a{3,2}": "wrong order", "a{99999}": "repetitions", r"\p{L}": "Unicode property", "\\": "too early",
-        ".{0,3000}": "more than 20000 states", "(a{0,100}){0,100}": "too many ways", "(" * 200: "groups",
+        ".{0,300}": "more than 2000 states", "(a{0,40}){0,40}": "too many ways", "(" * 200: "groups",
     }  # fmt: skip
     for pattern, problem in wrong.items():
         assert problem in refusal(lambda pattern=pattern: automaton(read_regex(pattern)))
@@ -497,7 +499,7 @@ def test_speculation_writes_the_same_as_without_under_every_constraint(make_mode
 
 def test_the_distribution_of_drawn_tokens_under_a_constraint_is_that_without_speculation(make_model):
     """Of two tokens that a pattern allows a few of, the second one is a draft in many texts."""
-    pieces, count = [None] * 6 + [bytes([97 + i]) for i in range(18)], 1500
+    pieces, count = [None] * 6 + [bytes([97 + i]) for i in range(18)], 700
     small = Vocabulary(24, 0, 1, 2, 3, (4, 5))
     model, found = (
         make_model(seed=3, peak=1.0),

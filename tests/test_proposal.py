@@ -33,6 +33,18 @@ def test_penalty_by_hand_leaves_ends_alone(vocab):
     assert penalise(logits, seen, 4.0, vocab)[0, [1, 3, 7, 8, 9]].tolist() == [2.0, 2.0, -8.0, 0.5, 2.0]
 
 
+def test_numbers_too_small_for_float32_still_choose_the_likeliest(vocab):
+    logits = torch.randn(3, 24, generator=torch.Generator().manual_seed(0))
+    logits[:, 0] = -torch.inf
+    for options in ({"temperature": 1e-320}, {"temperature": 1e-300}, {"temperature": 2.0, "top_p": 1e-300}):
+        rng = torch.Generator().manual_seed(1)
+        assert choose(logits, Autoregressive(**options), [rng] * 3).tolist() == logits.argmax(-1).tolist()
+    seen = torch.ones(3, 24, dtype=torch.bool)
+    for penalty in (1e-300, 1e-45):
+        assert not penalise(logits, seen, penalty, vocab).isnan().any()
+        assert penalise(logits, seen, penalty, vocab)[:, 0].isneginf().all()
+
+
 TRUNCATIONS = [
     *[({}, 4), ({"top_k": 2}, 2), ({"top_k": 9}, 4), ({"top_p": 0.4}, 1), ({"top_p": 0.7}, 2), ({"top_p": 0.81}, 3)],
     *[({"min_p": 0.5}, 2), ({"min_p": 0.25}, 3), ({"min_p": 0.5, "temperature": 2.0}, 3)],

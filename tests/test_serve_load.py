@@ -13,35 +13,43 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
+import time
 from pathlib import Path
 
 import httpx2
 import pytest
-from benchmarks.serving_load import BAD, GOOD, load, questions
+from benchmarks.serving_load import BAD, GOOD, Outcome, load, questions
 
+from forked import Forked, needs_fork, start
 from nano_llada.cli.main import main
 from nano_llada.config.serving import ServingOptions
 from nano_llada.serve.keys import Keys, make_key
 from nano_llada.serve.page import POLICY, read_page
-from serving import live, slow_down, writers
+from serving import http, live, writers
 
 
 def test_mixed_requests_each_get_what_is_their_own():
     models = writers()
     key, line = make_key("ann")
     keys = Keys({"ann": bytes.fromhex(line.split()[1])})
-    options = ServingOptions(max_rows=4, max_waiting=2, max_per_key=1000)
+    options = ServingOptions(max_rows=2, max_waiting=1, max_per_key=1000)
+    asked = questions(models, 15, 10)
     with live(models, options, keys) as server:
-        slow_down(server, 0.02)  # or the queue of the first model may never be full
-        asked = questions(models, 16, 10)
-        outcome = asyncio.run(load(server.url, asked, requests=90, concurrency=40, key=key))
+
+        async def all_at_once() -> Outcome:
+            worker = next(iter(server.models)).worker  # it finds its queue full of what came while it was away
+            away = asyncio.create_task(worker.call(lambda: time.sleep(1)))
+            outcome = await load(server.url, asked, requests=90, concurrency=40, key=key)
+            await away
+            return outcome
+
+        outcome = asyncio.run(all_at_once())
         assert outcome.wrong == []
         assert sum(outcome.counts[kind] for kind in (*GOOD, *BAD)) == 90
         assert min(outcome.counts[kind] for kind in (*GOOD, *BAD)) >= 6
         assert outcome.counts["told to wait"] > 0, "the queue was never full"
         for served in server.models:
-            assert served.worker.figures.waiting <= 2
+            assert served.worker.figures.waiting <= 1
             assert not served.worker._owners
             assert not served.worker._engine.busy
 
@@ -53,14 +61,14 @@ def saved(tmp_path_factory) -> Path:
     return folder
 
 
+@needs_fork
 def test_sigterm_under_load_lets_running_texts_finish(saved):
-    command = [sys.executable, "-m", "nano_llada", "serve", f"small={saved}", "--port", "0", "--threads", "1"]
-    command += ["--drain-seconds", "20"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        url = process.stdout.readline().split()[3]
-        statuses, texts = asyncio.run(_until_it_stops(url, process))
-        _out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+    process = start(["serve", f"small={saved}", "--port", 0, "--threads", 1, "--drain-seconds", 20])
+    url = process.stdout.readline().decode().split()[3]
+    statuses, texts = asyncio.run(_until_it_stops(url, process))
+    done = process.finish()
+    err = done.stderr.decode()
+    assert done.returncode == 0, err
     assert statuses.count(200) >= 8
     assert set(statuses) <= {200, 503, 0}
     assert all(text.endswith("data: [DONE]\n\n") for text in texts), "a text that had begun was not finished"
@@ -70,7 +78,7 @@ def test_sigterm_under_load_lets_running_texts_finish(saved):
     assert "你好" not in err
 
 
-async def _until_it_stops(url: str, process: subprocess.Popen) -> tuple[list[int], list[str]]:
+async def _until_it_stops(url: str, process: Forked) -> tuple[list[int], list[str]]:
     """Eight streams, SIGTERM in the middle of them, and eight requests more; 0: the connection was refused."""
     body = {"messages": [{"role": "user", "content": "你好"}], "max_tokens": 100, "stream": True}
     body["diffusion"] = {"min_new_tokens": 100}
@@ -90,11 +98,11 @@ async def _until_it_stops(url: str, process: subprocess.Popen) -> tuple[list[int
         except httpx2.TransportError:
             return 0
 
-    async with httpx2.AsyncClient(timeout=60) as http:
+    async with httpx2.AsyncClient(verify=False, timeout=60) as http:
         first = [asyncio.create_task(stream(http)) for _ in range(8)]
         await asyncio.wait_for(begun.wait(), 30)
         await asyncio.sleep(0.1)
-        os.kill(process.pid, signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.05)
         late = [asyncio.create_task(stream(http)) for _ in range(8)]
         return await asyncio.gather(*first, *late), texts
@@ -139,14 +147,14 @@ def test_the_page_is_read_once_and_nothing_else_is(tmp_path, monkeypatch):
     monkeypatch.setattr("nano_llada.serve.app.read_page", lambda: read_page(folder))
     with live(writers(("ar",)), keys=Keys.read(None, "ann:0123456789abcdef")) as server:
         shutil.rmtree(folder)
-        home = httpx2.get(f"{server.url}/", follow_redirects=True)
+        home = http().get(f"{server.url}/", follow_redirects=True)
         assert (home.url.path, home.text) == ("/page/", "<p>你好</p>")
         assert home.headers["content-security-policy"] == POLICY
         assert "unsafe" not in POLICY
-        script = httpx2.get(f"{server.url}/page/parts/app.js")
+        script = http().get(f"{server.url}/page/parts/app.js")
         assert (script.text, script.headers["content-type"].partition(";")[0]) == ("1", "text/javascript")
         for path in ("../secret", "%2e%2e/secret", "/etc/passwd", "parts", "parts/../../secret", "<script>"):
-            assert httpx2.get(f"{server.url}/page/{path}").status_code in (401, 404)
+            assert http().get(f"{server.url}/page/{path}").status_code in (401, 404)
 
 
 # --- JavaScript -------------------------------------------------------------------------------------------------------
@@ -209,5 +217,5 @@ def test_what_the_documentation_tells_to_type_works(page, capsys):
         for command in commands:
             words = shlex.split(command.replace("http://127.0.0.1:8000", server.url))
             body = json.loads(words[words.index("-d") + 1])
-            answer = httpx2.post(words[1], json=body)
+            answer = http().post(words[1], json=body)
             assert answer.status_code == 200, answer.text

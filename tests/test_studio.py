@@ -702,7 +702,7 @@ def test_the_page_and_the_real_server_agree(visit, browser):
         assert "default-src 'self'" in answer.headers["content-security-policy"]
         assert answer.headers["x-content-type-options"] == "nosniff"
         page.wait_for_selector("#model option", state="attached")
-        for kind in ("ar", "canvas", "block", "editing"):
+        for kind in ("ar", "canvas", "block", "editing", "tri"):
             page.select_option("#model", kind)
             page.click("text=New chat") if page.locator(".turn").count() else None
             player = ask(page, "red ball?")
@@ -715,10 +715,16 @@ def test_the_page_and_the_real_server_agree(visit, browser):
             assert player.locator(".bubble li").count() == 4
         page.goto(f"{live.url}/page/#fill")
         page.fill("#prompt", "a ⟨2⟩ ball is ⟨3⟩.")
-        page.click(".toolbar .main")
-        page.wait_for_selector(".player.done")
-        filled = post(f"{live.url}/v1/infill", {"model": "canvas", "text": "a ___ ball is ___.", "gaps": [2, 3]})
-        assert text_of(page.locator(".player")) == filled["text"].replace("\ufffd", "◌")
+        for kind in ("canvas", "tri"):
+            page.select_option("#model", kind)
+            filled = post(f"{live.url}/v1/infill", {"model": kind, "text": "a ___ ball is ___.", "gaps": [2, 3]})
+            expected = filled["text"].replace("\ufffd", "◌")
+            page.click(".toolbar .main")
+            page.wait_for_selector(".player.done")
+            assert eventually(lambda expected=expected: text_of(page.locator(".player")) == expected), kind
+            page.wait_for_selector("body:not(.busy) .player.done")
+            passes = int(page.locator(".player .passes").get_attribute("max")) - 1
+            assert passes == filled["usage"]["forwards"] > 0, kind
         page.goto(f"{live.url}/page/#race")
         page.click("text=Start the race")
         page.wait_for_selector("tbody tr")

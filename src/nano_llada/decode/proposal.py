@@ -15,6 +15,7 @@ from nano_llada.decode.rows import Row, SpeculativeRow
 from nano_llada.decode.speculation import drawn, verified
 
 REMOVED = -1e4  # the weight of a token that a filter removes: nothing else is as unlikely
+LEAST = 1e-6  # temperatures and penalties below it would leave the range of float32
 
 Proposal = tuple[list[int], list[float]]  # a token for each place, and how sure the model is of it
 
@@ -34,13 +35,13 @@ def propose(logits: Tensor, looks: Sequence[tuple[Row, Sequence[int]]], vocab: V
     spans, first = [], 0
     for i, (row, places) in enumerate(looks):
         spans.append(range(first, first + len(places)))
-        mine = logits[first : first + len(places)]
+        part = logits[first : first + len(places)]
         first += len(places)
         if isinstance(row, SpeculativeRow):
-            found[i] = _speculate(mine, row, places, vocab)
+            found[i] = _speculate(part, row, places, vocab)
         else:
             if isinstance(row.config, Autoregressive):
-                _restrict(mine, row)
+                _restrict(part, row)
             groups.setdefault(_options(row), []).append(i)
     for group in groups.values():
         inside = [place for i in group for place in spans[i]]
@@ -134,7 +135,7 @@ class LogitReading:
         if row.config.temperature:
             hidden = torch.tensor([row.masked(place) for place in self.places], device=logits.device)
             kept = truncate(logits, row.config)
-            drawn = (logits / row.config.temperature).log_softmax(-1) + REMOVED * kept.isneginf()
+            drawn = (logits / max(row.config.temperature, LEAST)).log_softmax(-1) + REMOVED * kept.isneginf()
             drawn += gumbel(logits.shape[-1], [row.rng] * len(self.places)).to(logits.device)
             found = torch.where(hidden[:, None], drawn, found)
         weights: NDArray[np.float64] = found.double().cpu().numpy()
@@ -217,12 +218,13 @@ def penalise(logits: Tensor, seen: Tensor, penalty: float, vocab: Vocabulary) ->
         return logits
     seen = seen.clone()
     seen[:, list(vocab.ends)] = False
+    penalty = max(penalty, LEAST)
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def truncate(logits: Tensor, config: Decoding) -> Tensor:
     """Remove tokens outside top-k, top-p and min-p, at the configured temperature; (N, V), scaled."""
-    logits = logits / config.temperature
+    logits = logits / max(config.temperature, LEAST)
     if config.top_k:
         kth = logits.topk(min(config.top_k, logits.shape[-1]), dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
@@ -232,7 +234,9 @@ def truncate(logits: Tensor, config: Decoding) -> Tensor:
     if config.top_p < 1:
         ordered, index = logits.sort(dim=-1, descending=True)
         before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # the likeliest is always kept
-        drop = torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, index, before >= config.top_p)
+        late = before >= config.top_p
+        late[:, 0] = False  # however small the share
+        drop = torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, index, late)
         logits = logits.masked_fill(drop, -torch.inf)
     return logits
 

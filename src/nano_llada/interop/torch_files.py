@@ -12,7 +12,7 @@ a byte is allocated, and only those that are asked for are read. Nothing is extr
 from __future__ import annotations
 
 import math
-import pickletools
+import pickletools  # nosec B403
 import struct
 import zipfile
 from collections.abc import Callable, Mapping, Sequence

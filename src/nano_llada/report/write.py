@@ -65,7 +65,7 @@ def render(template: str, title: str, view: Sequence[Section], **options: Any) -
     Args:
         options: of the Jinja environment: what escapes every text that is filled in. Only the SVG of plots is exempt.
     """
-    environment = Environment(
+    environment = Environment(  # nosec B701
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -91,7 +91,11 @@ def _as_refusal(request: Request, error: Exception) -> Refusal:
     if isinstance(error, RequestValidationError):
         return wrong_body(error.errors(), error.body, BODIES.get(request.scope["path"]))
     if isinstance(error, HTTPException):
-        message = {404: "no such path", 405: "this path does not take this method"}.get(error.status_code)
+        message = {
+            400: "the body is not valid JSON, or has values that are nested too deeply or numbers that are too long",
+            404: "no such path",
+            405: "this path does not take this method",
+        }.get(error.status_code)
         code = "not_found" if error.status_code == 404 else None
         return Refusal(error.status_code, message or str(error.detail), code=code, headers=error.headers)
     return our_error()
@@ -197,12 +201,12 @@ def _add_models(api: FastAPI, models: Models) -> None:
     @api.get("/v1/models", responses=responses(protocol.ModelList, 401, 421))
     async def listed() -> Response:
         """What is served."""
-        return JSONResponse({"object": "list", "data": [served.described() for served in models]})
+        return JSONResponse({"object": "list", "data": [served.described for served in models]})
 
     @api.get("/v1/models/{name:path}", responses=responses(protocol.ModelObject, 401, 404, 421))
     async def model(name: str) -> Response:
         """One model."""
-        return JSONResponse(models.get(name).described())
+        return JSONResponse(models.get(name).described)
 
 
 def _add_operations(api: FastAPI, models: Models, guard: Guard, figures: metrics.Metrics) -> None:

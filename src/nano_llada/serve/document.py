@@ -40,11 +40,11 @@ def responses(
     found: dict[int | str, dict[str, Any]] = {200: {"model": model}}
     if stream:
         name = stream.__name__
+        chunk = {"contentMediaType": "application/json", "contentSchema": {"$ref": f"#/components/schemas/{name}"}}
         data = {
             "type": "string",
             "description": f"A {name} as JSON; at the end [DONE], or an error object and nothing after it.",
-            "contentMediaType": "application/json",
-            "contentSchema": {"$ref": f"#/components/schemas/{name}"},
+            "anyOf": [chunk, {"const": "[DONE]"}],
         }
         event = {"type": "object", "properties": {"data": data}}
         found[200]["content"] = {"text/event-stream": {"schema": event}}

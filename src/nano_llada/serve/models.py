@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from functools import cache, cached_property
 from types import TracebackType
 from typing import Any
 
@@ -31,6 +32,12 @@ def kind_of(card: ModelCard) -> str:
     return "editing" if card.edits else "block"
 
 
+@cache
+def _story_hash() -> str:
+    """Of the tokenizer of the story world, whose stories /v1/check knows."""
+    return Tokenizer.load(STORY_TOKENIZER).hash
+
+
 class Served:
     """A model under its name."""
 
@@ -52,6 +59,7 @@ class Served:
         """Whether it can fill gaps: what was trained on whole rows, or learnt it by what follows a gap put in front."""
         return self.kind == "canvas" or (self.writer.card.infills and self.writer.card.denoising)
 
+    @cached_property
     def described(self) -> Mapping[str, Any]:
         """Its entry in /v1/models."""
         writer = self.writer
@@ -72,22 +80,23 @@ class Served:
                 "answers": writer.card.answers,
                 "turns": writer.card.turns,
                 "infill": self.infill,
-                "check": writer.tokenizer.hash == Tokenizer.load(STORY_TOKENIZER).hash,
+                "check": writer.tokenizer.hash == _story_hash(),
                 "exact_likelihood": writer.card.autoregressive,
                 "end_tokens": sorted(writer.tokenizer.vocab.ends),
                 "decoding": given,
-                "options": [name for name in names if self._takes(name)],
+                "options": [name for name in names if name in self._taken],
             },
         }
 
-    def _takes(self, name: str) -> bool:
-        """Whether an option means something to this model, in one of the ways in which it decodes."""
+    @cached_property
+    def _taken(self) -> set[str]:
+        """The options that mean something to this model, in one of the ways in which it decodes."""
         card = self.writer.card
         ways = [self.writer.decoding(decode=way) for way in card.decodes] or [self.decoding]
-        if any(name in vars(way) for way in ways):
-            return True
-        blocks = card.denoising and (name == "block_size" or (name == "preset" and card.block_size is not None))
-        return blocks or (name == "decode" and len(ways) > 1)
+        found = {name for way in ways for name in vars(way)}
+        if card.denoising:
+            found |= {"block_size"} | ({"preset"} if card.block_size is not None else set())
+        return found | ({"decode"} if len(ways) > 1 else set())
 
 
 class Models:

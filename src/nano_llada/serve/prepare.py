@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from nano_llada.config.decoding import Autoregressive, Constraint, Decoding
 from nano_llada.config.serving import ServingOptions
 from nano_llada.core.errors import UserError
+from nano_llada.data.pieces import is_text
 from nano_llada.data.rows import Message
 from nano_llada.decode.constraint.tokens import TokenAutomaton
 from nano_llada.decode.types import Request, StopTest
@@ -203,19 +204,20 @@ def _blamed(message: str, body: protocol.Writing) -> str | None:
 
 
 def _whole(text: str, served: Served, param: str) -> str:
-    """The text; refused if it is so long that it need not be encoded to see that it does not fit."""
+    """The text; refused if it is so long that it need not be encoded to see that it does not fit, or is no Unicode."""
     room = served.writer.model.config.max_length
     if len(text) > room * LONGEST_TOKEN:
         raise _too_long(f"at least {len(text) // LONGEST_TOKEN}", room, param)
+    if not is_text(text):  # errors are logged, so this one does not repeat the text
+        raise bad("the text cannot be encoded: it is not valid Unicode", param)
     return text
 
 
 def _encoded(served: Served, prompt: str | Sequence[Message], *, chat: bool, param: str = "prompt") -> tuple[int, ...]:
     try:
         return served.writer.encode(prompt, chat=chat)
-    except UserError as error:
-        # the error would repeat a part of the text, and errors are logged
-        raise bad("the text cannot be encoded: it is not valid Unicode", param) from error
+    except UserError as error:  # which would repeat a part of the text, and errors are logged
+        raise bad("the text cannot be encoded with this model's tokenizer", param) from error
 
 
 def _fits(tokens: int, room: int, param: str) -> None:

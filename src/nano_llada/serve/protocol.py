@@ -244,7 +244,7 @@ class ChatRequest(Completing):
     max_completion_tokens: int | None = Field(None, ge=1, le=2**24)
     """The newer name of max_tokens."""
     logprobs: bool | None = None
-    """How likely each token was; AR models only."""
+    """How likely each token was; only of text written left to right."""
     top_logprobs: int | None = Field(None, ge=0, le=20)
     """Likeliest tokens beside each; needs logprobs."""
     response_format: Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")] | None = None
@@ -274,7 +274,7 @@ class CompletionRequest(Completing):
 
     prompt: str | Annotated[list[str], Field(min_length=1)]
     logprobs: int | None = Field(None, ge=0, le=5)
-    """How likely each token was, beside this many of the likeliest; AR models only."""
+    """How likely each token was, beside this many of the likeliest; only of text written left to right."""
     echo: Annotated[Literal[False] | None, _UNUSED] = None
     suffix: Nothing = None
     best_of: Annotated[Literal[1] | None, _UNUSED] = None

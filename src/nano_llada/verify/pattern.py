@@ -84,7 +84,7 @@ class Matcher:
 
     def _started(self) -> subprocess.Popen[str]:
         if self._worker is None:
-            self._worker = subprocess.Popen(
+            self._worker = subprocess.Popen(  # nosec B603
                 [sys.executable, "-I", "-c", _WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
         return self._worker

@@ -141,6 +141,7 @@ export class Chat {
   async mark(turn) {
     turn.verdict = await api.check(turn.content).catch(() => null);
     this.verdict(turn);
+    turn.node.scrollIntoView({ block: "nearest" }); // or it would be behind the field
   }
 
   verdict({ node, verdict }) {

@@ -101,8 +101,8 @@ def theirs(options: Smollm2) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder, name = str(options.model.parent), options.model.name
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32).eval()
-    return model, AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+    return model.eval(), AutoTokenizer.from_pretrained(folder, gguf_file=name)
 
 
 @torch.no_grad()
@@ -308,9 +308,9 @@ def samples(options: Smollm2, checkpoint: Checkpoint) -> list[dict[str, Any]]:
     model, found = LanguageModel(checkpoint), []
     for prompt in [one for one in questions(options, 200) if len(one) < 100][: options.samples]:
         for way in checkpoint.card.decodes:
-            threshold = {"threshold": 0.7} if way == "block" else {}
-            chosen_way = {"decode": way} if len(checkpoint.card.decodes) > 1 else {}
-            written = model.generate(prompt, max_new_tokens=32, **chosen_way, **threshold)
+            wishes: dict[str, Any] = {"threshold": 0.7} if way == "block" else {}
+            wishes |= {"decode": way} if len(checkpoint.card.decodes) > 1 else {}
+            written = model.generate(prompt, max_new_tokens=32, **wishes)
             found.append(
                 {"prompt": prompt, "way": way, "text": written.text, "tokens_per_pass": written.tokens_per_forward}
             )

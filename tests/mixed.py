@@ -40,7 +40,9 @@ def trained(root: Path) -> Place:
         tiny_run(place, "pretrain", "ar", name="ar", **(shape | {"num_kv_heads": 2}), **changes),
         tiny_run(place, "pretrain", "diffusion", name="full", **shape, **changes),
         tiny_run(place, "pretrain", "diffusion", name="block", init_from=full, blocks={"block_size": 4}, **changes),
-        tiny_run(place, "pretrain", "tri", name="tri", init_from=place.runs / "ar", blocks={"block_size": 4}, **changes),
+        tiny_run(
+            place, "pretrain", "tri", name="tri", init_from=place.runs / "ar", blocks={"block_size": 4}, **changes
+        ),
     ]
     for run in runs:
         assert execute(run).state == "finished"

@@ -763,7 +763,9 @@ def test_adapters_of_peft_are_merged(tmp_path, foreign_adapter):
     again = load_checkpoint(tmp_path / "again").model
     assert all(torch.equal(tensor, again.state_dict()[n]) for n, tensor in merged.model.state_dict().items())
     shutil.copytree(root / "adapter", tmp_path / "named")  # or from the folder that they name
-    edit(tmp_path / "named" / "adapter_config.json", {"base_model_name_or_path": str(root / "base"), "use_rslora": True})
+    edit(
+        tmp_path / "named" / "adapter_config.json", {"base_model_name_or_path": str(root / "base"), "use_rslora": True}
+    )
     assert run_cli(["import", tmp_path / "named", "--out", tmp_path / "scaled"]) == 0
     start, changed = load_checkpoint(tmp_path / "base").model, load_checkpoint(tmp_path / "scaled").model
     weight = "blocks.1.down.weight"

@@ -146,9 +146,11 @@ def export_adapter(
 def left_to_right(checkpoint: Checkpoint) -> Checkpoint:
     """A tri-mode model as the AR model that it also is. Raises UserError for one that does not read left to right."""
     if not checkpoint.card.autoregressive:
-        raise UserError(f"{checkpoint.folder} is a model of track {checkpoint.card.track}: it does not read left to right")
-    only = {"track": "ar", "block_size": None, "predicts": "self", "decode": None, "drafts": None}
-    return replace(checkpoint, card=replace(checkpoint.card, **only))
+        raise UserError(
+            f"{checkpoint.folder} is a model of track {checkpoint.card.track}: it does not read left to right"
+        )
+    card = replace(checkpoint.card, track="ar", block_size=None, predicts="self", decode=None, drafts=None)
+    return replace(checkpoint, card=card)
 
 
 def _free(checkpoint: Path, out: Path) -> Path:

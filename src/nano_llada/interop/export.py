@@ -50,7 +50,7 @@ def export_transformers(
         "python",
         f"from transformers import AutoTokenizer, {loader}",
         "",
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+        f'tokenizer = AutoTokenizer.from_pretrained("FOLDER"{trusted})',  # it looks at the model's config, too
         f'model = {loader}.from_pretrained("FOLDER"{trusted})',
         *_question(found),
     ]

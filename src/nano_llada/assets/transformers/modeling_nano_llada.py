@@ -1,6 +1,6 @@
 """A masked diffusion language model of nano-llada for the `transformers` library, in one file.
 
-    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)
     model = AutoModel.from_pretrained(FOLDER, trust_remote_code=True)
     chat = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], add_generation_prompt=True,
                                          return_tensors="pt", return_dict=True)

@@ -62,7 +62,7 @@ def run(options: Smollm2) -> bool:
     import_base(options)
     cells = [Cell("import", 0, lambda: parity(options)), Cell("choices", 0, lambda: asked_twice(options))]
     cells += [Cell(name, 0, functools.partial(trained, options, name)) for name in STAGES]
-    cells += [Cell("export", 0, lambda: exported(options))]
+    cells += [Cell("export", 0, lambda: exported(options)), Cell("choices-after", 0, lambda: asked_after(options))]
     command = (
         f"python -m experiments {NAME} --ar-steps {options.ar_steps} --text-steps {options.text_steps} "
         f"--block-steps {options.block_steps} --prompts {options.prompts} --items {options.items} "
@@ -183,6 +183,12 @@ def asked_twice(options: Smollm2) -> Metrics:
     return found
 
 
+def asked_after(options: Smollm2) -> Metrics:
+    """The questions of `asked_twice` to the model of blocks, left to right."""
+    checkpoint = load_checkpoint(options.runs / "runs" / "blocks", prefer="last")
+    return {task: accuracies(some, scored(checkpoint, some)) for task, some in chosen(options).items()}
+
+
 def in_harness(
     model: Any, tokenizer: Any, tasks: Mapping[str, Sequence[ChoiceQuestion]], folder: Path
 ) -> dict[str, list[tuple[list[float], bool]]]:
@@ -246,8 +252,6 @@ def trained(options: Smollm2, name: str) -> Metrics | None:
     ).bits_per_byte
     if name != "ar-sft":
         found |= by_distance(checkpoint, texts[: options.texts])
-    if name == "blocks":  # of the base, `asked_twice` has them
-        found["choices"] = {task: accuracies(some, scored(checkpoint, some)) for task, some in chosen(options).items()}
     if name in ("base", "blocks"):
         found["samples"] = samples(options, checkpoint)
     return found
@@ -376,7 +380,7 @@ def write_report(results: Sequence[Result], folder: Path) -> None:
 
 def _choices_table(found: Mapping[str, Metrics]) -> str:
     columns = ("task", "items", "same choice", "same, by length", "difference", "accuracy", "harness", "after blocks")
-    after = found["blocks"]["choices"]
+    after = found["choices-after"]
     rows = [
         [
             task,

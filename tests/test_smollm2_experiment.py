@@ -78,7 +78,7 @@ def test_from_the_file_to_the_page(options):
     assert smollm2.run(options) is True
     folder = options.docs / "smollm2"
     found = {row["variant"]: row["metrics"] for row in read_lines(folder / "results.jsonl")}
-    assert tuple(found) == ("import", "choices", *smollm2.STAGES, "export")
+    assert tuple(found) == ("import", "choices", *smollm2.STAGES, "export", "choices-after")
     first = found["import"]
     assert first["prompts"] == first["same_tokens"] == 5
     assert first["same_argmax"] == first["tokens"] > 20

@@ -258,21 +258,23 @@ def trained(options: Smollm2, name: str) -> Metrics | None:
 
 
 def untouched(options: Smollm2, run_folder: Path) -> dict[str, Any]:
-    """Whether the base has the bits that it had before training, in its file and below the adapters."""
-    base, checkpoint = load_checkpoint(options.runs / "base"), load_checkpoint(run_folder, prefer="last")
+    """Whether what a run's adapters change has the bits that it had before, in its file and below the adapters.
+
+    `blocks` has adapters of `texts`, which has adapters of the imported model.
+    """
+    checkpoint = load_checkpoint(run_folder, prefer="last")
     adapter = read_description(checkpoint.folder).adapter
     assert adapter is not None
-    below, mask = without_adapter(checkpoint.folder).model.state_dict(), base.tokenizer.vocab.mask
-    kept = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+    below, mask = without_adapter(checkpoint.folder).model.state_dict(), checkpoint.tokenizer.vocab.mask
+    start = load_checkpoint(checkpoint.folder / adapter.base)
     same = []
-    for name, tensor in kept.items():
-        if len(tensor) == len(kept["embed.weight"]):  # the mask begins at another place in a denoiser, and stays there
+    for name, tensor in start.model.state_dict().items():
+        if name in ("embed.weight", "head.weight"):  # the mask begins elsewhere in a denoiser, and is not trained
             tensor[mask] = below[name][mask]
         same.append(torch.equal(tensor, below[name]))
-    now = file_hash(weights_file(base.folder))
-    return {"base_bits_equal": all(same) and len(same) == len(below), "base_hash": now[:16]} | {
-        "base_file_equal": adapter.base_hash == now if run_folder.name != "blocks" else None
-    }
+    files = adapter.base_hash == file_hash(weights_file(start.folder))
+    base = file_hash(weights_file(options.runs / "base"))
+    return {"base_bits_equal": all(same) and files and len(same) == len(below), "base_hash": base[:16]}
 
 
 @torch.no_grad()

@@ -51,7 +51,7 @@ def options(tmp_path) -> Smollm2:
     rows(data / "eval" / "val_en.jsonl", texts())
     rows(data / "eval" / "sft_val_en.jsonl", [{"conversations": row["messages"]} for row in chats()])
     asked = [
-        {"id": f"{task}/{i}", "question": f"{said[i][:30]}", "choices": ["a ball", "two", "red cats"], "answer": i % 3}
+        {"id": f"{task}/{i}", "question": said[2 * i + 1], "choices": ["a ball", "two", "red cats"], "answer": i % 3}
         | {"source": task, "lang": "en"}
         for task in ("first", "second")
         for i in range(4)

@@ -4,9 +4,9 @@
     python -m benchmarks.lora_memory --base runs/smollm2/base --batches 1
 
 One row for each way (`lora`, `full`), stage and batch, each measured in a process of its own, in MiB: `weights`,
-`gradients` and `optimizer` are counted; `kept` is the most that the graph holds for the backward pass at once, model and
-data left out; `libraries` is what the process has before the model; `peak_loading` and `peak_step` are the highest
-resident sizes until training begins and in three steps of it (Linux). Peaks do not depend on what else the machine does.
+`gradients` and `optimizer` are counted; `kept` is the most that the graph holds for the backward pass at once, model
+and data left out; `libraries` is what the process has before the model; `peak_loading` and `peak_step` are the highest
+resident sizes until training begins and in its steps (Linux). Peaks do not depend on what else the machine does.
 """
 
 from __future__ import annotations
@@ -113,12 +113,10 @@ def measure(way: str, stage: str, batch: int, base: str, folder: str, rank: int,
     loading = resident("VmHWM")
     forget_peak()
     kept = Kept([*trainer.model.parameters(), *trainer.model.buffers()])
-    for step in range(3):
-        if step < 2:  # counted apart, so that counting is not in the peak
-            trainer._train_step()
-        if step == 1:
-            peak = resident("VmHWM")
-    with kept.hooks():
+    for _ in range(2):
+        trainer._train_step()
+    peak = resident("VmHWM")
+    with kept.hooks():  # apart, so that counting is not in the peak
         trainer._train_step()
     trained = [p for p in trainer.model.parameters() if p.requires_grad]
     state = trainer.state()[0]
@@ -169,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     case = (way, stage, batch, str(base), name, options.rank, options.length)
                     with context.Pool(1) as pool:
                         sizes = pool.apply(measure, case)
-                    plain = {"benchmark": "lora-memory", "model": str(options.base and options.base.name or options.shape)}
+                    plain = {"benchmark": "lora-memory", "model": options.base.name if options.base else options.shape}
                     plain |= {"way": way, "stage": stage, "batch": batch, "length": options.length}
                     record(options.out, plain | sizes)
 

@@ -62,7 +62,7 @@ def run(options: Smollm2) -> bool:
     import_base(options)
     cells = [Cell("import", 0, lambda: parity(options)), Cell("choices", 0, lambda: asked_twice(options))]
     cells += [Cell(name, 0, functools.partial(trained, options, name)) for name in STAGES]
-    cells += [Cell("export", 0, lambda: exported(options))]
+    cells += [Cell("export", 0, lambda: exported(options)), Cell("choices-after", 0, lambda: asked_after(options))]
     command = (
         f"python -m experiments {NAME} --ar-steps {options.ar_steps} --text-steps {options.text_steps} "
         f"--block-steps {options.block_steps} --prompts {options.prompts} --items {options.items} "
@@ -101,8 +101,8 @@ def theirs(options: Smollm2) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder, name = str(options.model.parent), options.model.name
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32).eval()
-    return model, AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+    return model.eval(), AutoTokenizer.from_pretrained(folder, gguf_file=name)
 
 
 @torch.no_grad()
@@ -183,6 +183,12 @@ def asked_twice(options: Smollm2) -> Metrics:
     return found
 
 
+def asked_after(options: Smollm2) -> Metrics:
+    """The questions of `asked_twice` to the model of blocks, left to right."""
+    checkpoint = load_checkpoint(options.runs / "runs" / "blocks", prefer="last")
+    return {task: accuracies(some, scored(checkpoint, some)) for task, some in chosen(options).items()}
+
+
 def in_harness(
     model: Any, tokenizer: Any, tasks: Mapping[str, Sequence[ChoiceQuestion]], folder: Path
 ) -> dict[str, list[tuple[list[float], bool]]]:
@@ -246,29 +252,29 @@ def trained(options: Smollm2, name: str) -> Metrics | None:
     ).bits_per_byte
     if name != "ar-sft":
         found |= by_distance(checkpoint, texts[: options.texts])
-    if name == "blocks":  # of the base, `asked_twice` has them
-        found["choices"] = {task: accuracies(some, scored(checkpoint, some)) for task, some in chosen(options).items()}
     if name in ("base", "blocks"):
         found["samples"] = samples(options, checkpoint)
     return found
 
 
 def untouched(options: Smollm2, run_folder: Path) -> dict[str, Any]:
-    """Whether the base has the bits that it had before training, in its file and below the adapters."""
-    base, checkpoint = load_checkpoint(options.runs / "base"), load_checkpoint(run_folder, prefer="last")
+    """Whether what a run's adapters change has the bits that it had before, in its file and below the adapters.
+
+    `blocks` has adapters of `texts`, which has adapters of the imported model.
+    """
+    checkpoint = load_checkpoint(run_folder, prefer="last")
     adapter = read_description(checkpoint.folder).adapter
     assert adapter is not None
-    below, mask = without_adapter(checkpoint.folder).model.state_dict(), base.tokenizer.vocab.mask
-    kept = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+    below, mask = without_adapter(checkpoint.folder).model.state_dict(), checkpoint.tokenizer.vocab.mask
+    start = load_checkpoint(checkpoint.folder / adapter.base)
     same = []
-    for name, tensor in kept.items():
-        if len(tensor) == len(kept["embed.weight"]):  # the mask begins at another place in a denoiser, and stays there
+    for name, tensor in start.model.state_dict().items():
+        if name in ("embed.weight", "head.weight"):  # the mask begins elsewhere in a denoiser, and is not trained
             tensor[mask] = below[name][mask]
         same.append(torch.equal(tensor, below[name]))
-    now = file_hash(weights_file(base.folder))
-    return {"base_bits_equal": all(same) and len(same) == len(below), "base_hash": now[:16]} | {
-        "base_file_equal": adapter.base_hash == now if run_folder.name != "blocks" else None
-    }
+    files = adapter.base_hash == file_hash(weights_file(start.folder))
+    base = file_hash(weights_file(options.runs / "base"))
+    return {"base_bits_equal": all(same) and files and len(same) == len(below), "base_hash": base[:16]}
 
 
 @torch.no_grad()
@@ -308,9 +314,9 @@ def samples(options: Smollm2, checkpoint: Checkpoint) -> list[dict[str, Any]]:
     model, found = LanguageModel(checkpoint), []
     for prompt in [one for one in questions(options, 200) if len(one) < 100][: options.samples]:
         for way in checkpoint.card.decodes:
-            threshold = {"threshold": 0.7} if way == "block" else {}
-            chosen_way = {"decode": way} if len(checkpoint.card.decodes) > 1 else {}
-            written = model.generate(prompt, max_new_tokens=32, **chosen_way, **threshold)
+            wishes: dict[str, Any] = {"threshold": 0.7} if way == "block" else {}
+            wishes |= {"decode": way} if len(checkpoint.card.decodes) > 1 else {}
+            written = model.generate(prompt, max_new_tokens=32, **wishes)
             found.append(
                 {"prompt": prompt, "way": way, "text": written.text, "tokens_per_pass": written.tokens_per_forward}
             )
@@ -376,7 +382,7 @@ def write_report(results: Sequence[Result], folder: Path) -> None:
 
 def _choices_table(found: Mapping[str, Metrics]) -> str:
     columns = ("task", "items", "same choice", "same, by length", "difference", "accuracy", "harness", "after blocks")
-    after = found["blocks"]["choices"]
+    after = found["choices-after"]
     rows = [
         [
             task,

@@ -829,8 +829,6 @@ def test_hostile_adapters_are_refused_and_nothing_is_written(tmp_path, foreign_a
     words = ["import", tmp_path / "bad", "--out", tmp_path / "out"]
     assert run_cli([*words, "--base", root / "base"]) == 2
     assert "adapter_model.bin is a pickle file, and unpickling can run anything" in capsys.readouterr().err
-    assert run_cli(words) == 2
-    assert "adapter_model.bin is a pickle file" in capsys.readouterr().err  # of the folder that they name
     edit(tmp_path / "bad" / "adapter_config.json", {"base_model_name_or_path": "../\x1b[31m"})
     assert run_cli(words) == 2
     assert "adapters of '../\\x1b[31m', which is no folder here: give it as --base" in capsys.readouterr().err

@@ -108,11 +108,13 @@ def test_diffusion_from_an_ar_model_starts_with_its_weights_and_the_mean_as_the_
     tokenizer = choose_tokenizer(config, start)
     model, vocab = build_model(config, tokenizer, start), tokenizer.vocab
     ordinary = [i for i in range(vocab.size) if i != vocab.mask and i not in vocab.reserved]
-    before, after = start.model.embed.weight, model.embed.weight
+    untouched = load_checkpoint(done.runs / "ar").model  # a run takes over the weights that it starts from
+    before, after = untouched.embed.weight, model.embed.weight
+    assert model.embed.weight.data_ptr() == start.model.embed.weight.data_ptr()
     torch.testing.assert_close(after[vocab.mask], before[ordinary].mean(0))
     others = [i for i in range(vocab.size) if i != vocab.mask]
     assert torch.equal(after[others], before[others])
-    left, right = start.model.state_dict(), model.state_dict()
+    left, right = untouched.state_dict(), model.state_dict()
     assert all(torch.equal(right[name], left[name]) for name in left if name != "embed.weight")
     assert tokenizer.hash == start.tokenizer.hash
 
@@ -121,7 +123,7 @@ def test_the_mask_of_a_diffusion_model_is_not_reset(done):
     start = load_checkpoint(done.runs / "diffusion")
     config = tiny_run(done, "sft", "diffusion", name="x", init_from=done.runs / "diffusion")
     model = build_model(config, start.tokenizer, start)
-    assert same(dict(model.state_dict()), dict(start.model.state_dict()))
+    assert same(dict(model.state_dict()), dict(load_checkpoint(done.runs / "diffusion").model.state_dict()))
 
 
 def test_an_existing_run_is_not_overwritten(done):

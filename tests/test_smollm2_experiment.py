@@ -51,7 +51,7 @@ def options(tmp_path) -> Smollm2:
     rows(data / "eval" / "val_en.jsonl", texts())
     rows(data / "eval" / "sft_val_en.jsonl", [{"conversations": row["messages"]} for row in chats()])
     asked = [
-        {"id": f"{task}/{i}", "question": f"{said[i][:30]}", "choices": ["a ball", "two", "red cats"], "answer": i % 3}
+        {"id": f"{task}/{i}", "question": said[2 * i + 1], "choices": ["a ball", "two", "red cats"], "answer": i % 3}
         | {"source": task, "lang": "en"}
         for task in ("first", "second")
         for i in range(4)
@@ -78,7 +78,7 @@ def test_from_the_file_to_the_page(options):
     assert smollm2.run(options) is True
     folder = options.docs / "smollm2"
     found = {row["variant"]: row["metrics"] for row in read_lines(folder / "results.jsonl")}
-    assert tuple(found) == ("import", "choices", *smollm2.STAGES, "export")
+    assert tuple(found) == ("import", "choices", *smollm2.STAGES, "export", "choices-after")
     first = found["import"]
     assert first["prompts"] == first["same_tokens"] == 5
     assert first["same_argmax"] == first["tokens"] > 20

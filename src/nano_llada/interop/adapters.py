@@ -25,7 +25,6 @@ from nano_llada.model.transformer import Transformer
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."  # of peft, before the name of a module
-SHARED = ".weight"
 PARTS = {".lora_A.weight": "A", ".lora_B.weight": "B"}
 # fields of adapter_config.json that change nothing of what the tensors mean
 HARMLESS = {
@@ -108,7 +107,7 @@ def merge_adapter(folder: Path, base: ImportedModel, stage: str | None = None) -
     rank, scale = _plain_lora(config, str(folder / CONFIG))
     pairs = _read_pairs(folder)
     model, state = base.model, base.model.state_dict()
-    places = {name.removesuffix(SHARED): place for name, place in _places(model).items()}
+    places = {name.removesuffix(".weight"): place for name, place in _places(model).items()}
     for module, pair in pairs.items():
         if module not in places:
             raise UserError(
@@ -174,7 +173,7 @@ def _read_pairs(folder: Path) -> dict[str, dict[str, Tensor]]:
 
 def _places(model: Transformer) -> dict[str, tuple[str, int, torch.Size]]:
     """For each matrix of other programs which of ours it is a part of, from which row on, and its shape."""
-    found = {}
+    found: dict[str, tuple[str, int, torch.Size]] = {}
     for ours, parts in tensor_layout(model.config).items():
         first = 0
         for name, shape in parts:

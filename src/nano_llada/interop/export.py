@@ -50,7 +50,7 @@ def export_transformers(
         "python",
         f"from transformers import AutoTokenizer, {loader}",
         "",
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+        f'tokenizer = AutoTokenizer.from_pretrained("FOLDER"{trusted})',  # it looks at the model's config, too
         f'model = {loader}.from_pretrained("FOLDER"{trusted})',
         *_question(found),
     ]
@@ -149,8 +149,8 @@ def left_to_right(checkpoint: Checkpoint) -> Checkpoint:
         raise UserError(
             f"{checkpoint.folder} is a model of track {checkpoint.card.track}: it does not read left to right"
         )
-    only = {"track": "ar", "block_size": None, "predicts": "self", "decode": None, "drafts": None}
-    return replace(checkpoint, card=replace(checkpoint.card, **only))
+    card = replace(checkpoint.card, track="ar", block_size=None, predicts="self", decode=None, drafts=None)
+    return replace(checkpoint, card=card)
 
 
 def _free(checkpoint: Path, out: Path) -> Path:

@@ -112,10 +112,10 @@ def check_exportable(checkpoint: Checkpoint) -> None:
 def fill_folder(checkpoint: Checkpoint, folder: Path) -> None:
     """Write a model into an existing folder for `transformers`: weights, shape, tokenizer, code if it needs any.
 
-    An AR model is a Qwen3, or without QK-norm a Llama, with biases a Qwen2. A diffusion or tri-mode model brings its own
-    class, for which `from_pretrained` needs trust_remote_code=True. Dropout is left out: it is not part of the shape there. Early
-    releases of transformers 4 take YaRN's factor to be max_length / original_length, and compute something else where
-    it is not.
+    An AR model is a Qwen3, or without QK-norm a Llama, with biases a Qwen2. A diffusion or tri-mode model brings its
+    own class, for which `from_pretrained` needs trust_remote_code=True. Dropout is left out: it is not part of the
+    shape there. Early releases of transformers 4 take YaRN's factor to be max_length / original_length, and compute
+    something else where it is not.
 
     Raises:
         UserError: for a shape that `transformers` refuses.

@@ -1,6 +1,6 @@
 """A masked diffusion language model of nano-llada for the `transformers` library, in one file.
 
-    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)
     model = AutoModel.from_pretrained(FOLDER, trust_remote_code=True)
     chat = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], add_generation_prompt=True,
                                          return_tensors="pt", return_dict=True)
@@ -236,7 +236,7 @@ class NanoLLaDAModel(PreTrainedModel):
         `threshold`, as above.
 
         A model of track "both" writes as `decode` says: "ar", left to right; "block"; or "speculative" (default), the
-        texts of "ar" in fewer passes, each of which verifies the `drafts` (default 2) that masks made in the one before.
+        texts of "ar" in fewer passes, each of which verifies `drafts` (default 2) that masks made in the one before.
 
         Rows are written one after the other, each pass over the whole text: the plain algorithm, without a cache.
         """
@@ -283,19 +283,14 @@ class NanoLLaDAModel(PreTrainedModel):
         of the text say which drafts are right, and one token more; the masks behind those give the next drafts. Texts
         that are drawn, not greedy, are written without drafts.
         """
-        most, spare = (
-            0 if draw.temperature else most,
-            1 - self._ahead,
-        )  # with "self" a group's first mask says nothing new
+        most = 0 if draw.temperature else most
+        spare = 1 - self._ahead  # with "self" a group's first mask says nothing new
         drafts = text.new_empty(0)
         end = start  # of what is written
         while end < len(text) and not self._ended(text[start:]):
             known = torch.cat([text[:end], drafts])
-            places, reach = (
-                torch.arange(len(known), device=text.device),
-                torch.arange(len(known), device=text.device) + 1,
-            )
-            group, groups = torch.zeros_like(places), []
+            places = torch.arange(len(known), device=text.device)
+            reach, group, groups = places + 1, torch.zeros_like(places), []
             for number in range(len(drafts) + 1):
                 behind = end + number
                 count = max(min(most, len(text) - 1 - behind), 0)

@@ -80,12 +80,13 @@ def test_greedy_text_is_that_of_autoregressive_decoding_on_the_lean_forward(make
     """To the last bit: there a row's logits do not depend on how many tokens a pass computes."""
     tokens = forwards = 0
     for seed in range(4):
-        lean = LeanModel.prepare(make_model(seed=seed, peak=12.0, num_kv_heads=2))
+        model = make_model(seed=seed, peak=12.0, num_kv_heads=2)
+        lean = model.derived(LeanModel.prepare)
         requests = prompts(12, seed)
         if not lean.exact:
             pytest.skip("the kernels of this machine are not exact")
-        plain = written(Lean(lean), Autoregressive(max_new_tokens=24), requests)
-        quick = written(Lean(lean), Speculative(max_new_tokens=24, drafts=2), requests)
+        plain = written(model, Autoregressive(max_new_tokens=24), requests)
+        quick = written(model, Speculative(max_new_tokens=24, drafts=2), requests)
         assert texts(quick) == texts(plain)
         tokens += sum(len(one.tokens) + (one.end is not None) for one in quick)
         forwards += sum(one.forwards for one in quick)

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nano_llada.decode.forward import Placed
+from nano_llada.core.batch import Vocabulary
+from nano_llada.decode.forward import Backend, Placed
 from nano_llada.decode.rows import CAUSAL, FULL, Window
 from nano_llada.model import lean
+from nano_llada.model.transformer import Transformer
 
 
 class Lean:
@@ -58,6 +60,11 @@ class Lean:
     def compute(self, placed: Sequence[Placed]) -> Tensor:
         """Logits (N, V); see `Backend`."""
         return self.model.forward([_window(row, window) for row, window in placed], self._store)
+
+
+def lean_passes(model: Transformer, vocab: Vocabulary) -> Backend:
+    """The usual one; see `BackendOf`. A model's weights are laid out once, and again after they have changed."""
+    return Lean(model.derived(lean.LeanModel.prepare))
 
 
 def _window(row: int, window: Window) -> lean.Window:

@@ -145,7 +145,7 @@ class TransposedProduct:
     """Weights stored (K, F): least overhead per call, for matrices that are read in microseconds."""
 
     def __init__(self, weight: Tensor, fewest: int = 1) -> None:
-        self._weight, self._fewest = weight.T.contiguous(), fewest
+        self._weight, self._fewest = weight.T.clone(memory_format=torch.contiguous_format), fewest
 
     def __call__(self, x: Tensor) -> Tensor:
         return in_parts(self._multiply, x, self._fewest)
@@ -378,7 +378,7 @@ class LeanModel:
         batch_invariant: bool = True,
     ) -> None:
         self.config, self.precision, self.device = config, precision, device
-        vectors = {name: tensor.to(device) for name, tensor in state.items() if tensor.dim() == 1}
+        vectors = {name: tensor.to(device).clone() for name, tensor in state.items() if tensor.dim() == 1}
         maker = _ProductMaker(state, precision, device, batch_invariant)
         self._layers = [_Layer(config, i, vectors, maker.make) for i in range(config.num_layers)]
         self._norm = gain_of(vectors["norm.weight"])
@@ -399,11 +399,13 @@ class LeanModel:
         Raises:
             UserError: for bf16 on a processor that does not multiply it natively.
         """
-        state = {name: tensor.detach().float().clone() for name, tensor in plain_weights(model).items()}
+        state = {name: tensor.detach().float() for name, tensor in plain_weights(model).items()}
         if model.config.tie_embeddings:
             state.pop("head.weight", None)
         if precision == "int8":
             state = quantise_state(state)
+        else:  # others are copied when they are laid out
+            state["embed.weight"] = state["embed.weight"].clone()
         return cls(model.config, state, precision, model.embed.weight.device, batch_invariant)
 
     @classmethod
@@ -484,7 +486,7 @@ class _ProductMaker:
             weight = dequantise(weight, scale)
         weight = weight.to(self._dtype)
         if not self._packs:
-            return PlainProduct(weight)
+            return PlainProduct(weight.clone())
         product = self._pack(weight)
         return product if self._invariant else SingleRowProduct(TransposedProduct(weight), product)
 

@@ -112,7 +112,7 @@ class TableModel(nn.Module):
     def new_cache(self, batch: int, capacity: int) -> KVCache:
         return KVCache(self.config, batch, capacity, torch.device("cpu"), torch.float32)
 
-    def derived(self, make) -> TablePasses:
+    def derived(self, key, make) -> TablePasses:
         return TablePasses(self)
 
     def forget(self) -> None:

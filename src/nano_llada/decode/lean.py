@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -62,9 +63,21 @@ class Lean:
         return self.model.forward([_window(row, window) for row, window in placed], self._store)
 
 
-def lean_passes(model: Transformer, vocab: Vocabulary) -> Backend:
-    """The usual one; see `BackendOf`. A model's weights are laid out once, and again after they have changed."""
-    return Lean(model.derived(lean.LeanModel.prepare))
+@dataclass(frozen=True)
+class LeanPasses:
+    """Makes `Lean` backends; see `BackendOf`. Weights are laid out once, and again after they have changed."""
+
+    precision: lean.Precision = "fp32"
+
+    def __call__(self, model: Transformer, vocab: Vocabulary) -> Backend:
+        return Lean(self.prepared(model))
+
+    def prepared(self, model: Transformer) -> lean.LeanModel:
+        """The model with its weights laid out; it keeps them until they change, or until it is to `forget` them."""
+        return model.derived(self, lambda: lean.LeanModel.prepare(model, self.precision))
+
+
+lean_passes = LeanPasses()  # what decodes if nothing else is asked for
 
 
 def _window(row: int, window: Window) -> lean.Window:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar, cast
 from weakref import ref
 
@@ -19,6 +19,7 @@ from nano_llada.model.functional import Mask, attend, by_documents, normed_linea
 
 T = TypeVar("T")
 
+SAMPLED = 16  # numbers of each parameter by which a change is noticed
 COMPILED_MEMORY = 0.75  # share of what a compiled block would keep for its backward pass
 
 
@@ -140,18 +141,18 @@ class Transformer(nn.Module):
             self.head.weight = self.embed.weight
         frequencies, self.rotary_scale = rotary_frequencies(config)
         self.register_buffer("inverse_frequencies", frequencies, persistent=False)
-        self._derived: dict[Callable[[Transformer], Any], tuple[_State, Any]] = {}
+        self._derived: dict[Hashable, tuple[_State, Any]] = {}
 
-    def derived(self, make: Callable[[Transformer], T]) -> T:
-        """What `make` computes from the weights. It is kept, and made anew once a parameter has changed.
+    def derived(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` computes from the weights. It is kept under a key, and made anew once a parameter has changed.
 
-        Any operation of torch that changes a parameter counts, such as a step of an optimizer, `load_state_dict` or
-        `to`; writing through `parameter.data` does not: call `forget` then.
+        Whatever torch does to a parameter counts, such as a step of an optimizer, `load_state_dict` or `to`. Only a
+        write to a few numbers through `parameter.data` may go unnoticed: call `forget` then.
         """
-        if make not in self._derived or not self._derived[make][0].is_that_of(self):
-            self._derived.pop(make, None)  # its memory is free for the new one
-            self._derived[make] = (_State(self), make(self))
-        return cast(T, self._derived[make][1])
+        if key not in self._derived or not self._derived[key][0].is_that_of(self):
+            self._derived.pop(key, None)  # its memory is free for the new one
+            self._derived[key] = (_State(self), make())
+        return cast(T, self._derived[key][1])
 
     def forget(self) -> None:
         """Free what was derived from the weights."""
@@ -244,18 +245,29 @@ class Transformer(nn.Module):
 
 
 class _State:
-    """Which parameters a model had, where their numbers were, and how often they had been changed."""
+    """Which parameters a model had, where their numbers were, how often they had been changed, and some of them.
+
+    Some numbers, because fused optimizers change parameters without counting it.
+    """
 
     def __init__(self, model: nn.Module) -> None:
-        self._seen = [(ref(weight), weight.data_ptr(), _version(weight)) for weight in model.parameters()]
+        weights = list(model.parameters())
+        self._seen = [(ref(weight), weight.data_ptr(), _version(weight)) for weight in weights]
+        self._sample = _sample(weights)
 
     def is_that_of(self, model: nn.Module) -> bool:
         """Whether nothing has changed."""
         now = list(model.parameters())
-        return len(now) == len(self._seen) and all(
+        same = len(now) == len(self._seen) and all(
             seen() is weight and place == weight.data_ptr() and version == _version(weight)
             for weight, (seen, place, version) in zip(now, self._seen, strict=True)
         )
+        return same and torch.equal(_sample(now), self._sample)
+
+
+def _sample(weights: Sequence[Tensor]) -> Tensor:
+    """About `SAMPLED` numbers of each tensor, from all over it."""
+    return torch.cat([one.detach().reshape(-1)[:: max(one.numel() // SAMPLED, 1)].float() for one in weights])
 
 
 def _version(weight: Tensor) -> int:

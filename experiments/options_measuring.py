@@ -123,3 +123,39 @@ class Smollm2:
     """Held-out questions that are answered in each way of decoding."""
     threads: int | None = None
     """CPU threads; default: all."""
+
+
+@dataclass(frozen=True)
+class DecodingRules:
+    """Options of the experiment, which trains nothing: ten minutes of one core with the model of the demo."""
+
+    model: Path = Path("runs/demo/diffusion-sft")
+    """A diffusion model of the small world that answers, such as the demo's: run folder or checkpoint folder."""
+    docs: Path = Path("docs/experiments")
+    """Folder that results are recorded in."""
+    skills: tuple[str, ...] = ()
+    """Skills to ask about; default: those of the demo."""
+    items: int = 24
+    """Questions for each skill and language."""
+    answer: int = 16
+    """Tokens of the canvas."""
+    seed: int = 0
+    """Seed of what is drawn."""
+
+
+@dataclass(frozen=True)
+class Int8:
+    """Options of the experiment, which trains nothing."""
+
+    models: tuple[Path, ...]
+    """Run folders or checkpoint folders, such as runs/demo/ar-sft and runs/demo/diffusion-sft."""
+    texts: Path
+    """JSONL of held-out texts, such as runs/demo/world/pretrain-test.jsonl."""
+    docs: Path = Path("docs/experiments")
+    """Folder that results are recorded in."""
+    documents: int = 400
+    """Texts to measure bits per byte on."""
+    items: int = 40
+    """Questions for each skill and language of the small world; 0: none."""
+    draws: int = 8
+    """Monte-Carlo draws of a diffusion model's bound."""

@@ -599,6 +599,19 @@ def test_a_client_that_goes_is_cancelled_at_the_next_pass(models):
         assert before < passes[0] < before + 60
 
 
+def test_gaps_that_were_begun_are_finished_even_if_others_fill_the_queue(models):
+    with live({"tri": models["tri"]}) as server:
+        passes, worker = slow_down(server, 0.05), next(iter(server.models)).worker
+        body = {"text": "a ___ b ___.", "gaps": [2, 3], "stream": True, "diffusion": {"frames": True}}
+        with http().stream("POST", f"{server.url}/v1/infill", json=body) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            worker._limit = 0  # as if it were full
+            assert passes[0] < 4, "too late to see anything"
+            assert list(lines)[-2] == "data: [DONE]"
+        assert http().post(f"{server.url}/v1/infill", json=body).status_code == 429
+
+
 def test_what_takes_too_long_is_cancelled(models):
     with live({"ar": models["ar"]}, ServingOptions(request_seconds=0.2)) as server:
         slow_down(server, 0.05)

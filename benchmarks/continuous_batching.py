@@ -26,34 +26,39 @@ from nano_llada.config.model import ModelConfig
 from nano_llada.core import device as hardware
 from nano_llada.core.batch import Vocabulary
 from nano_llada.decode.engine import BatchSampler, Engine
-from nano_llada.decode.forward import Backend
-from nano_llada.decode.lean import Lean
+from nano_llada.decode.forward import BackendOf, rectangles
+from nano_llada.decode.lean import lean_passes
 from nano_llada.decode.types import Event, Request, gather
-from nano_llada.model.lean import LeanModel
 from nano_llada.model.transformer import Transformer
 
 
 def static(
-    model: Transformer | Backend, vocab: Vocabulary, decoding: Decoding, requests: Sequence[Request], rows: int
+    model: Transformer,
+    vocab: Vocabulary,
+    decoding: Decoding,
+    requests: Sequence[Request],
+    rows: int,
+    backend: BackendOf,
 ) -> Run:
     """One full batch after the other."""
-    run = Run(vocab)
+    run, sampler = Run(vocab), BatchSampler(model, vocab, decoding, backend=backend)
     for first in range(0, len(requests), rows):
-        run.add(list(BatchSampler(model, vocab, decoding).stream(requests[first : first + rows])))
+        run.add(list(sampler.stream(requests[first : first + rows])))
     return run
 
 
 def arriving(
-    model: Transformer | Backend,
+    model: Transformer,
     vocab: Vocabulary,
     decoding: Decoding,
     requests: Sequence[Request],
     rows: int,
     passes: int,
+    backend: BackendOf,
 ) -> Run:
     """One engine; requests come in order, at random within the first `passes`. Nothing is reused between them."""
     run, rng = Run(vocab), random.Random(0)
-    engine = Engine(model, vocab, decoding, EngineOptions(rows, keep_prefixes=False))
+    engine = Engine(model, vocab, decoding, EngineOptions(rows, keep_prefixes=False), backend)
     times = sorted(rng.uniform(0, passes) for _ in requests)
     events: list[list[Event]] = []
     left = list(requests)
@@ -98,14 +103,14 @@ def main() -> None:
     parser.add_argument("--within", type=float, nargs="+", default=[0.25, 0.5, 0.75])
     parser.add_argument("--kinds", nargs="+", default=["ar", "block"], choices=["ar", "block"])
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--lean", action="store_true", help="the lean forward pass")
+    parser.add_argument("--reference", action="store_true", help="the slow reference, not the lean forward pass")
     parser.add_argument("--out", type=Path, default=None, help="results.jsonl to append to")
     options = parser.parse_args()
     hardware.keep_freed_memory()
     config = ModelConfig(hidden_size=options.hidden_size, num_layers=options.layers)
     vocab = Vocabulary(config.vocab_size, mask=3, eos=0, turn_start=1, turn_end=2)
-    plain = Transformer(config).initialise(torch.Generator().manual_seed(0)).eval()
-    model = Lean(LeanModel.prepare(plain)) if options.lean else plain
+    model = Transformer(config).initialise(torch.Generator().manual_seed(0)).eval()
+    backend = rectangles if options.reference else lean_passes
     rng = random.Random(1)
     requests = [
         Request(tuple(rng.randrange(4, config.vocab_size) for _ in range(rng.randint(8, 40))), seed=i)
@@ -113,18 +118,19 @@ def main() -> None:
     ]
     new = {"max_new_tokens": options.new, "min_new_tokens": options.new}
     kinds: dict[str, Decoding] = {"ar": Autoregressive(**new), "block": Block(**new, block_size=32, threshold=1.0)}
-    static(model, vocab, kinds[options.kinds[0]], requests[: options.rows], options.rows)  # warm
+    static(model, vocab, kinds[options.kinds[0]], requests[: options.rows], options.rows, backend)  # warm
     for kind, within in itertools.product(options.kinds, options.within):
         decoding, pairs = kinds[kind], []
         for _ in range(options.repeat):
-            full = static(model, vocab, decoding, requests, options.rows)
-            pairs.append((full, arriving(model, vocab, decoding, requests, options.rows, int(full.passes * within))))
+            full = static(model, vocab, decoding, requests, options.rows, backend)
+            passes = int(full.passes * within)
+            pairs.append((full, arriving(model, vocab, decoding, requests, options.rows, passes, backend)))
         ratios = sorted(ours.rate / full.rate for full, ours in pairs)
         full, ours = pairs[0]
         row = {
             "benchmark": "continuous_batching",
             "kind": kind,
-            "lean": options.lean,
+            "lean": not options.reference,
             "within": within,
             "rows": options.rows,
         }

@@ -21,14 +21,12 @@ from nano_llada.core import device as hardware
 from nano_llada.data.chat import encode_prompt
 from nano_llada.data.rows import Message
 from nano_llada.decode.engine import BatchSampler
-from nano_llada.decode.lean import Lean
 from nano_llada.decode.types import Request
 from nano_llada.demo.options import DemoConfig
 from nano_llada.demo.run import held_out_questions, stages
 from nano_llada.evaluation.answers import Answer, answer_examples, exact_match
 from nano_llada.evaluation.drafting import best_drafts, draft_costs
 from nano_llada.evaluation.likelihood import text_likelihood
-from nano_llada.model.lean import LeanModel
 from nano_llada.session.run import complete
 from nano_llada.world import DEMO_SKILLS, Example, documents
 from nano_llada.world.files import write_world
@@ -178,8 +176,7 @@ def speculation(
     tokenizer = answers.tokenizer
     spread = questions[:: max(1, len(questions) // options.timed)][: options.timed]
     requests = [Request(tuple(encode_prompt(tokenizer, [Message("user", one.prompt)]))) for one in spread]
-    lean = Lean(LeanModel.prepare(answers.model))
-    costs = draft_costs(lean, tokenizer.vocab, requests, decoding, range(options.most + 1))
+    costs = draft_costs(answers.model, tokenizer.vocab, requests, decoding, range(options.most + 1))
     best = best_drafts(costs[1:])
     quick = asked(answers, replace(decoding, drafts=best), questions)
     same = [one.completion.tokens == other.completion.tokens for one, other in zip(quick, plain, strict=True)]
@@ -198,7 +195,7 @@ def speculation(
 
 def asked(checkpoint: Checkpoint, decoding: Decoding, questions: Sequence[Example]) -> list[Answer]:
     """Answers on the lean forward pass, where no text depends on how wide a pass is."""
-    sampler = BatchSampler(Lean(LeanModel.prepare(checkpoint.model)), checkpoint.tokenizer.vocab, decoding)
+    sampler = BatchSampler(checkpoint.model, checkpoint.tokenizer.vocab, decoding)
     return answer_examples(sampler, checkpoint.tokenizer, questions)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from math import comb
 from types import SimpleNamespace
@@ -20,6 +20,7 @@ from nano_llada.core.batch import StepContext, TokenBatch, Vocabulary
 from nano_llada.core.device import matmul_rate
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.model.cache import KVCache
+from nano_llada.model.lean import KeyValueStore, Window
 from nano_llada.model.transformer import Transformer
 
 # the files that take longest, first: with two workers no long one is left for the end
@@ -110,6 +111,31 @@ class TableModel(nn.Module):
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
         return KVCache(self.config, batch, capacity, torch.device("cpu"), torch.float32)
+
+    def derived(self, key, make) -> TablePasses:
+        return TablePasses(self)
+
+    def forget(self) -> None:
+        pass
+
+
+class TablePasses:
+    """What `LeanModel` is for a Transformer."""
+
+    def __init__(self, model: TableModel) -> None:
+        self.model, self.config = model, model.config
+
+    def new_store(self, slots: int, capacity: int) -> KeyValueStore:
+        return KeyValueStore(self.config, slots, capacity, torch.device("cpu"))
+
+    @torch.inference_mode()
+    def forward(self, windows: Sequence[Window], store: KeyValueStore) -> Tensor:
+        parts = []
+        for window in windows:
+            positions = window.places if window.positions is None else window.positions
+            logits = self.model(torch.tensor([window.tokens]), None, positions=torch.tensor([[*positions]]))[0]
+            parts.append(logits[list(window.wanted)])
+        return torch.cat(parts).clone()
 
 
 @pytest.fixture(scope="session")

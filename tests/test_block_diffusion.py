@@ -16,6 +16,8 @@ from nano_llada.core.batch import TokenBatch
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.decode.engine import BatchSampler
+from nano_llada.decode.forward import rectangles
+from nano_llada.decode.lean import lean_passes
 from nano_llada.decode.types import Request, collect
 from nano_llada.diffusion.masking import groups_of
 from nano_llada.objectives.denoising import noisy_features
@@ -194,8 +196,8 @@ CONFIGS = {
 each = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
 
-def write(model, vocab, config, requests=REQUESTS):
-    events = list(BatchSampler(model, vocab, config).stream(requests))
+def write(model, vocab, config, requests=REQUESTS, backend=lean_passes):
+    events = list(BatchSampler(model, vocab, config, backend=backend).stream(requests))
     return events, collect(events, len(requests), vocab.ends)
 
 
@@ -235,7 +237,11 @@ def test_logits_are_those_of_training(peaky, make_batch, vocab):
     peaky.features = watch
     try:
         events, (done,) = write(
-            peaky, vocab, Block(max_new_tokens=12, block_size=4, threshold=0.6, min_new_tokens=12), [REQUESTS[0]]
+            peaky,
+            vocab,
+            Block(max_new_tokens=12, block_size=4, threshold=0.6, min_new_tokens=12),
+            [REQUESTS[0]],
+            rectangles,
         )
     finally:
         del peaky.features
@@ -298,6 +304,7 @@ def test_only_finished_blocks_are_computed_again(peaky, vocab):
             vocab,
             Block(max_new_tokens=20, block_size=4, threshold=1.0, min_new_tokens=20),
             [Request(tuple(range(6, 14)))],
+            rectangles,
         )
     finally:
         del peaky.features
@@ -310,8 +317,8 @@ def test_gaps_and_suffixes_are_refused(peaky, vocab):
             write(peaky, vocab, Block(), [request])
 
 
-def diffuse(model, vocab, requests=REQUESTS, **options):
-    sampler = BatchSampler(model, vocab, Diffusion(max_new_tokens=14, min_new_tokens=14, **options))
+def diffuse(model, vocab, requests=REQUESTS, backend=lean_passes, **options):
+    sampler = BatchSampler(model, vocab, Diffusion(max_new_tokens=14, min_new_tokens=14, **options), backend=backend)
     return plain(collect(sampler.stream(requests), len(requests), vocab.ends))
 
 
@@ -331,7 +338,7 @@ def test_approximate_caches_compute_less_and_do_not_depend_on_the_batch(make_mod
     together = diffuse(model, vocab, **options)
     assert len({forwards for _, _, forwards, _ in together}) > 1
     seen = watch(model)
-    assert together == [diffuse(model, vocab, [request], **options)[0] for request in REQUESTS]
+    assert together == [diffuse(model, vocab, [request], rectangles, **options)[0] for request in REQUESTS]
     widths = {tokens.shape[1] for tokens in seen.tokens}
     seen.stop()
     assert min(widths) <= 5 < 25 == max(widths)

@@ -15,6 +15,8 @@ from nano_llada.config.decoding import Autoregressive, Diffusion
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.decode.engine import BatchSampler
+from nano_llada.decode.forward import rectangles
+from nano_llada.decode.lean import lean_passes
 from nano_llada.decode.proposal import forbid
 from nano_llada.decode.types import Completion, Event, Request, collect
 
@@ -46,8 +48,10 @@ REQUESTS = [
 def run(vocab):
     """Events and completions of some requests."""
 
-    def start(model, config, requests=REQUESTS, stop=None) -> tuple[list[list[Event]], list[Completion]]:
-        sampler = BatchSampler(model, vocab, config)
+    def start(
+        model, config, requests=REQUESTS, stop=None, backend=lean_passes
+    ) -> tuple[list[list[Event]], list[Completion]]:
+        sampler = BatchSampler(model, vocab, config, backend=backend)
         events = list(sampler.stream(requests, stop))
         return events, collect(events, len(requests), sampler.ends)
 
@@ -95,7 +99,7 @@ def test_same_seed_same_output_and_another_only_where_something_is_drawn(peaky, 
 def test_what_is_given_is_never_written_and_nothing_written_changes(peaky, run, watch, vocab, config):
     request = Request((6, 7, 8), (9, 10), given=((4, 22), (13, 23)), fill=True)
     seen = watch(peaky)
-    events, _ = run(peaky, replace(config, guidance=0.0), [request])
+    events, _ = run(peaky, replace(config, guidance=0.0), [request], backend=rectangles)
     seen.stop()
     stands = {4: 22, 13: 23}
     for canvas, (write,) in zip(seen.tokens, events, strict=True):
@@ -185,7 +189,7 @@ def test_threshold_one_is_a_token_a_forward_and_zero_a_block_a_forward(peaky, ru
 def test_guidance_costs_a_second_forward_only_when_it_is_on(peaky, run, watch, vocab):
     for guidance, calls in ((0.0, 1), (0.5, 2)):
         seen = watch(peaky)
-        events, _ = run(peaky, Diffusion(max_new_tokens=6, guidance=guidance), REQUESTS)
+        events, _ = run(peaky, Diffusion(max_new_tokens=6, guidance=guidance), backend=rectangles)
         seen.stop()
         assert len(seen.tokens) == calls * len(events)
     assert (seen.tokens[1][1, :7] == vocab.mask).all()  # the second call is blind to the prompt
@@ -237,7 +241,7 @@ def test_finished_rows_stop_costing_compute(table_model, run, watch, track):
     model = table_model(table)
     seen = watch(model)
     config = track(max_new_tokens=6) if track is Autoregressive else track(max_new_tokens=6, block_length=1)
-    _, done = run(model, config, [Request((6,) * 3), Request((6,) * 6)])
+    _, done = run(model, config, [Request((6,) * 3), Request((6,) * 6)], backend=rectangles)
     first = 2 if track is Autoregressive else 1
     assert [len(tokens) for tokens in seen.tokens] == [2] * first + [1] * (6 - first)
     assert [c.finish for c in done] == ["stop", "length"]
@@ -366,7 +370,7 @@ def test_a_long_prompt_leaves_the_room_it_leaves(peaky, run, track):
 
 @both_tracks
 def test_streams_can_be_left_at_any_time_and_leak_no_inference_mode(peaky, vocab, watch, track):
-    sampler = BatchSampler(peaky, vocab, track(max_new_tokens=9))
+    sampler = BatchSampler(peaky, vocab, track(max_new_tokens=9), backend=rectangles)
     seen, stream = watch(peaky), sampler.stream(REQUESTS)
     next(stream)
     assert not torch.is_inference_mode_enabled()

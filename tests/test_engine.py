@@ -21,10 +21,10 @@ from nano_llada.config.model import ModelConfig
 from nano_llada.core.batch import Vocabulary
 from nano_llada.core.errors import UserError
 from nano_llada.decode.engine import BatchSampler, Engine, EngineFull
-from nano_llada.decode.lean import Lean
+from nano_llada.decode.forward import rectangles
+from nano_llada.decode.lean import lean_passes
 from nano_llada.decode.rows import make_row
 from nano_llada.decode.types import Edit, Event, Request, Trace, collect, gather
-from nano_llada.model.lean import LeanModel
 from nano_llada.model.transformer import Transformer
 
 WORDS = Vocabulary(size=24, mask=0, eos=1, turn_start=2, turn_end=3, reserved=(4, 5))
@@ -88,7 +88,7 @@ class Pool:
     def __init__(self, seed: int, count: int, how: str) -> None:
         rng = random.Random(seed)
         model = tiny_model(seed, torch.float64 if how == "float64" else torch.float32)
-        self.prepared = LeanModel.prepare(model) if how == "lean" else model
+        self.model, self.backend = model, lean_passes if how == "lean" else rectangles
         self.alone: list[tuple[Request, list[Edit], list[int], str]] = []
         self.parents: list[int] = []  # which one a request continues, or its own number
         while len(self.alone) < count:
@@ -106,15 +106,12 @@ class Pool:
             suffix = tuple(rng.randint(6, 23) for _ in range(3)) if gap else ()
             request = Request(prompt, suffix, rng.randint(0, 9), fill=gap, decoding=decoding)
             events = [
-                event for events in BatchSampler(self.model, WORDS, decoding).stream([request]) for event in events
+                event
+                for events in BatchSampler(self.model, WORDS, decoding, backend=self.backend).stream([request])
+                for event in events
             ]
             (done,) = collect([events], 1, WORDS.ends)
             self.alone.append((request, [edit for event in events for edit in event.edits], done.tokens, done.finish))
-
-    @property
-    def model(self) -> Transformer | Lean:
-        """The model, with a cache of its own where it has one."""
-        return Lean(self.prepared) if isinstance(self.prepared, LeanModel) else self.prepared
 
     def some(self, rng: random.Random) -> list[tuple[Request, list[Edit], list[int], str]]:
         """Requests of a mix; many are the same as, or continue, one before."""
@@ -138,7 +135,7 @@ def mix(pool: Pool, rng: random.Random) -> tuple[int, int]:
     least = max(make_row(request, WORDS, request.decoding, 64).size for request, *_ in chosen)
     budget = rng.choice([None, rng.randint(least, 3 * least)])
     options = EngineOptions(rng.randint(1, 5), budget, rng.choice([None, 1, 4, 7]), None, rng.random() < 0.7)
-    engine = Engine(pool.model, WORDS, Autoregressive(), options)
+    engine = Engine(pool.model, WORDS, Autoregressive(), options, pool.backend)
     reused: list[int] = []
     reuse = engine.slots._reuse
     engine.slots._reuse = lambda row: reused.append(reuse(row)) or reused[-1]  # type: ignore[method-assign]
@@ -183,7 +180,7 @@ def test_no_text_depends_on_its_company(how):
     whole = reused = 0
     for seed in range(2):
         pool, rng = Pool(seed, 40, how), random.Random(seed)
-        if isinstance(pool.prepared, LeanModel) and not pool.prepared.exact:
+        if how == "lean" and not lean_passes.prepared(pool.model).exact:
             pytest.skip("the kernels of this machine are not exact")
         for _ in range(50):
             written, again = mix(pool, rng)
@@ -199,7 +196,7 @@ SIX = Autoregressive(max_new_tokens=6, min_new_tokens=6)
 
 
 def start(model, vocab, decoding=None, **options) -> Engine:
-    return Engine(model, vocab, decoding or SIX, EngineOptions(**options))
+    return Engine(model, vocab, decoding or SIX, EngineOptions(**options), rectangles)
 
 
 def ran(engine: Engine) -> Iterator[list[Event]]:

@@ -23,6 +23,7 @@ from nano_llada.data.tokenizer import SPECIALS, train_characters
 from nano_llada.evaluation import harness
 from nano_llada.evaluation.likelihood import row_nll, text_likelihood
 from nano_llada.language_model import LanguageModel, encode_start
+from nano_llada.model.lean import LeanModel
 from nano_llada.objectives.likelihood import bound_nll
 from tiny import texts
 
@@ -208,17 +209,21 @@ def test_an_empty_context_is_the_beginning_of_a_text(load, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_context_that_is_too_long_loses_its_beginning(load, kind, watch):
+def test_a_context_that_is_too_long_loses_its_beginning(load, kind, monkeypatch):
     model = load(kind)
     tokens = encode_start(model.checkpoint.tokenizer, "Tom has a" * 20 + " cat")
     ((found, _),) = ask(model, "loglikelihood", [("Tom has a" * 20, " cat")])
     row = one_row(tokens[-CONTEXT:], CONTEXT - 4, 0)
-    seen = watch(model.checkpoint.model)
+    seen, forward = [], LeanModel.forward
+
+    def watch(self, windows, store):
+        seen.append(list(windows[0].tokens))
+        return forward(self, windows, store)
+
     assert row_nll(model.checkpoint, row, model.draws, model.seed).mean.item() == pytest.approx(-found, rel=1e-5)
-    seen.tokens.clear()
+    monkeypatch.setattr(LeanModel, "forward", watch)
     ask(model, "generate_until", [("Tom has a" * 20, {"max_gen_toks": 6})])
-    seen.stop()
-    first = seen.tokens[0][0].tolist()
+    first = seen[0]
     before = tokens[: -len(" cat")][-(CONTEXT - 6) :]
     assert first[: len(before)] == before
     for context, continuation in (("Tom", ""), ("Tom", "cat" * 30)):

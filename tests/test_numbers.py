@@ -14,6 +14,7 @@ import pytest
 
 import nano_llada.config
 from nano_llada.cli import (
+    bench_command,
     chat_command,
     drafts_command,
     generate_command,
@@ -36,6 +37,7 @@ COMMANDS: dict[str, tuple[type, tuple[str, ...]]] = {
     "generate": (generate_command.Options, ("run", "prompt")),
     "chat": (chat_command.Options, ("run",)),
     "infill": (infill_command.Options, ("run", "a ___")),
+    "bench": (bench_command.Options, ("run",)),
     "drafts": (drafts_command.Options, ("run", "prompt")),
     "merge": (merge_command.Options, ("run", "--out", "x")),
     "resume": (resume_command.Options, ("run",)),

@@ -63,6 +63,7 @@ SMALL: Mapping[str, Mapping[str, str]] = {
     "chat": {"max-new-tokens": "8"},
     "infill": {},
     "drafts": {"max-new-tokens": "8"},
+    "bench decode": {"max-new-tokens": "4", "seconds": "0", "precisions": "fp32"},
     "compare": {"items": "1", "timed": "1", "max-new-tokens": "4"},
     "eval": {"limit": "2", "draws": "2", "batch-sizes": "1", "max-new-tokens": "4", "window": "64"},
 }

@@ -24,13 +24,12 @@ from nano_llada.core.batch import Vocabulary
 from nano_llada.core.errors import UserError
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.decode.engine import BatchSampler
-from nano_llada.decode.forward import Rectangles
-from nano_llada.decode.lean import Lean
+from nano_llada.decode.forward import Rectangles, rectangles
+from nano_llada.decode.lean import lean_passes
 from nano_llada.decode.proposal import propose
 from nano_llada.decode.rows import make_row
 from nano_llada.decode.speculation import verified
 from nano_llada.decode.types import Request, collect
-from nano_llada.model.lean import LeanModel
 from nano_llada.objectives.denoising import Reading, noisy_features
 
 WORDS = Vocabulary(size=24, mask=0, eos=1, turn_start=2, turn_end=3, reserved=(4, 5))
@@ -43,8 +42,8 @@ def prompts(count: int, seed: int) -> list[Request]:
     return [Request(tuple(rng.randint(6, 23) for _ in range(rng.randint(1, 12))), seed=i) for i in range(count)]
 
 
-def written(model, decoding, requests, rows=None):
-    sampler = BatchSampler(model, WORDS, decoding, rows)
+def written(model, decoding, requests, rows=None, backend=lean_passes):
+    sampler = BatchSampler(model, WORDS, decoding, rows, backend)
     return collect(sampler.stream(requests), len(requests), sampler.ends)
 
 
@@ -80,12 +79,13 @@ def test_greedy_text_is_that_of_autoregressive_decoding_on_the_lean_forward(make
     """To the last bit: there a row's logits do not depend on how many tokens a pass computes."""
     tokens = forwards = 0
     for seed in range(4):
-        lean = LeanModel.prepare(make_model(seed=seed, peak=12.0, num_kv_heads=2))
+        model = make_model(seed=seed, peak=12.0, num_kv_heads=2)
+        lean = lean_passes.prepared(model)
         requests = prompts(12, seed)
         if not lean.exact:
             pytest.skip("the kernels of this machine are not exact")
-        plain = written(Lean(lean), Autoregressive(max_new_tokens=24), requests)
-        quick = written(Lean(lean), Speculative(max_new_tokens=24, drafts=2), requests)
+        plain = written(model, Autoregressive(max_new_tokens=24), requests)
+        quick = written(model, Speculative(max_new_tokens=24, drafts=2), requests)
         assert texts(quick) == texts(plain)
         tokens += sum(len(one.tokens) + (one.end is not None) for one in quick)
         forwards += sum(one.forwards for one in quick)
@@ -260,7 +260,7 @@ def test_causal_blocks_decode_on_the_lean_forward_as_on_the_other(make_model, ed
         decoding = Block(
             max_new_tokens=12, block_size=5, threshold=0.5, predicts=reading, causal=True, edit_threshold=edits
         )
-        one, other = (written(m, decoding, prompts(8, 6)) for m in (model, Lean(LeanModel.prepare(model))))
+        one, other = (written(model, decoding, prompts(8, 6), backend=b) for b in (rectangles, lean_passes))
         assert texts(one) == texts(other)
 
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "recipe": "run a whole pipeline that a recipe file describes",
     "generate": "continue or answer prompts with a trained model",
     "chat": "talk to a trained model, and watch a diffusion model write",
+    "bench": "time decoding on this machine, beside its limits: bench decode",
     "drafts": "measure how many tokens a tri-mode model should draft in a pass",
     "serve": "serve models over OpenAI's HTTP API (needs the extra serve)",
     "infill": "fill ___ gaps in a text with a diffusion model",

@@ -97,16 +97,17 @@ def matmul_rate(machine: Machine, seconds: float = 0.3) -> float:
     best, spent = 0.0, 0.0
     torch.mm(left, left)
     while spent < seconds:
-        _synchronize(machine.device)
+        synchronize(machine.device)
         begin = time.perf_counter()
         torch.mm(left, left)
-        _synchronize(machine.device)
+        synchronize(machine.device)
         took = time.perf_counter() - begin
         best, spent = max(best, 2 * size**3 / took), spent + took
     return best
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done what it was asked to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -16,7 +16,8 @@ from torch import Tensor
 from nano_llada.config.decoding import Decoding, Diffusion, EngineOptions
 from nano_llada.core.batch import Vocabulary
 from nano_llada.core.errors import UserError
-from nano_llada.decode.forward import Backend, Placed, Rectangles
+from nano_llada.decode.forward import BackendOf, Placed
+from nano_llada.decode.lean import lean_passes
 from nano_llada.decode.look import examine
 from nano_llada.decode.proposal import Proposal, propose
 from nano_llada.decode.rows import Row, Window, make_row
@@ -52,16 +53,21 @@ class Engine:
     """Writes requests with one model.
 
     Args:
-        model: the model, or what computes its forward passes.
         decoding: how requests are written that do not say so themselves.
         options: how many at once, within which memory.
+        backend: how the model's forward passes are computed.
     """
 
     def __init__(
-        self, model: Transformer | Backend, vocab: Vocabulary, decoding: Decoding, options: EngineOptions | None = None
+        self,
+        model: Transformer,
+        vocab: Vocabulary,
+        decoding: Decoding,
+        options: EngineOptions | None = None,
+        backend: BackendOf = lean_passes,
     ) -> None:
         self.vocab, self.decoding, self.options = vocab, decoding, options or EngineOptions()
-        self.backend = Rectangles(model, vocab.eos) if isinstance(model, torch.nn.Module) else model
+        self.backend = backend(model, vocab)
         self.slots = Slots(self.backend, self.options.max_rows, self.options.budget, keep=self.options.keep_prefixes)
         self._waiting: deque[_Job] = deque()
         self._active: list[_Job] = []  # in the order of their rows in the cache
@@ -239,12 +245,18 @@ class BatchSampler:
 
     Args:
         rows: how many at once; default: all.
+        backend: as in `Engine`.
     """
 
     def __init__(
-        self, model: Transformer | Backend, vocab: Vocabulary, decoding: Decoding, rows: int | None = None
+        self,
+        model: Transformer,
+        vocab: Vocabulary,
+        decoding: Decoding,
+        rows: int | None = None,
+        backend: BackendOf = lean_passes,
     ) -> None:
-        self.model, self.vocab, self.decoding, self.rows = model, vocab, decoding, rows
+        self.model, self.vocab, self.decoding, self.rows, self.backend = model, vocab, decoding, rows, backend
         self.ends = vocab.ends
 
     def stream(self, requests: Sequence[Request], stop: StopTest | None = None) -> Iterator[list[Event]]:
@@ -254,7 +266,7 @@ class BatchSampler:
             UserError: for a request that cannot be written, before any is.
         """
         options = EngineOptions(self.rows or max(len(requests), 1), prefill_chunk=None, keep_prefixes=False)
-        engine = Engine(self.model, self.vocab, self.decoding, options)
+        engine = Engine(self.model, self.vocab, self.decoding, options, self.backend)
         for request in requests:
             engine.add(request, stop)
         yield from engine.run()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from nano_llada.core.batch import Vocabulary
 from nano_llada.core.pattern import AttentionPattern
 from nano_llada.decode.rows import CAUSAL, FULL, Window
 from nano_llada.model.cache import KVCache
@@ -52,8 +53,12 @@ class Backend(Protocol):
         ...
 
 
+# makes what computes the passes of one engine, which has a cache of its own
+BackendOf = Callable[[Transformer, Vocabulary], Backend]
+
+
 class Rectangles:
-    """A backend over `Transformer`, which computes rectangles of tokens, padded with `pad`.
+    """A backend over `Transformer`, which computes rectangles of tokens, padded with `pad`: the slow reference.
 
     Neighbouring windows of similar width form one; so a row that reads its prompt does not make the others as wide.
     """
@@ -99,6 +104,11 @@ class Rectangles:
             for run in _runs(placed)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def rectangles(model: Transformer, vocab: Vocabulary) -> Backend:
+    """The slow reference, which computes with the modules of training; see `BackendOf`."""
+    return Rectangles(model, vocab.eos)
 
 
 def _runs(placed: Sequence[Placed]) -> Iterator[Sequence[Placed]]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nano_llada.decode.forward import Placed
+from nano_llada.core.batch import Vocabulary
+from nano_llada.decode.forward import Backend, Placed
 from nano_llada.decode.rows import CAUSAL, FULL, Window
 from nano_llada.model import lean
+from nano_llada.model.transformer import Transformer
 
 
 class Lean:
@@ -58,6 +61,23 @@ class Lean:
     def compute(self, placed: Sequence[Placed]) -> Tensor:
         """Logits (N, V); see `Backend`."""
         return self.model.forward([_window(row, window) for row, window in placed], self._store)
+
+
+@dataclass(frozen=True)
+class LeanPasses:
+    """Makes `Lean` backends; see `BackendOf`. Weights are laid out once, and again after they have changed."""
+
+    precision: lean.Precision = "fp32"
+
+    def __call__(self, model: Transformer, vocab: Vocabulary) -> Backend:
+        return Lean(self.prepared(model))
+
+    def prepared(self, model: Transformer) -> lean.LeanModel:
+        """The model with its weights laid out; it keeps them until they change, or until it is to `forget` them."""
+        return model.derived(self, lambda: lean.LeanModel.prepare(model, self.precision))
+
+
+lean_passes = LeanPasses()  # what decodes if nothing else is asked for
 
 
 def _window(row: int, window: Window) -> lean.Window:

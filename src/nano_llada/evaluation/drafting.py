@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from nano_llada.config.decoding import Speculative
 from nano_llada.core.batch import Vocabulary
 from nano_llada.decode.engine import BatchSampler
-from nano_llada.decode.forward import Backend
 from nano_llada.decode.types import Completion, Request, collect
 from nano_llada.model.transformer import Transformer
 
@@ -40,7 +39,7 @@ class DraftCost:
 
 
 def draft_costs(
-    model: Transformer | Backend,
+    model: Transformer,
     vocab: Vocabulary,
     requests: Sequence[Request],
     decoding: Speculative,

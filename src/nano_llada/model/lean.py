@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, Protocol
 
 import torch
@@ -145,7 +146,7 @@ class TransposedProduct:
     """Weights stored (K, F): least overhead per call, for matrices that are read in microseconds."""
 
     def __init__(self, weight: Tensor, fewest: int = 1) -> None:
-        self._weight, self._fewest = weight.T.contiguous(), fewest
+        self._weight, self._fewest = weight.T.clone(memory_format=torch.contiguous_format), fewest
 
     def __call__(self, x: Tensor) -> Tensor:
         return in_parts(self._multiply, x, self._fewest)
@@ -208,6 +209,14 @@ def fewest_rows(make: Callable[[Tensor], Product], features: int, inputs: int) -
     differs = [count for count in PROBED if not torch.equal(product(rows[:count].clone()), expected[:count])]
     fewest = max(differs, default=0) + 1
     return fewest if fewest <= QUERIES else None
+
+
+@cache
+def _fewest_of(
+    kind: type[TransposedProduct] | type[PackedProduct], dtype: torch.dtype, features: int, inputs: int, threads: int
+) -> int | None:
+    """`fewest_rows` of a kind of product, measured once: a machine does not change."""
+    return fewest_rows(lambda weight: kind(weight.to(dtype)), features, inputs)
 
 
 def attention_ignores_company(config: ModelConfig, device: torch.device) -> bool:
@@ -378,7 +387,7 @@ class LeanModel:
         batch_invariant: bool = True,
     ) -> None:
         self.config, self.precision, self.device = config, precision, device
-        vectors = {name: tensor.to(device) for name, tensor in state.items() if tensor.dim() == 1}
+        vectors = {name: tensor.to(device).clone() for name, tensor in state.items() if tensor.dim() == 1}
         maker = _ProductMaker(state, precision, device, batch_invariant)
         self._layers = [_Layer(config, i, vectors, maker.make) for i in range(config.num_layers)]
         self._norm = gain_of(vectors["norm.weight"])
@@ -399,11 +408,13 @@ class LeanModel:
         Raises:
             UserError: for bf16 on a processor that does not multiply it natively.
         """
-        state = {name: tensor.detach().float().clone() for name, tensor in plain_weights(model).items()}
+        state = {name: tensor.detach().float() for name, tensor in plain_weights(model).items()}
         if model.config.tie_embeddings:
             state.pop("head.weight", None)
         if precision == "int8":
             state = quantise_state(state)
+        else:  # others are copied when they are laid out
+            state["embed.weight"] = state["embed.weight"].clone()
         return cls(model.config, state, precision, model.embed.weight.device, batch_invariant)
 
     @classmethod
@@ -456,7 +467,7 @@ class LeanModel:
 
 
 class _ProductMaker:
-    """Chooses the kernel of every product of a model, and probes each shape once."""
+    """Chooses the kernel of every product of a model."""
 
     def __init__(
         self, state: Mapping[str, Tensor], precision: Precision, device: torch.device, batch_invariant: bool
@@ -469,7 +480,6 @@ class _ProductMaker:
             raise UserError("this processor has no bfloat16 units, which makes bf16 slower than fp32: use fp32 or int8")
         self._packs = cpu and torch.backends.mkldnn.is_available()
         self._integers = self._quantised and cpu and integer_products_work()
-        self._fewest: dict[tuple[int, int], int | None] = {}
         self.exact = self._integers or (self._packs and batch_invariant)
         self.kernel = "integer" if self._integers else "packed" if self._packs else "plain"
 
@@ -484,16 +494,14 @@ class _ProductMaker:
             weight = dequantise(weight, scale)
         weight = weight.to(self._dtype)
         if not self._packs:
-            return PlainProduct(weight)
+            return PlainProduct(weight.clone())
         product = self._pack(weight)
         return product if self._invariant else SingleRowProduct(TransposedProduct(weight), product)
 
     def _pack(self, weight: Tensor) -> Product:
         kind = TransposedProduct if weight.numel() <= SMALL else PackedProduct
         features, inputs = weight.shape
-        if (features, inputs) not in self._fewest:
-            self._fewest[features, inputs] = fewest_rows(lambda w: kind(w.to(self._dtype)), features, inputs)
-        fewest = self._fewest[features, inputs]
+        fewest = _fewest_of(kind, self._dtype, features, inputs, torch.get_num_threads())
         self.exact = self.exact and fewest is not None
         return kind(weight, fewest or 1)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar, cast
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +17,9 @@ from nano_llada.core.pattern import AttentionPattern
 from nano_llada.model.cache import KVCache
 from nano_llada.model.functional import Mask, attend, by_documents, normed_linear, rms_norm, rotary, swiglu_linear
 
+T = TypeVar("T")
+
+SAMPLED = 16  # numbers of each parameter by which a change is noticed
 COMPILED_MEMORY = 0.75  # share of what a compiled block would keep for its backward pass
 
 
@@ -135,6 +141,26 @@ class Transformer(nn.Module):
             self.head.weight = self.embed.weight
         frequencies, self.rotary_scale = rotary_frequencies(config)
         self.register_buffer("inverse_frequencies", frequencies, persistent=False)
+        self._derived: dict[Hashable, tuple[_State, Any]] = {}
+
+    def derived(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` computes from the weights. It is kept under a key, and made anew once a parameter has changed.
+
+        Whatever torch does to a parameter counts, such as a step of an optimizer, `load_state_dict` or `to`. Only a
+        write to a few numbers through `parameter.data` may go unnoticed: call `forget` then.
+        """
+        if key not in self._derived or not self._derived[key][0].is_that_of(self):
+            self._derived.pop(key, None)  # its memory is free for the new one
+            self._derived[key] = (_State(self), make())
+        return cast(T, self._derived[key][1])
+
+    def forget(self) -> None:
+        """Free what was derived from the weights."""
+        self._derived.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy derives for itself."""
+        return {**self.__dict__, "_derived": {}}
 
     def initialise(self, rng: torch.Generator) -> Transformer:
         """Fresh weights: normal, deviation 0.02, smaller for what is added to the residual stream."""
@@ -216,6 +242,37 @@ class Transformer(nn.Module):
     def _angles(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         angles = (positions[..., None].float() * self.inverse_frequencies)[:, :, None]
         return (angles.cos() * self.rotary_scale).to(dtype), (angles.sin() * self.rotary_scale).to(dtype)
+
+
+class _State:
+    """Which parameters a model had, where their numbers were, how often they had been changed, and some of them.
+
+    Some numbers, because fused optimizers change parameters without counting it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        weights = list(model.parameters())
+        self._seen = [(ref(weight), weight.data_ptr(), _version(weight)) for weight in weights]
+        self._sample = _sample(weights)
+
+    def is_that_of(self, model: nn.Module) -> bool:
+        """Whether nothing has changed."""
+        now = list(model.parameters())
+        same = len(now) == len(self._seen) and all(
+            seen() is weight and place == weight.data_ptr() and version == _version(weight)
+            for weight, (seen, place, version) in zip(now, self._seen, strict=True)
+        )
+        return same and torch.equal(_sample(now), self._sample)
+
+
+def _sample(weights: Sequence[Tensor]) -> Tensor:
+    """About `SAMPLED` numbers of each tensor, from all over it."""
+    return torch.cat([one.detach().reshape(-1)[:: max(one.numel() // SAMPLED, 1)].float() for one in weights])
+
+
+def _version(weight: Tensor) -> int:
+    """How often a tensor was changed; one made in inference mode does not count, and cannot be trained."""
+    return 0 if weight.is_inference() else weight._version
 
 
 def make_mask(pattern: AttentionPattern, queries: int, keys: int, like: Tensor, *, training: bool) -> Mask:

@@ -43,7 +43,7 @@ def _training(runs: Sequence[TrainingRun], name: str) -> Plot | None:
     drawn = [run for run in runs if run.curve(name)[0] and bool(run.curve("reward")[0]) == (name == "reward")]
     if not drawn:
         return None
-    figure, (axes,) = _canvas(height=4.4)
+    figure, (axes,) = canvas(height=4.4)
     for run in drawn:
         looks = _style([(other.name, "") for other in runs], (run.name, ""))
         valid = run.curve("validation_loss") if name == "loss" else ([], [])
@@ -56,7 +56,7 @@ def _training(runs: Sequence[TrainingRun], name: str) -> Plot | None:
         axes.set_yscale("log")  # the first steps would flatten all the others
     alt = "; ".join(f"{run.name} ends at {run.curve(name)[1][-1]:.4g}" for run in drawn)
     caption = {"loss": "Loss against tokens: training loss faint, validation loss with marks.", "reward": "Reward."}
-    return _plot(figure, f"training-{name}", caption[name], f"Training {name} against tokens. {alt}.")
+    return plot_of(figure, f"training-{name}", caption[name], f"Training {name} against tokens. {alt}.")
 
 
 def _frontier(results: Results) -> Plot | None:
@@ -68,7 +68,7 @@ def _frontier(results: Results) -> Plot | None:
             lines.setdefault(way[0], []).append((tpf.value, match))
     if not lines:
         return None
-    figure, (axes,) = _canvas()
+    figure, (axes,) = canvas()
     for model, points in lines.items():
         points.sort(key=lambda point: point[0])
         looks = _style([(name, "") for name, _ in results.ways()], (model, ""))
@@ -81,7 +81,7 @@ def _frontier(results: Results) -> Plot | None:
     caption = "Exact match against tokens per forward pass; a line for each model, a point for each decoder."
     alt = [f"{model}: " + ", ".join(f"{f.value:.1%} at {x:.2f} ({f.decoder})" for x, f in points)
            for model, points in lines.items()]  # fmt: skip
-    return _plot(figure, "frontier", caption, f"Exact match by tokens per forward pass. {'; '.join(alt)}.")
+    return plot_of(figure, "frontier", caption, f"Exact match by tokens per forward pass. {'; '.join(alt)}.")
 
 
 def _skills(results: Results) -> Plot | None:
@@ -91,7 +91,7 @@ def _skills(results: Results) -> Plot | None:
     ways = list(dict.fromkeys((f.model, f.decoder) for f in judged))
     if len(tasks) < 2 or not ways:
         return None
-    figure, axes = _canvas(len(languages), height=1.2 + len(tasks) * (0.2 + 0.16 * len(ways)))
+    figure, axes = canvas(len(languages), height=1.2 + len(tasks) * (0.2 + 0.16 * len(ways)))
     thick = 0.8 / len(ways)
     for panel, language in zip(axes, languages, strict=True):
         for number, way in enumerate(ways):
@@ -108,7 +108,7 @@ def _skills(results: Results) -> Plot | None:
         panel.invert_yaxis()
         panel.grid(visible=False, axis="y")
     alt = f"Bars of exact match for {len(tasks)} tasks ({', '.join(tasks)}); the table by task has the same figures."
-    return _plot(figure, "skills", "Exact match by task and language, with 95 % intervals.", alt)
+    return plot_of(figure, "skills", "Exact match by task and language, with 95 % intervals.", alt)
 
 
 def _positions(records: Sequence[Record], results: Results) -> Plot | None:
@@ -122,7 +122,7 @@ def _positions(records: Sequence[Record], results: Results) -> Plot | None:
     for found in figures(ours, lambda _: metrics):
         if found.value == found.value and found.language != BOTH:
             lines.setdefault((found.language, (found.model, found.decoder)), []).append(found)
-    figure, axes = _canvas(len(languages))
+    figure, axes = canvas(len(languages))
     for panel, language in zip(axes, languages, strict=True):
         for way in results.ways("likelihood"):
             mine = lines.get((language, way), [])
@@ -134,7 +134,7 @@ def _positions(records: Sequence[Record], results: Results) -> Plot | None:
     alt = [f"{name_of(way)} {language}: {f[0].value:.3g} at the start, {f[-1].value:.3g} at the end"
            for (language, way), f in lines.items()]  # fmt: skip
     caption = "Negative log-likelihood of a token by its position in the window, with 95 % intervals."
-    return _plot(figure, "positions", caption, f"Negative log-likelihood by position. {'; '.join(alt)}.")
+    return plot_of(figure, "positions", caption, f"Negative log-likelihood by position. {'; '.join(alt)}.")
 
 
 def _reliability(records: Sequence[Record], results: Results) -> Plot | None:
@@ -147,7 +147,7 @@ def _reliability(records: Sequence[Record], results: Results) -> Plot | None:
     lines = {way: [some[b] for b in sorted(some) if some[b][0]] for way, some in bins.items()}
     if not any(lines.values()):
         return None
-    figure, (axes,) = _canvas(height=4.8)
+    figure, (axes,) = canvas(height=4.8)
     axes.plot((0, 1), (0, 1), color="0.6", linewidth=1, label="perfectly calibrated")
     for way, points in lines.items():
         looks = _style(results.ways(), way)
@@ -160,7 +160,7 @@ def _reliability(records: Sequence[Record], results: Results) -> Plot | None:
     caption = "Accuracy of tokens against confidence; mark size by number of tokens. Below the line: overconfident."
     alt = [f"{name_of(way)}: accuracy {p[-1][1] / p[-1][0]:.0%} at confidence {p[-1][2] / p[-1][0]:.0%}"
            for way, p in lines.items() if p]  # fmt: skip
-    return _plot(figure, "reliability", caption, f"Reliability diagram. {'; '.join(alt)}.")
+    return plot_of(figure, "reliability", caption, f"Reliability diagram. {'; '.join(alt)}.")
 
 
 def _binned(values: Mapping[str, float]) -> Iterator[tuple[int, list[float]]]:
@@ -175,7 +175,7 @@ def _spans(results: Results) -> Plot | None:
     metrics = [m.name for m in results.metrics.get("infilling", ()) if m.name in ("exact_match", "token_accuracy")]
     if not spans or not metrics:
         return None
-    figure, axes = _canvas(len(metrics))
+    figure, axes = canvas(len(metrics))
     alt = []
     for panel, metric in zip(axes, metrics, strict=True):
         for way in results.ways("infilling"):
@@ -186,10 +186,10 @@ def _spans(results: Results) -> Plot | None:
         panel.set(xlabel="length of the gap (tokens)", ylabel=metric.replace("_", " "), ylim=(-0.03, 1.03))
         panel.set_xticks(sorted(spans))
     caption = "Infilling by length of the gap, with 95 % intervals."
-    return _plot(figure, "spans", caption, f"Infilling by length of the gap. {'; '.join(alt)}.")
+    return plot_of(figure, "spans", caption, f"Infilling by length of the gap. {'; '.join(alt)}.")
 
 
-def _canvas(panels: int = 1, height: float = 4.0) -> tuple[Canvas, list[Any]]:
+def canvas(panels: int = 1, height: float = 4.0) -> tuple[Canvas, list[Any]]:
     """An empty figure and its axes, side by side."""
     from matplotlib.figure import Figure as Canvas  # importing it makes folders in the user's home
 
@@ -229,9 +229,9 @@ def _reach(found: Sequence[Figure]) -> list[list[float]]:
     return [[max(0.0, f.value - f.low) for f in found], [max(0.0, f.high - f.value) for f in found]]
 
 
-def _plot(figure: Canvas, name: str, caption: str, alt: str) -> Plot:
+def plot_of(figure: Canvas, name: str, caption: str, alt: str) -> Plot:
     """The figure with a legend above it, as PNG, and as SVG with the colour of the page and without addresses."""
-    import matplotlib  # see `_canvas`
+    import matplotlib  # see `canvas`
 
     named: dict[str, Any] = {}
     for axes in figure.axes:

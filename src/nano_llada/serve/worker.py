@@ -17,7 +17,6 @@ from nano_llada.config.decoding import Decoding, EngineOptions
 from nano_llada.core.batch import Vocabulary
 from nano_llada.core.errors import UserError
 from nano_llada.decode.engine import Engine
-from nano_llada.decode.forward import Backend
 from nano_llada.decode.types import Event, Request, StopTest
 from nano_llada.model.transformer import Transformer
 
@@ -145,7 +144,7 @@ class Worker:
 
     def __init__(
         self,
-        model: Transformer | Backend,
+        model: Transformer,
         vocab: Vocabulary,
         decoding: Decoding,
         options: EngineOptions,

@@ -102,6 +102,7 @@ class RolloutBatches:
         model = self.model.eval()
         sampler = make_sampler(model, self.tokenizer.vocab, self._decoding())
         done = parallel.in_shares(requests, lambda mine: collect(sampler.stream(mine), len(mine), sampler.ends))
+        model.forget()  # training continues: the weights that were laid out for this are outdated
         texts = [self.tokenizer.decode(completion.tokens, specials=False) for completion in done]
         rewards = [self._reward(question, text) for question, text in zip(asked, texts, strict=True)]
         # what is learnt: each answer, and the token that ends it where the model wrote one

@@ -34,4 +34,5 @@ def sample_texts(model: Transformer, tokenizer: Tokenizer, config: RunConfig, ca
     sampler = make_sampler(model, tokenizer.vocab, default_decoding(card, room))
     requests = [Request(tuple(prompt), seed=i) for i, prompt in enumerate(prompts)]
     done = collect(sampler.stream(requests), len(requests), sampler.ends)
+    model.forget()  # training continues: the weights that were laid out for this are outdated
     return [tokenizer.decode(completion.tokens) for completion in done]

@@ -56,6 +56,9 @@ EXPERIMENTS = {
     "rl": Experiment(
         "single skills of the ablation's models reinforced by their verifiers: EBPO, GRPO", "options", "Rl"
     ),
+    "decoding-rules": Experiment(
+        "accuracy against tokens per pass of every decoding rule, on one model", "options_measuring", "DecodingRules"
+    ),
     "tri-mode": Experiment(
         "one set of weights for AR, blocks and self-speculation, against models of one kind", "options", "TriMode"
     ),

@@ -88,3 +88,21 @@ class Reversal:
     """Depth of the models."""
     threads: int | None = None
     """CPU threads; default: all."""
+
+
+@dataclass(frozen=True)
+class DecodingRules:
+    """Options of the experiment, which trains nothing: ten minutes of one core with the model of the demo."""
+
+    model: Path = Path("runs/demo/diffusion-sft")
+    """A diffusion model of the small world that answers, such as the demo's: run folder or checkpoint folder."""
+    docs: Path = Path("docs/experiments")
+    """Folder that results are recorded in."""
+    skills: tuple[str, ...] = ()
+    """Skills to ask about; default: those of the demo."""
+    items: int = 24
+    """Questions for each skill and language."""
+    answer: int = 24
+    """Tokens of the canvas."""
+    seed: int = 0
+    """Seed of what is drawn."""

@@ -15,7 +15,7 @@ from nano_llada.config.decoding import Block, DecodingOptions, Diffusion, decodi
 from nano_llada.core.errors import UserError
 from nano_llada.decode.engine import BatchSampler
 from nano_llada.decode.rules import Progress, Rule, make_rule, pick
-from nano_llada.decode.types import Request, collect
+from nano_llada.decode.types import Request, Trace, collect
 from nano_llada.language_model import LanguageModel
 
 OWN = '''"""A rule of one's own."""
@@ -163,3 +163,75 @@ def test_options_of_rules(options, message):
             Diffusion(rule="factor", rule_bound=1.0, threshold=0.9)
         with pytest.raises(ValueError, match="leave out steps"):
             Diffusion(rule="factor", rule_bound=1.0, steps=3)
+
+
+# --- masking again (ReMDM) --------------------------------------------------------------------------------------------
+
+
+def test_the_share_to_mask_again_is_that_of_the_noise_schedule():
+    for passes in (2, 5, 8):
+        for step in range(passes):
+            t, s = 1 - step / passes, 1 - (step + 1) / passes
+            most = min(1.0, s / (1 - t)) if step else 0.0  # (1 - alpha_s) / alpha_t, nothing being written at t = 1
+            assert progress(step, passes).again(0.4) == pytest.approx(0.4 * most)
+    assert progress(8, 9).again(1.0) == 0  # the last pass masks nothing
+
+
+def written_after_each_pass(model, vocab, config, count: int) -> tuple[list[list[int]], int]:
+    """Of each of `count` texts the number of written places after each pass, and how often one was masked again."""
+    sampler = BatchSampler(model, vocab, config)
+    counts: list[list[int]] = [[] for _ in range(count)]
+    traces, again = [Trace() for _ in range(count)], 0
+    for events in sampler.stream([Request((6, 7, 8), seed=i) for i in range(count)]):
+        for event in events:
+            traces[event.request].apply(event)
+            again += sum(edit.inserted == (None,) and edit.removed != (None,) for edit in event.edits)
+            if event.forwards:
+                counts[event.request].append(sum(cell.token is not None for cell in traces[event.request].cells))
+    assert all(cell.token is not None for trace in traces for cell in trace.cells)
+    return counts, again
+
+
+def test_masking_again_at_random_keeps_the_marginals_of_the_forward_process(peaky, vocab):
+    passes, places, texts = 5, 20, 60
+    config = Diffusion(places, min_new_tokens=places, strategy="random", steps=passes, remask=0.7, seed=3)
+    counts, again = written_after_each_pass(peaky, vocab, config, texts)
+    assert again > texts * 5
+    for step in range(passes):
+        found = [one[step] if len(one) > step else places for one in counts]
+        share = (step + 1) / passes  # 1 - s
+        error = (share * (1 - share) / (places * texts)) ** 0.5
+        assert sum(found) / (places * texts) == pytest.approx(share, abs=4 * error + 1e-9)
+
+
+def test_the_least_confident_are_masked_again_and_as_many_more_are_unmasked(peaky, vocab):
+    config = Diffusion(12, min_new_tokens=12, steps=4, remask=1.0)
+    counts, again = written_after_each_pass(peaky, vocab, config, 3)
+    assert counts == [[3, 6, 9, 12]] * 3
+    assert again >= 3
+    rule = make_rule(config)
+    assert sorted(rule.remask([0.9, 0.2, 0.8, 0.3], progress(2, 6, quota=1), 5)) == [0, 1, 2, 3]
+    assert list(rule.remask([0.9, 0.2, 0.8, 0.3], progress(2, 6, quota=1), 3)) == [1, 3]
+    assert list(rule.remask([0.9, 0.2, 0.8, 0.3], progress(3, 6, quota=3), 3)) == []
+
+
+def test_without_a_share_nothing_is_masked_again(peaky, vocab):
+    for strategy in ("random", "margin"):
+        config = Diffusion(9, min_new_tokens=9, strategy=strategy, steps=4)
+        assert written_after_each_pass(peaky, vocab, config, 4)[1] == 0
+
+
+def test_what_is_masked_again_is_final_only_at_the_end(peaky, vocab):
+    config = Diffusion(10, min_new_tokens=10, steps=4, remask=1.0)
+    events = [one for some in BatchSampler(peaky, vocab, config).stream([Request((6, 7))]) for one in some]
+    finals = [(i, edit) for i, event in enumerate(events) for edit in event.edits if edit.final]
+    assert [i for i, _ in finals] == [len(events) - 1]
+    assert finals[0][1].removed == finals[0][1].inserted
+    (done,) = collect([[event] for event in events], 1, vocab.ends)
+    assert list(finals[0][1].inserted) == done.tokens
+
+
+@pytest.mark.parametrize("options", [{"threshold": 0.5}, {"rule": "factor", "rule_bound": 1.0}])
+def test_masking_again_needs_planned_passes(options):
+    with pytest.raises(ValueError, match="use steps"):
+        Diffusion(remask=0.5, **options)

@@ -143,12 +143,17 @@ class Diffusion(_Common):
     (arXiv 2505.24857), `factor` (arXiv 2505.22618), or FILE.py:NAME, a class of your own (in Python: the class)."""
     rule_bound: NotNegative | None = None
     """The bound of `entropy_bound`, in nats, or of `factor`: higher writes more positions per pass."""
+    remask: Share = 0.0
+    """Mask written positions again, to write them with more in view (ReMDM, arXiv 2503.00307): this share of the most
+    that the noise schedule allows in each pass; the least confident ones, or with strategy random any. 0: never."""
     predicts: Predicts = "self"
     """Which token an output predicts, as the model was trained."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_rule(self)
+        if self.remask and (self.rule is not None or self.threshold is not None):
+            raise ValueError("remask follows a plan of passes: use steps, not a rule or a threshold")
         if self.rule is not None and (self.threshold is not None or self.strategy != "low_confidence"):
             raise ValueError(f"rule {self.rule} chooses positions itself: leave out threshold and strategy")
         if self.rule in RULES and self.steps is not None:
@@ -348,6 +353,8 @@ class DecodingOptions:
     """Weight of classifier-free guidance; default 0, off."""
     end_confidence: Share | None = None
     """Factor on the confidence of end tokens; default 1, off."""
+    remask: Share | None = None
+    """Share of the positions that may be masked again in a pass (ReMDM); default 0, never."""
     rule: str | None = None
     """How masked positions are chosen: entropy_bound, factor, or FILE.py:NAME, a class of your own; default: by the
     options above."""

@@ -178,7 +178,8 @@ class Row:
     def _write(self, place: int, token: int, *, final: bool) -> Edit:
         before = None if self.masked(place) else self.tokens[place]
         self.tokens[place] = token
-        return Edit(place - self.first, (before,), (token,), final)
+        now = None if token == self.vocab.mask else token
+        return Edit(place - self.first, (before,), (now,), final)
 
     def _unmask(
         self, rule: Rule, proposed: Proposed, progress: Progress, changes: Mapping[int, int] = NO_CHANGES
@@ -263,6 +264,7 @@ class CanvasRow(Row):
         self._blocks = [hidden[left : left + size] for left in range(0, len(hidden), size)]
         self._quota = spread(config.steps or len(hidden), [len(block) for block in self._blocks])
         self._block, self._step = 0, 0
+        self._sure: dict[int, float] = {}  # how sure the model was of written places
         self._rule = make_rule(config)
         self.score = self._rule.score
         self.finished = not self._blocks
@@ -288,15 +290,27 @@ class CanvasRow(Row):
         hidden, plan = self._hidden(), self._quota[self._block]
         # a rule that ignores the plan may take more passes; the plan's last quota then repeats
         quota = plan[min(self._step, len(plan) - 1)]
-        proposed = Proposed(hidden, tokens, scores)
-        picked = self._unmask(self._rule, proposed, Progress(self._step, len(plan), quota, self.rng))
-        edits = [self._write(place, token, final=True) for place, token in picked.items()]
+        block, progress = self._blocks[self._block], Progress(self._step, len(plan), quota, self.rng)
+        written = [place for place in block if not self.masked(place)]
+        sure = dict(zip(hidden, scores, strict=True)) if scores else {}
+        again = self._rule.remask([self._sure.get(place, 1.0) for place in written], progress, len(hidden))
+        progress = replace(progress, quota=quota + len(again))
+        picked = self._unmask(self._rule, Proposed(hidden, tokens, scores), progress)
+        self._sure |= {place: sure[place] for place in picked if place in sure}
+        final = not self.config.remask
+        edits = [self._write(place, token, final=final) for place, token in picked.items()]
+        edits += [self._write(written[i], self.vocab.mask, final=False) for i in again]
         self._step += 1
         self.ended = not self._fill and bool(self._ends())
         while self._block < len(self._blocks) and not self._hidden():
             self._block, self._step = self._block + 1, 0
         self.finished = self.ended or self._block == len(self._blocks)
-        return edits
+        return edits if final or not self.finished else [*edits, self._final()]
+
+    def _final(self) -> Edit:
+        """Say that the text will not change any more."""
+        text = tuple(self.written)
+        return Edit(0, text, text, final=True)
 
     def no_end(self, place: int) -> bool:
         """An end inside a gap would cut the text in two."""

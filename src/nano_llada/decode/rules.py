@@ -23,6 +23,15 @@ class Progress:
     quota: int  # places to unmask now, according to that plan
     rng: torch.Generator  # the request's own
 
+    def again(self, share: float) -> float:
+        """The part of the written places to mask again: a share of the most that the noise schedule allows.
+
+        ReMDM (arXiv 2503.00307): from time t to s a written token is masked again with probability sigma, at most
+        ``min(1, (1 - alpha_s) / alpha_t)``; here alpha is 1 - t, and sigma is `share` times that.
+        """
+        left, over = self.passes - self.step, self.step  # of the passes: t and 1 - t
+        return share * min(1.0, (left - 1) / over) if over else 0.0
+
 
 class Rule(ABC):
     """A decoding rule. Derive a class of your own and name it FILE.py:NAME in a decoding's `rule`.
@@ -44,6 +53,15 @@ class Rule(ABC):
     def pick(self, scores: Sequence[float], progress: Progress) -> Sequence[int]:
         """Indices into `scores` of the places to unmask now; `scores` are those of the block's masked places."""
 
+    def remask(self, scores: Sequence[float], progress: Progress, hidden: int) -> Sequence[int]:
+        """Indices into `scores` of the places to mask again in the same pass; most rules have none.
+
+        Args:
+            scores: of the block's written places, as they were when these were written.
+            hidden: how many places of the block are masked.
+        """
+        return ()
+
 
 def ranked(scores: Sequence[float]) -> list[int]:
     """Indices by falling score; of equal ones the leftmost first."""
@@ -53,9 +71,16 @@ def ranked(scores: Sequence[float]) -> list[int]:
 class Quota(Rule):
     """A planned number of places per pass, highest scores first (LLaDA, algorithm 5)."""
 
-    def __init__(self, config: Diffusion | Block) -> None:
+    config: Diffusion
+
+    def __init__(self, config: Diffusion) -> None:
         super().__init__(config)
-        self.score = config.strategy if isinstance(config, Diffusion) else "low_confidence"
+        self.score = config.strategy
+
+    def remask(self, scores: Sequence[float], progress: Progress, hidden: int) -> Sequence[int]:
+        """The lowest, as many as the others that are unmasked instead."""
+        count = min(round(progress.again(self.config.remask) * len(scores)), hidden - progress.quota)
+        return ranked(scores)[::-1][: max(count, 0)]
 
     def pick(self, scores: Sequence[float], progress: Progress) -> Sequence[int]:
         """The `quota` highest."""
@@ -66,12 +91,22 @@ class Ancestral(Rule):
     """From time t to s each masked token is unmasked with probability 1 - s/t (LLaDA, algorithm 4)."""
 
     may_wait = True
+    config: Diffusion
 
     def pick(self, scores: Sequence[float], progress: Progress) -> Sequence[int]:
-        """Drawn places, possibly none."""
+        """Drawn places, possibly none; more where written ones are masked again, so that as many stay masked."""
         left = progress.passes - progress.step  # t is proportional to the passes left, s to one less
+        chance = 1 / left + progress.again(self.config.remask) * progress.step / left
         draws = torch.rand(len(scores), dtype=torch.float64, generator=progress.rng).tolist()
-        return [i for i, draw in enumerate(draws) if draw < 1 / left]
+        return [i for i, draw in enumerate(draws) if draw < chance]
+
+    def remask(self, scores: Sequence[float], progress: Progress, hidden: int) -> Sequence[int]:
+        """Drawn places."""
+        chance = progress.again(self.config.remask)
+        if not chance:
+            return ()
+        draws = torch.rand(len(scores), dtype=torch.float64, generator=progress.rng).tolist()
+        return [i for i, draw in enumerate(draws) if draw < chance]
 
 
 class Threshold(Rule):
@@ -135,8 +170,8 @@ def make_rule(config: Diffusion | Block) -> Rule:
         return own(config)
     if config.threshold is not None:
         return Threshold(config)
-    random = isinstance(config, Diffusion) and config.strategy == "random"
-    return Ancestral(config) if random else Quota(config)
+    assert isinstance(config, Diffusion)  # blocks have a threshold
+    return Ancestral(config) if config.strategy == "random" else Quota(config)
 
 
 def pick(rule: Rule, scores: Sequence[float], progress: Progress) -> list[int]:

@@ -102,7 +102,7 @@ class DecodingRules:
     """Skills to ask about; default: those of the demo."""
     items: int = 24
     """Questions for each skill and language."""
-    answer: int = 24
+    answer: int = 16
     """Tokens of the canvas."""
     seed: int = 0
     """Seed of what is drawn."""

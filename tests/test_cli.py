@@ -25,6 +25,7 @@ from nano_llada.world.skills_family import families
 from tiny import Place, family, losses, make_place, read_lines, run_cli, tiny_arguments, write_rows
 
 WORDS = {
+    "bench": ("decode",),
     "data": ("world", "stories", "show"),
     "tokenizer": ("train", "show"),
     "pretrain": ("ar", "diffusion", "tri"),

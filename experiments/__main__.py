@@ -59,6 +59,7 @@ EXPERIMENTS = {
     "decoding-rules": Experiment(
         "accuracy against tokens per pass of every decoding rule, on one model", "options_measuring", "DecodingRules"
     ),
+    "int8": Experiment("what weights in eight bits cost in quality, beside float32", "options_measuring", "Int8"),
     "tri-mode": Experiment(
         "one set of weights for AR, blocks and self-speculation, against models of one kind", "options", "TriMode"
     ),

@@ -106,3 +106,21 @@ class DecodingRules:
     """Tokens of the canvas."""
     seed: int = 0
     """Seed of what is drawn."""
+
+
+@dataclass(frozen=True)
+class Int8:
+    """Options of the experiment, which trains nothing."""
+
+    models: tuple[Path, ...]
+    """Run folders or checkpoint folders, such as runs/demo/ar-sft and runs/demo/diffusion-sft."""
+    texts: Path
+    """JSONL of held-out texts, such as runs/demo/world/pretrain-test.jsonl."""
+    docs: Path = Path("docs/experiments")
+    """Folder that results are recorded in."""
+    documents: int = 400
+    """Texts to measure bits per byte on."""
+    items: int = 40
+    """Questions for each skill and language of the small world; 0: none."""
+    draws: int = 8
+    """Monte-Carlo draws of a diffusion model's bound."""

@@ -100,7 +100,7 @@ def page(results: Sequence[Result]) -> str:
         "# Weights in eight bits: quality beside float32\n\n"
         f"`{first.command}`, commit {first.commit}, {first.hardware}. Files of both precisions are written, loaded and "
         "measured: bits per byte of held-out texts (of a diffusion model the bound, the same draws in both), and "
-        "greedy exact match on held-out questions of the small world, the int8 model on integer products. `size`: the int8 "
-        "file over the float32 file; `same_texts`: share of answers that are equal.\n\n"
+        "greedy exact match on held-out questions of the small world, the int8 model on integer products. `size`: the "
+        "int8 file over the float32 file; `same_texts`: share of answers that are equal.\n\n"
         + markdown_table(["model", *(name.replace("_", " ") for name in names)], rows)
     )

@@ -181,6 +181,11 @@ def speculation(
     quick = asked(answers, replace(decoding, drafts=best), questions)
     same = [one.completion.tokens == other.completion.tokens for one, other in zip(quick, plain, strict=True)]
     right = [one for one in quick if one.right]
+    # the curve: what each number of drafts writes on right answers, on every fourth question
+    some = [
+        [one for one in asked(answers, replace(decoding, drafts=count), questions[::4]) if one.right]
+        for count in range(options.most + 1)
+    ]
     return {
         "identical": sum(same) / len(same),
         "tokens_per_pass": tokens_per_pass(quick),
@@ -188,7 +193,9 @@ def speculation(
         "time_ratio": costs[0].rate / costs[best].rate,  # of the time a token takes, AR being 1
         "k": best,
         "tokens_per_pass_by_k": [one.tokens_per_pass for one in costs],
+        "tokens_per_pass_right_by_k": [tokens_per_pass(ones) if ones else None for ones in some],
         "time_ratio_by_k": [costs[0].rate / one.rate for one in costs],
+        "pass_cost_by_k": [one.pass_milliseconds / costs[0].pass_milliseconds for one in costs],
         "questions": len(questions),
     }
 
@@ -217,6 +224,8 @@ def page(results: Sequence[Result], options: Options) -> str:
         mine = [result.metrics for result in results if result.variant == variant]
         values = [[float(one[name]) for one in mine if one.get(name) is not None] for name in METRICS]
         rows.append([variant, *(sum(some) / len(some) if some else "–" for some in values)])
+    curves = [row for variant in VARIANTS for row in curve_by_drafts(variant, results)]
+    names = ["variant", "drafts", "tokens per pass", "on right answers", "cost of a pass", "time of a token"]
     return (
         f"# One model for AR, blocks and self-speculation\n\n{options.num_layers} layers of width "
         f"{options.hidden_size}, blocks of {options.block_size}; each variant is trained for {options.steps} steps on "
@@ -224,4 +233,19 @@ def page(results: Sequence[Result], options: Options) -> str:
         "Greedy decoding. `identical` is the share of answers of self-speculation that equal AR's token for token, "
         "`time_ratio` the time a token takes with the best number of drafts `k`, AR being 1. The bits per byte of "
         f"`block` are a bound.\n\n{markdown_table(['variant', *METRICS], rows)}"
+        "\n## By number of drafts\n\nMeans over seeds. The cost of a pass and the time of a token are relative to one "
+        "token a pass; on right answers: every fourth question that is answered right with as many drafts. A pass over "
+        "k drafts computes (k + 1)^2 places, so its cost grows faster than what it writes.\n\n"
+        f"{markdown_table(names, curves)}"
     )
+
+
+def curve_by_drafts(variant: str, results: Sequence[Result]) -> list[list[object]]:
+    """A row for each number of drafts, means over seeds; none for a variant that does not draft."""
+    found = [result.metrics for result in results if result.variant == variant and "time_ratio_by_k" in result.metrics]
+    columns = ("tokens_per_pass_by_k", "tokens_per_pass_right_by_k", "pass_cost_by_k", "time_ratio_by_k")
+    rows: list[list[object]] = []
+    for k in range(len(found[0]["time_ratio_by_k"]) if found else 0):
+        values = [[one[name][k] for one in found if one[name][k] is not None] for name in columns]
+        rows.append([variant, k, *(sum(some) / len(some) if some else "–" for some in values)])
+    return rows

@@ -33,7 +33,10 @@ def test_the_experiment_runs_from_nothing_to_its_page_and_resumes(tmp_path, monk
             assert metrics["tokens_per_pass"] >= 1
             assert metrics["k"] in (1, 2)
             assert metrics["questions"] == 12
+            assert len(metrics["tokens_per_pass_right_by_k"]) == len(metrics["pass_cost_by_k"]) == 3
+            assert metrics["pass_cost_by_k"][0] == 1
     assert rows["ar"]["tokens_per_pass"] == pytest.approx(1)
     page = (folder / "README.md").read_text(encoding="utf-8")
     assert all(f"| {variant} |" in page for variant in tri_mode.VARIANTS)
+    assert "| tri-self | 2 |" in page
     json.loads(json.dumps(rows, allow_nan=False))

@@ -85,13 +85,13 @@ def measure_limits(clock: Callable[[], float], repeats: int = 5) -> Limits:
 class Reference:
     """Version 0.1.0 in a process of its own, whose module path begins with `sources`."""
 
-    def __init__(self, sources: Path, config: ModelConfig, options: argparse.Namespace) -> None:
+    def __init__(self, sources: Path, options: argparse.Namespace) -> None:
         script = Path(__file__).with_name("decode_reference.py")
         environment = os.environ | {"PYTHONPATH": str(sources), "OMP_NUM_THREADS": str(options.threads)}
         self._process = subprocess.Popen(
             [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
-        self._common = {"shape": json.dumps(asdict(config)), "threads": options.threads, "clock": options.clock}
+        self._common = {"shape": json.dumps(SHAPES[options.shape]), "threads": options.threads, "clock": options.clock}
 
     def seconds(self, case: Case, passes: int) -> float:
         """Mean time of a pass, or of a text."""
@@ -241,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for kind, value in llama_cpp.items():
             plain = {"benchmark": "decode", "shape": options.shape, "threads": options.threads, "mode": "ar"}
             record(options.out, plain | {"dtype": f"llama.cpp {kind}", "batch": 1, "width": 1, "ms": round(value, 3)})
-    reference = Reference(options.reference, config, options) if options.reference else None
+    reference = Reference(options.reference, options) if options.reference else None
     cases = [Case("ar", batch, 1) for batch in options.batches] + [Case("block", 1, width) for width in options.blocks]
     cases += [Case("block", options.many, 32)] if options.many else []
     for case in cases:

@@ -180,8 +180,9 @@ def test_the_short_help_shows_what_is_chosen_and_the_long_one_the_rest(capsys, m
     assert "Switch off: a tyre on the rim." in full
 
 
-WORDS = [name.split() for name in (*COMMANDS, *(" ".join(kind) for kind in ABOUT), "data world", "tokenizer train")]
-GROUPS = ("pretrain", "sft", "dpo", "rl", "data", "tokenizer", "experiment")
+PAIRS = ("data world", "tokenizer train", "bench decode")
+WORDS = [name.split() for name in (*COMMANDS, *(" ".join(kind) for kind in ABOUT), *PAIRS)]
+GROUPS = ("pretrain", "sft", "dpo", "rl", "data", "tokenizer", "experiment", "bench")
 
 
 @pytest.mark.parametrize("words", [w for w in WORDS if len(w) == 2 or w[0] not in GROUPS], ids=" ".join)

@@ -11,8 +11,8 @@ What a decoding step costs on a CPU is reading every weight once, plus the overh
 
 A row's logits do not depend on the other rows of a pass, nor on how many tokens it computes at once, to the last bit,
 where `exact` is true. Matrix kernels sum in another order for a single row than for many: products are given at least
-as many rows as `fewest_rows` found to be necessary, and attention at least four queries, over a number of keys
-that is a multiple of 64. Masked keys add exact zeros. On a GPU `exact` is false: kernels there are not chosen with
+as many rows as `fewest_rows` found to be necessary, and attention as many queries as `fewest_queries` did, over a
+number of keys that is a multiple of 64. Masked keys add exact zeros. On a GPU `exact` is false: kernels there are not chosen with
 this in mind.
 
 Which precision: at 30M parameters int8 is the fastest at every width, since weights are what is read; at 1M it is
@@ -44,7 +44,7 @@ from nano_llada.model.transformer import Transformer, rotary_frequencies
 
 Precision = Literal["fp32", "bf16", "int8"]
 KEYS = 64  # keys are read in multiples of this, so that vector kernels never meet a remainder
-QUERIES = 4  # fewest queries of an attention call: with fewer, matrix kernels sum in another order
+QUERIES = 4  # as many rows of a product, or queries of an attention call, may be needed for exact results
 WIDEST = 512  # rows of one product: more are computed in parts, since kernels change their blocking with the size
 SMALL = 2**18  # entries of a matrix up to which the overhead of a call matters more than the layout
 PACKED_FOR = 32  # rows for which oneDNN chooses its weight layout; layouts for 8 to 128 were equally fast
@@ -219,32 +219,41 @@ def _fewest_of(
     return fewest_rows(lambda weight: kind(weight.to(dtype)), features, inputs)
 
 
-def attention_ignores_company(config: ModelConfig, device: torch.device) -> bool:
-    """Whether a query's result is the same for every number of queries (from `QUERIES`), keys and rows; measured."""
+@cache
+def fewest_queries(heads: int, kv_heads: int, width: int, device: torch.device, threads: int) -> int | None:
+    """How many queries an attention call needs at least, so that a query's result is the same for every number of
+    queries, keys and rows. Measured, once for each shape and number of threads; None: more than four, or no number.
+
+    What was found on a processor with AVX-512, PyTorch 2.13: two where heads are 32 wide, three where they are 64 wide.
+    """
     rng = torch.Generator().manual_seed(0)
-    heads, kv_heads, width = config.num_heads, config.kv_heads, config.head_width
     q = torch.randn(2, heads, 33, width, generator=rng).to(device)
     k, v = (torch.randn(2, kv_heads, 3 * KEYS, width, generator=rng).to(device) for _ in range(2))
 
     def first(rows: int, queries: int, keys: int) -> Tensor:
         hidden = torch.arange(keys, device=device) >= torch.tensor([[40]] * queries, device=device)
         mask = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -torch.inf).expand(rows, 1, -1, -1)
-        grouped = heads != kv_heads
         parts = (q[:rows, :, :queries], k[:rows, :, :keys], v[:rows, :, :keys])
-        return F.scaled_dot_product_attention(*parts, attn_mask=mask, enable_gqa=grouped)[0, :, 0]
+        return F.scaled_dot_product_attention(*parts, attn_mask=mask, enable_gqa=heads != kv_heads)[0, :, 0]
 
     expected = first(2, 33, 3 * KEYS)
-    cases = [(1, QUERIES, KEYS), (2, QUERIES, 2 * KEYS), (1, 5, KEYS), (2, 8, 3 * KEYS), (1, 32, KEYS)]
-    return all(torch.equal(first(*case), expected) for case in cases)
+
+    def alike(queries: int) -> bool:
+        cases = [(1, queries, KEYS), (2, queries, 2 * KEYS), (1, queries, 3 * KEYS), (2, queries, 3 * KEYS)]
+        return all(torch.equal(first(*case), expected) for case in cases)
+
+    differs = [queries for queries in (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 31, 32) if not alike(queries)]
+    fewest = max(differs, default=0) + 1
+    return fewest if fewest <= QUERIES else None
 
 
 class _Group:
     """Windows of equal width in consecutive slots, which one attention call serves."""
 
-    def __init__(self, first: int, windows: Sequence[Window], store: KeyValueStore) -> None:
+    def __init__(self, first: int, windows: Sequence[Window], store: KeyValueStore, queries: int) -> None:
         self.first, self.rows, self.width = first, len(windows), len(windows[0].tokens)
         self.count = self.rows * self.width
-        self.times = -(-QUERIES // self.width)  # how often the queries are repeated, only to be enough
+        self.times = -(-queries // self.width)  # how often the queries are repeated, only to be enough
         farthest = max(max(*window.reach, window.start + self.width) for window in windows)
         keys = -(-farthest // KEYS) * KEYS
         slots = slice(windows[0].slot, windows[0].slot + self.rows)
@@ -278,7 +287,9 @@ class _Group:
 class _Plan:
     """What all layers need to know about a pass: positions, where keys and values go, and who sees what."""
 
-    def __init__(self, windows: Sequence[Window], store: KeyValueStore, angles: tuple[Tensor, Tensor]) -> None:
+    def __init__(
+        self, windows: Sequence[Window], store: KeyValueStore, angles: tuple[Tensor, Tensor], queries: int
+    ) -> None:
         device = store.keys.device
         tokens: list[int] = []
         positions: list[int] = []
@@ -291,7 +302,7 @@ class _Plan:
         self.cos, self.sin = (table.index_select(0, where)[:, None] for table in angles)
         # None: logits are wanted everywhere, in order
         self.wanted = None if wanted == list(range(len(tokens))) else torch.tensor(wanted, device=device).long()
-        self.groups = [_Group(first, run, store) for first, run in _runs(windows)]
+        self.groups = [_Group(first, run, store, queries) for first, run in _runs(windows)]
         if len(windows) == 1:
             slot, places = windows[0].slot, slice(windows[0].start, windows[0].start + len(tokens))
             self._new = [tensor[:, slot, :, places].unbind(0) for tensor in (store.keys, store.values)]
@@ -393,7 +404,9 @@ class LeanModel:
         self._norm = gain_of(vectors["norm.weight"])
         self._head = maker.make("embed.weight" if config.tie_embeddings else "head.weight")
         self._embed, self._embed_scale = state["embed.weight"].to(device), vectors.get("embed.weight" + SCALE)
-        self.exact = maker.exact and attention_ignores_company(config, device)
+        queries = fewest_queries(config.num_heads, config.kv_heads, config.head_width, device, torch.get_num_threads())
+        self._queries = queries or 1
+        self.exact = maker.exact and queries is not None
         self.kernel = maker.kernel
         self._angles = _angle_tables(config, config.max_length, device)
 
@@ -443,7 +456,7 @@ class LeanModel:
         if len({window.slot for window in windows}) < len(windows):
             raise UserError("two windows of a pass have the same slot: give a row one window a pass")
         self._grow_tables(windows)
-        plan = _Plan(windows, store, self._angles)
+        plan = _Plan(windows, store, self._angles, self._queries)
         x = self._embedded(plan.tokens)
         for layer in self._layers:
             # after the last layer only the wanted rows are read; of the others only keys and values matter

@@ -12,8 +12,8 @@ What a decoding step costs on a CPU is reading every weight once, plus the overh
 A row's logits do not depend on the other rows of a pass, nor on how many tokens it computes at once, to the last bit,
 where `exact` is true. Matrix kernels sum in another order for a single row than for many: products are given at least
 as many rows as `fewest_rows` found to be necessary, and attention as many queries as `fewest_queries` did, over a
-number of keys that is a multiple of 64. Masked keys add exact zeros. On a GPU `exact` is false: kernels there are not chosen with
-this in mind.
+number of keys that is a multiple of 64. Masked keys add exact zeros. On a GPU `exact` is false: kernels there are not
+chosen with this in mind.
 
 Which precision: at 30M parameters int8 is the fastest at every width, since weights are what is read; at 1M it is
 slower than fp32, since the few operations that split activations cost more than reading so few weights.

@@ -114,12 +114,12 @@ def page(results: Sequence[Result], options: DecodingRules, model: Checkpoint, c
     rng = random.Random(0)
     draws = [[rng.randrange(count) for _ in range(count)] for _ in range(DRAWS)]
     low, high = 1.0, min(max(x for x, _ in curve(results, name)) for name in CURVES)  # where all have points
-    rows = []
+    rows: list[tuple[str, float, str]] = []
     for name in CURVES:
         found = area(curve(results, name), low, high)
         again = sorted(area(curve(results, name, chosen), low, high) for chosen in draws)
-        rows.append([name, found, f"{again[int(0.025 * DRAWS)]:.3f} to {again[int(0.975 * DRAWS)]:.3f}"])
-    rows.sort(key=lambda row: -float(row[1]))
+        rows.append((name, found, f"{again[int(0.025 * DRAWS)]:.3f} to {again[int(0.975 * DRAWS)]:.3f}"))
+    rows.sort(key=lambda row: -row[1])
     points = []
     for one in results:
         data = one.metrics

@@ -92,8 +92,8 @@ def main(arguments: Sequence[str]) -> int:
     decodings = ways(model.card, plan, model.model.config.max_length)
     prompts = [model.encode(text, chat=model.card.answers) for text in options.prompt]
     limits = measure_limits(machine, max(plan.seconds, 0.05))
-    rows = len(plan.precisions) * len(plan.batches)
-    progress = Progress("measuring", "cases", lambda: rows * (len(plan.widths) + len(decodings)))
+    count = len(plan.precisions) * len(plan.batches)
+    progress = Progress("measuring", "cases", lambda: count * (len(plan.widths) + len(decodings)))
     bench = Bench(str(options.checkpoint), model.model.config, machine.name, limits, [], [])
     for one in pass_costs(model.model, plan, limits):
         bench.passes.append(one)

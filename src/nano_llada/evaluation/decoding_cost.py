@@ -91,7 +91,7 @@ def ways(card: ModelCard, plan: Plan, context: int) -> dict[str, Decoding]:
     """Every way in which a model can be decoded, by name; texts have the same length whatever they say."""
     length = max(1, min(plan.new, context // 2))
     exact = DecodingOptions(max_new_tokens=length, min_new_tokens=length)
-    found = {way: decoding_for(card, replace(exact, decode=way)) for way in card.decodes}
+    found: dict[str, Decoding] = {way: decoding_for(card, replace(exact, decode=way)) for way in card.decodes}
     quick = found.pop("speculative", None)
     if isinstance(quick, Speculative):
         found |= {f"speculative, {count} drafts": replace(quick, drafts=count) for count in plan.drafts}

@@ -363,7 +363,7 @@ def write_report(results: Sequence[Result], folder: Path) -> None:
         f"logit is {first['worst_relative_difference']:.1e} of the largest logit.\n\n"
         "## Multiple choice\n\nThe same questions through our suite `choices` and through lm-evaluation-harness with "
         "the transformers library, item by item. A choice is the continuation of the question, which begins with "
-        f"<|endoftext|> in both.\n\n{_choices_table(found)}\n"
+        f"`<|endoftext|>` in both.\n\n{_choices_table(found)}\n"
         "`difference` is the largest between the two log-likelihoods of any choice, relative. `after blocks` is the "
         "model at the end of the recipe, left to right.\n\n"
         f"## Blocks of {BLOCK} by adapters\n\n{_stages_table(found)}\n"

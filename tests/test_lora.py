@@ -268,7 +268,7 @@ def test_refused(place, tmp_path):
         TrainConfig(lora_rank=2, optimizer="muon")
     with pytest.raises(ValueError, match="no effect without a lora_rank"):
         TrainConfig(lora_alpha=2.0)
-    with pytest.raises(ValueError, match="lora_targets has 'q_proj'; there are qkv, out, gate_up, down"):
+    with pytest.raises(ValueError, match="lora_targets 'q_proj' is not one of qkv, out, gate_up, down"):
         TrainConfig(lora_rank=2, lora_targets=("q_proj",))
     with pytest.raises(ValueError, match="at least one kind of matrix, and each once"):
         TrainConfig(lora_rank=2, lora_targets=())

@@ -150,6 +150,7 @@ class Diffusion(_Common):
     """Which token an output predicts, as the model was trained."""
 
     def __post_init__(self) -> None:
+        _name_rule(self)
         super().__post_init__()
         _check_rule(self)
         if self.remask and (self.rule is not None or self.threshold is not None):
@@ -211,6 +212,7 @@ class Block(_Common):
     prompt, wherever that ends. Otherwise a token of finished text sees its whole block."""
 
     def __post_init__(self) -> None:
+        _name_rule(self)
         super().__post_init__()
         _check_rule(self)
         if self.causal and self.edit_blocks:
@@ -234,10 +236,15 @@ class Block(_Common):
         return self.edit_threshold is not None and self.edit_threshold < 1
 
 
+def _name_rule(record: Diffusion | Block | DecodingOptions) -> None:
+    """A rule that is given as a class, as Python code may, is kept by its name."""
+    if isinstance(record.rule, type):
+        object.__setattr__(record, "rule", name_of(record.rule))
+
+
 def _check_rule(record: Diffusion | Block) -> None:
-    """A rule by its name, and its bound where it has one."""
-    rule = record.rule if record.rule is None or isinstance(record.rule, str) else name_of(record.rule)
-    object.__setattr__(record, "rule", rule)
+    """A rule that exists, and its bound where it has one."""
+    rule = None if record.rule is None else str(record.rule)
     if rule is not None and rule not in RULES and ":" not in rule:
         near = did_you_mean(rule, RULES)
         raise ValueError(f"unknown rule {rule!r}: use {', '.join(RULES)}, or FILE.py:NAME{near}")
@@ -356,13 +363,14 @@ class DecodingOptions:
     """Factor on the confidence of end tokens; default 1, off."""
     remask: Share | None = None
     """Share of the positions that may be masked again in a pass (ReMDM); default 0, never."""
-    rule: str | None = None
+    rule: Named | None = None
     """How masked positions are chosen: entropy_bound, factor, or FILE.py:NAME, a class of your own; default: by the
     options above."""
     rule_bound: NotNegative | None = None
     """The bound of rule entropy_bound (nats) or factor."""
 
     def __post_init__(self) -> None:
+        _name_rule(self)
         check_values(self)
 
 

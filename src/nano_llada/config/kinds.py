@@ -93,6 +93,10 @@ def _family(kind: Any) -> tuple[type, ...]:
 
 
 def _problem(hint: Any, value: Any) -> str:
+    lists = [kind for kind in _parts(hint) if _origin(kind) is tuple]
+    if lists and isinstance(value, tuple):
+        inner = typing.get_args(lists[0])[0]
+        return _problem(inner, next(one for one in value if not _fits(inner, one)))
     choices = [kind for kind in _parts(hint) if _origin(kind) is typing.Literal]
     words = [str(word) for kind in choices for word in typing.get_args(kind)]
     shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:80]} ..."

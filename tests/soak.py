@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from nano_llada.config.run import RunConfig
 from nano_llada.core import device
 from nano_llada.core.errors import UserError
 from nano_llada.session.run import complete
+from nano_llada.training import parallel
 from tiny import Place, make_place, tiny_run
 
 OPTIONS: dict[str, Any] = {"steps": 16, "save_every": 2, "eval_every": 4, "keep_last": 2, "learning_rate": 0.01}
@@ -56,6 +58,7 @@ class Soak:
     def __post_init__(self) -> None:
         torch.set_num_threads(1)
         device.matmul_rate = lambda machine: 1e11  # type: ignore[assignment]
+        parallel.MEETING = timedelta(seconds=PATIENCE / 4)  # a kill may come before they have met
         self._random = random.Random(self.seed)
         self._place = make_place(self.root / "place")
         self._whole = self._config("whole")

@@ -217,6 +217,28 @@ def lost(row: dict, used: list[str], unread: Unread) -> set[str]:
     return words
 
 
+UNLEARNT = [{"role": "user", "content": "w6x"}, {"role": "assistant", "content": "w7x", "weight": 0}]
+
+
+def test_what_is_shown_beside_a_question_that_is_cut_off_is_reported():
+    """Only the history has an answer that is learnt: the question behind it is cut, and what stands beside it too."""
+    for question in ({"messages": UNLEARNT}, {"prompt": "w6x", "input": "w2x", "completion": UNLEARNT}):
+        unread = Unread()
+        found = to_messages(question | {"context": "w5x", "history": [["w8x", "w9x"]]}, unread)
+        assert [message.content for message in found] == ["w8x", "w9x"]
+        assert {"context"} | ({"input"} & question.keys()) <= set(unread.counts)
+    learnt = [UNLEARNT[0], {"role": "assistant", "content": "w7x"}]
+    unread = Unread()
+    assert to_messages({"messages": learnt, "context": "w5x"}, unread)[0].content == "w6x\nw5x"
+    assert not unread.counts
+
+
+def test_an_answer_that_is_not_learnt_is_no_preference():
+    row = {"prompt": "w1x", "history": [["w8x", "w9x"]], "chosen": UNLEARNT[1:], "rejected": UNLEARNT[1:]}
+    with pytest.raises(ValueError, match="no assistant turn that is to be learnt"):
+        to_preference(row)
+
+
 @given(row=rows())
 @settings(max_examples=200, deadline=None)
 def test_every_text_is_learnt_shown_or_reported(row):

@@ -82,6 +82,8 @@ def to_messages(row: Mapping[str, object], unread: Unread | None = None) -> list
         fields.skipped.add(f"{fields.first(ANSWERS)}[] after the last answer")
     if lost > len(answer):
         fields.skipped.add(f"{asked.name}[] after the last answer")
+        if all(turn.role != "user" for turn in learnt[asked.before :]):
+            fields.skipped.update(asked.beside)
     _count(fields, unread)
     return learnt
 
@@ -143,8 +145,7 @@ def to_preference(row: Mapping[str, object], unread: Unread | None = None) -> Pr
         for name in QUESTIONS:  # often the same question once more
             if any(row.get(name) == message.content for message in chosen):
                 fields.read(name)
-    better = _until_learnt([*asked.turns, *chosen], asked)
-    worse = _until_learnt([*asked.turns, *rejected], _Asked("rejected", [], asked.before))
+    better, worse = _compared(asked, chosen, "chosen"), _compared(asked, rejected, "rejected")
     differing = next((i for i, (a, b) in enumerate(itertools.zip_longest(better[:-1], worse[:-1])) if a != b), None)
     if differing is not None:
         at = differing - len(asked.turns)
@@ -177,6 +178,7 @@ class _Asked:
     name: str
     turns: list[Message]
     before: int  # how many were put in front of those of the field
+    beside: tuple[str, ...] = ()  # fields that its first question shows, too
 
     @property
     def answered(self) -> bool:
@@ -189,16 +191,16 @@ def _asked(fields: Fields) -> _Asked:
     if not name:
         return _Asked("", [], 0)
     if name in QUESTIONS and not isinstance(fields.row[name], list):
-        beside = [fields.text_if_any(other) for other in BESIDE if other != name]
-        shown = "\n".join(part for part in (fields.text(name), *beside) if part.strip())
+        beside = {other: text for other in BESIDE if other != name and (text := fields.text_if_any(other)).strip()}
+        shown = "\n".join(part for part in (fields.text(name), *beside.values()) if part.strip())
         if not shown.strip():
             raise ValueError(f"{name} is empty")
-        return _Asked(name, [*start, Message("user", shown)], len(start))
-    turns = read_list(fields, name)
+        return _Asked(name, [*start, Message("user", shown)], len(start), tuple(beside))
+    turns, context = read_list(fields, name), ""
     first = next((i for i, turn in enumerate(turns) if turn.role == "user"), None)
     if first is not None and (context := fields.text_if_any("context")):
         turns[first] = Message("user", f"{turns[first].content}\n{context}")
-    return _Asked(name, [*start, *turns], len(start))
+    return _Asked(name, [*start, *turns], len(start), ("context",) if context else ())
 
 
 def _start(fields: Fields) -> list[Message]:
@@ -256,6 +258,14 @@ def _side(fields: Fields, name: str, other: str) -> list[Message]:
             raise ValueError(f"{name} has no assistant turn")
         return turns
     return [Message("assistant", fields.filled(name))]
+
+
+def _compared(asked: _Asked, side: list[Message], name: str) -> list[Message]:
+    """The turns of a side, after those that were asked, up to the answer that is compared."""
+    whole = _until_learnt([*asked.turns, *side], _Asked(name, [], asked.before))
+    if len(whole) <= len(asked.turns):  # only the history has an answer that is learnt
+        raise ValueError(f"{name} has no assistant turn that is to be learnt")
+    return whole
 
 
 def _references(fields: Fields) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import _set_pg_timeout  # there is no other way to wait longer for messages
 
 from nano_llada.core.batch import LossOutput, Objective, StepContext, TokenBatch
 from nano_llada.core.errors import ReportedElsewhere, UserError
@@ -24,6 +25,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 Shape = tuple[int, int]
 
+MEETING = timedelta(minutes=5)  # for the processes to find each other; one of them may have died before it came
 PATIENCE = timedelta(minutes=30)  # the first process may tokenise, or write samples, while the others wait
 # what PyTorch says, somewhere in its errors, when a message finds nobody
 LOST = ("connection closed", "connection reset", "connection refused", "broken pipe", "timed out", "nccl", "gloo")
@@ -89,7 +91,8 @@ def joined(device: str) -> Iterator[None]:
     if on_gpu:
         torch.cuda.set_device(local)
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=MEETING)
+        _set_pg_timeout(PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{started_as()} processes did not find each other: {_gist(error)}; use torchrun") from error
     try:

@@ -337,6 +337,36 @@ def start(scene: Scene, size: int) -> None:
         (scene.place.root / "results" / f"err-{rank}.txt").write_bytes(process.finish().stderr)
 
 
+def together(size: int, work: Callable[[], object]) -> None:
+    """A group of processes does one thing. Raises AssertionError with what they said if one of them fails."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def one(rank: int) -> None:
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(size))
+        torch.set_num_threads(1)
+        with unmeasured(), parallel.joined("cpu"):
+            work()
+
+    for done in [process.finish() for process in [Forked(lambda r=rank: one(r)) for rank in range(size)]]:
+        assert done.returncode == 0, done.stderr
+
+
+def by_others(scene: Scene, many: int, few: int) -> dict[str, float]:
+    """What many processes saved is resumed by few, and the reverse: by how much figures differ from those of one."""
+    found = {}
+    for how in HOW:
+        few_saved, by_few, by_many = f"{few}-{how}", f"{how}-{many}-to-{few}", f"{how}-{few}-to-{many}"
+        together(few, lambda h=how, runs=few_saved: execute(scene.config("ar", runs, parallel=h)))
+        for size, runs, into in ((few, how, by_few), (many, few_saved, by_many)):
+            scene.cut("ar", runs, into)
+            config = scene.config("ar", into, parallel=how)
+            together(size, lambda c=config: execute(c, resume=True))
+            found[f"resumed {into}"] = furthest(scene.place.root / "one" / "ar", config.folder)
+    return found
+
+
 def resumed_alone(scene: Scene) -> None:
     """What several processes saved, resumed in this one."""
     with unmeasured():
@@ -406,6 +436,8 @@ def main() -> int:
             start(scene, options.processes)
             resumed_alone(scene)
             figures["largest difference"] |= differences(scene)
+            if name == "ar" and options.processes > 2:
+                figures["largest difference"] |= by_others(scene, options.processes, 2)
             figures["of losses"] |= differences(scene, LOSSES)
             alike = [a + b for a, b in zip(alike, rows_alike(scene, seen, options.processes), strict=True)]
             figures["rows of equal text and noise, of"] = alike

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import re
 import signal
+import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +25,7 @@ from nano_llada.data.tokenizer import train_characters
 from nano_llada.session import run as run_module
 from nano_llada.session.data import load_data
 from nano_llada.session.observer import RunObserver
+from nano_llada.session.outcome import read_outcome
 from nano_llada.session.run import build_model, choose_tokenizer, count_parameters, execute
 from tiny import Place, chats, family, losses, make_place, read_lines, texts, tiny_run, write_rows
 
@@ -348,6 +352,47 @@ def test_a_loss_that_is_no_number_leaves_the_last_checkpoint_alone(place, monkey
     assert [path.name for path in config.folder.glob("step-*")] == ["step-000002"]
     assert execute(config, resume=True).state == "finished"
     assert torch.isfinite(weights(config.folder, 4)["norm.weight"]).all()
+
+
+def test_a_clock_that_is_set_back_changes_nothing_that_is_learnt(place, monkeypatch):
+    whole = tiny_run(place, name="whole", steps=6, save_every=2, eval_every=2, log_every=1)
+    execute(whole)
+    hours = itertools.count(2_000_000_000, -3600)
+    monkeypatch.setattr(time, "time", lambda: float(next(hours)))
+    config = tiny_run(
+        place, name="back", steps=6, save_every=2, eval_every=2, log_every=1, cache=place.root / "cache of another time"
+    )
+    execute(config)
+    assert (
+        time.time() > time.time()
+    )  # nobody but this test may have asked: rates and times left have clocks of their own
+    assert losses(config.folder) == losses(whole.folder)
+    assert same(weights(config.folder, 6), weights(whole.folder, 6))
+    assert read_outcome(config.folder).state == "finished"
+    folders = [sorted(path.name for path in run.folder.iterdir()) for run in (whole, config)]
+    assert folders[0] == folders[1]
+
+
+def test_a_step_that_is_left_out_is_said_and_counted(place, monkeypatch):
+    step, kept = RunObserver.on_step, []
+
+    def poison(observer, report):
+        step(observer, report)
+        with torch.no_grad():
+            if report.step == 2:
+                kept.append(observer.model.norm.weight.clone())
+                observer.model.norm.weight.fill_(float("nan"))
+            elif report.step == 3:
+                observer.model.norm.weight.copy_(kept[0])
+
+    monkeypatch.setattr(RunObserver, "on_step", poison)
+    config = tiny_run(place, name="x", steps=5, save_every=5, log_every=1, skip_steps=1)
+    assert execute(config).state == "finished"
+    log = (config.folder / "log.txt").read_text(encoding="utf-8")
+    assert "step 3 is left out, the weights are as before: loss nan, gradient norm nan (1 left out in all)" in log
+    rows = [row for row in read_lines(config.folder / "metrics.jsonl") if "loss" in row]
+    assert [(row["step"], row.get("left_out")) for row in rows] == [(1, None), (2, None), (4, 1), (5, 1)]
+    assert all(math.isfinite(row["loss"]) for row in rows)
 
 
 def test_another_tokenizer_than_the_start_checkpoints_is_refused(done, tmp_path):

@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import math
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -466,6 +467,35 @@ def test_every_other_error_is_an_error_object(running, client):
     for path, body in (bodies | {"infill": b'{"model": "tri", "text": "secret\\ud800 ___"}'}).items():
         answer = http().post(f"{running.url}/v1/{path}", content=body, headers=kind)
         assert (answer.status_code, "secret" in answer.text) == (400, False), answer.text
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("POST /v1/completions HTTP/1.1", 413),
+        ("POST /v1/nothing HTTP/1.1", 404),
+        ("POST /v1/completions HTTP/1.1\r\nContent-Type: text/plain", 415),
+    ],
+)
+def test_a_client_that_is_still_sending_sees_why_it_is_refused(running, head, status):
+    """More bytes than fit into the sockets: a server that closes at once cuts such a client off in the middle."""
+    host, port = running.url.removeprefix("http://").split(":")
+    kind = "" if "Content-Type" in head else "\r\nContent-Type: application/json"
+    body = b"x" * 6_000_000
+    with socket.create_connection((host, int(port)), timeout=30) as client:
+        client.sendall(f"{head}{kind}\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+        for start in range(0, len(body), 500_000):
+            client.sendall(body[start : start + 500_000])
+            time.sleep(0.005)
+        assert client.recv(100).startswith(f"HTTP/1.1 {status} ".encode())
+
+
+def test_a_client_that_asks_before_it_sends_is_refused_without_sending(running):
+    host, port = running.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as client:
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        client.sendall(f"{head}Content-Length: 6000000\r\nExpect: 100-continue\r\n\r\n".encode())
+        assert client.recv(100).startswith(b"HTTP/1.1 413 ")
 
 
 def test_models_say_what_they_can_do(client):

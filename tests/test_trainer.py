@@ -99,11 +99,12 @@ class Scripted:
     valid: list[float] = field(default_factory=list)
     train: dict[int, float] = field(default_factory=dict)
     gradient: float = 0.0
+    gradients: dict[int, float] = field(default_factory=dict)  # by step, instead of `gradient`
 
     def loss(self, model, batch, ctx) -> LossOutput:
         value = self.train.get(ctx.step, 5.0) if model.training else self.valid.pop(0)
-        weight = model.norm.weight
-        total = weight.sum() * 0 + value + self.gradient * (weight.sum() - weight.sum().detach())
+        weight, gradient = model.norm.weight, self.gradients.get(ctx.step, self.gradient)
+        total = weight.sum() * 0 + value + gradient * (weight.sum() - weight.sum().detach())
         return LossOutput(total, torch.tensor(1), torch.tensor(0), 0)
 
 
@@ -288,6 +289,55 @@ def test_a_loss_that_is_no_number_ends_the_run_and_touches_nothing(make, broken)
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"train": {3: math.nan, 4: math.inf, 6: math.nan}},
+        {"gradients": {3: math.nan, 4: -math.inf, 6: math.nan}},
+        {"gradients": {3: 1e3, 4: 1e4, 6: 1e3}},
+    ],
+)
+def test_steps_that_are_left_out_change_nothing_and_are_counted(make, make_model, broken, optimizer, ema):
+    objective = Scripted(gradient=0.1, **broken)
+    options = {"steps": 8, "skip_steps": 2, "skip_norm": 100.0, "optimizer": optimizer, "ema_decay": ema}
+    trainer, watcher = make(objective, save_every=1, **options)
+    assert trainer.run() == "finished"
+    assert [report.step for report in watcher.reports if report.left_out] == [4, 5, 7]
+    assert (trainer.left_out, trainer.left_out_in_a_row) == (3, 0)
+    for name in watcher.saves[3][0]:
+        assert all(torch.equal(watcher.saves[3][0][name], watcher.saves[step][0][name]) for step in (4, 5)), name
+    for name in watcher.saves[3][1]:  # moments, their step counts, averages
+        assert all(torch.equal(watcher.saves[3][1][name], watcher.saves[step][1][name]) for step in (4, 5)), name
+    assert not torch.equal(watcher.saves[5][0]["norm.weight"], watcher.saves[6][0]["norm.weight"])
+    # a run that is resumed between two of them knows how many there were
+    saved, tensors, plain = watcher.saves[4]
+    model = make_model(peak=4.0)
+    model.load_state_dict(saved)
+    again, seen = make(objective, model=model, **options)
+    again.load(tensors, plain)
+    assert (again.left_out, again.left_out_in_a_row) == (1, 1)
+    again.run()
+    assert [report.step for report in seen.reports if report.left_out] == [5, 7]
+    assert again.left_out == 3
+    assert equal(weights(again), weights(trainer))
+
+
+def test_more_steps_in_a_row_than_may_be_left_out_end_the_run(make):
+    for broken, message in (
+        ({"train": {3: math.nan, 4: math.nan, 5: math.inf}}, r"the loss is not a number at step 6 \(loss inf, "),
+        ({"gradients": {3: 9.0, 4: 9.0, 5: 9.0}}, r"the gradient is too long at step 6 \(loss 5.0, gradient norm "),
+    ):
+        trainer, _ = make(Scripted(**broken), steps=9, skip_steps=2, skip_norm=5.0)
+        with pytest.raises(BrokenLoss, match=message):
+            trainer.run()
+        assert (trainer.step, trainer.left_out) == (5, 2)
+    trainer, _ = make(Scripted(gradients={3: 9.0}), steps=9, skip_steps=2)  # long gradients are clipped, not left out
+    trainer.run()
+    assert trainer.left_out == 0
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_resumed_run_is_bit_for_bit_the_whole_one(make, make_model, ema, optimizer):
     options = {"ema_decay": ema, "optimizer": optimizer, "eval_every": 2, "patience": 9, "min_delta": 50.0}
     options |= {
@@ -388,7 +438,14 @@ def test_muon_orthogonalises_queries_keys_and_values_each_for_itself(make_model)
 
 NONSENSE = [
     *[{"batch_size": 0}, {"micro_batch_size": 0}, {"steps": 0}, {"learning_rate": 0.0}, {"ema_decay": 1.0}],
-    *[{"keep_last": 0}, {"log_every": 0}, {"patience": 2, "eval_every": 0}, {"clip_norm": -1.0}, {"decay_share": 1.5}],
+    *[
+        {"keep_last": 0},
+        {"log_every": 0},
+        {"patience": 2, "eval_every": 0},
+        {"clip_norm": -1.0},
+        {"decay_share": 1.5},
+        {"skip_norm": 9.0},
+    ],
     *[{"min_lr_ratio": -0.1}, {"warmup_steps": -1}, {"beta2": 1.0}, {"weight_decay": -0.1}, {"epochs": 0.0}],
 ]
 

@@ -57,6 +57,11 @@ class TrainConfig:
     """AdamW: decay rate of the mean of its square."""
     clip_norm: NotNegative = 1.0
     """Clip the gradient to this norm; 0: off."""
+    skip_steps: CountOrZero = 0
+    """Steps in a row that may be left out, weights unchanged, if the loss or the gradient is not a number; one more
+    ends the run. 0: the first one ends it."""
+    skip_norm: NotNegative = 0.0
+    """With skip_steps: leave out steps whose gradient norm is above this, too; 0: none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of matrix products; auto: bf16 on CUDA, fp32 elsewhere."""
     device: str = "auto"
@@ -107,6 +112,8 @@ class TrainConfig:
             raise ValueError("muon is for whole matrices, not for the narrow ones of LoRA: leave out optimizer muon")
         if not self.lora_rank and (self.lora_alpha is not None or self.lora_targets != TARGETS):
             raise ValueError("lora_alpha and lora_targets have no effect without a lora_rank")
+        if self.skip_norm and not self.skip_steps:
+            raise ValueError("skip_norm has no effect without skip_steps")
         if self.merge_best > self.keep_best:
             raise ValueError(f"merge_best {self.merge_best} needs as many checkpoints kept: raise keep_best")
         if self.patience and not self.eval_every:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -28,6 +29,30 @@ OPEN = ("/", "/health", "/ready", "/openapi.json")  # what needs no key, besides
 PAGE = "/page"
 POSTS = ("/v1/chat/completions", "/v1/completions", "/v1/infill", "/v1/score", "/v1/check")
 ROUTES = (*POSTS, *OPEN, "/v1/models", "/metrics")
+# of a body that is refused: a client that is still sending would be cut off, and never see why
+SWALLOWED_BYTES, SWALLOWED_SECONDS = 2**24, 3.0
+
+
+class Arriving:
+    """What a client sends, as an application receives it, and whether there is more of the body."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self.more, self.begun = receive, True, False
+
+    async def __call__(self) -> Message:
+        """The next message."""
+        self.begun = True
+        message = await self._receive()
+        self.more = message["type"] == "http.request" and bool(message.get("more_body", False))
+        return message
+
+    async def swallow(self) -> None:
+        """Read what is left of a body, within bounds, and forget it."""
+        size = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SWALLOWED_SECONDS):
+                while self.more and size < SWALLOWED_BYTES:
+                    size += len((await self()).get("body", b""))
 
 
 class Guard:
@@ -61,20 +86,25 @@ class Guard:
         note.route = scope["path"] if scope["path"] in ROUTES else "other"
         scope["note"] = note
 
+        arriving = Arriving(receive)
+        asks = any(name == b"expect" for name, _ in scope["headers"])  # whether to send a body at all
+
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if message["status"] >= 400 and (arriving.begun or not asks):
+                    await arriving.swallow()
                 note.status = message["status"]
                 headers = [(b"x-request-id", note.id.encode()), (b"x-content-type-options", b"nosniff")]
                 message["headers"] = [*message.get("headers", []), *headers]
             await send(message)
 
         try:
-            await self._pass(scope, receive, noting, note)
+            await self._pass(scope, arriving, noting, note)
         except Refusal as refusal:
-            await self._refuse(refusal, scope, receive, noting, note)
+            await self._refuse(refusal, scope, arriving, noting, note)
         except Exception as error:
             log.error("an error of the server", exc_info=error, extra={"note": note})
-            await self._refuse(our_error(), scope, receive, noting, note)
+            await self._refuse(our_error(), scope, arriving, noting, note)
         finally:
             note.seconds = time.perf_counter() - note.begun
             self._metrics.observe(note)

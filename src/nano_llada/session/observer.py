@@ -146,10 +146,14 @@ class RunObserver:
         """
         self._check_lock()
         self._name_if_written()
+        if report.left_out:
+            self._say_left_out(report)
         shares = {f"share_{name}": share for name, share in self.batches.shares(report.step - 1).items()}
-        self._window.append(replace(report, metrics={**report.metrics, **shares}) if shares else report)
+        if not report.left_out:
+            self._window.append(replace(report, metrics={**report.metrics, **shares}) if shares else report)
         config = self.config
-        if report.step % config.train.log_every == 0 or report.step == self.log.total_steps:
+        due = report.step % config.train.log_every == 0 or report.step == self.log.total_steps
+        if due and self._window:
             window, self._window = self._window, []
             seconds = sum(r.seconds for r in window)
             length = config.data.sequence_length
@@ -167,10 +171,18 @@ class RunObserver:
             for name in sorted(named):
                 found = [r.metrics[name] for r in window if name in r.metrics]
                 values[name] = found[-1] if name == "block_size" else sum(found) / len(found)
+            if self.trainer.left_out:
+                values["left_out"] = self.trainer.left_out
             self.log.metrics(report.step, values)
             self.log.progress(report.step, _progress(values))
         if config.train.sample_every and report.step % config.train.sample_every == 0:
             self.write_samples(report.step)
+
+    def _say_left_out(self, report: StepReport) -> None:
+        self.log.say(
+            f"step {report.step} is left out, the weights are as before: loss {report.loss:.4g}, gradient norm "
+            f"{report.grad_norm:.4g} ({self.trainer.left_out} left out in all)"
+        )
 
     def on_validation(self, step: int, metrics: Mapping[str, float], improved: bool) -> None:
         """Write a measurement down."""

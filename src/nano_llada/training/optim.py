@@ -42,6 +42,8 @@ class Muon(torch.optim.Optimizer):
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
             numbers = [i for i, parameter in enumerate(group["params"]) if parameter.grad is not None]
+            if not numbers:
+                continue
             params, ahead = [group["params"][i] for i in numbers], []
             for parameter in params:
                 momentum = self.state[parameter]["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
@@ -139,6 +141,11 @@ class Optimizer:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
             optimizer.step()
+        self.drop_gradients()
+
+    def drop_gradients(self) -> None:
+        """Forget the current gradients."""
+        for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:

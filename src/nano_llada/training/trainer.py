@@ -55,13 +55,16 @@ class StepReport:
     predicted: int  # positions whose logits were computed
     seconds: float
     metrics: Mapping[str, float]
+    left_out: bool = False  # whether the weights stayed as they were (see TrainConfig.skip_steps)
 
 
 class BrokenLoss(Exception):
-    """The loss or the gradient norm is not a number. Trainer and checkpoints are as before the failed step."""
+    """The loss or the gradient norm is not a number, or the norm too large. Trainer and checkpoints are as before the
+    failed step."""
 
     def __init__(self, step: int, loss: float, norm: float, documents: Sequence[Sequence[int]]) -> None:
-        super().__init__(f"the loss is not a number at step {step} (loss {loss}, gradient norm {norm})")
+        wrong = "the gradient is too long" if math.isfinite(loss + norm) else "the loss is not a number"
+        super().__init__(f"{wrong} at step {step} (loss {loss}, gradient norm {norm})")
         self.step = step  # counts from 1, as in the log
         self.documents = documents  # the numbers of the documents in each row of its batch
 
@@ -97,12 +100,15 @@ class Trainer:
         self.tokens = 0
         self.best_loss = math.inf
         self.without_improvement = 0
+        self.left_out = 0  # steps in all, and in a row up to now
+        self.left_out_in_a_row = 0
 
     def run(self) -> Ending:
         """Train from the current state to the end.
 
         Raises:
-            BrokenLoss: when the loss is not a number; what was saved before stays as it is.
+            BrokenLoss: when the loss is not a number, and `skip_steps` do not allow to leave the step out; what was
+                saved before stays as it is.
         """
         config = self.config
         while self.step < self.total_steps:
@@ -144,15 +150,29 @@ class Trainer:
         self.model.train()
         loss, count, work, metrics = self._accumulate(batch)
         norm = self._clip(count)
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise BrokenLoss(self.step + 1, loss, norm, self.batches.document_names(self.step))
-        learning_rate = self.learning_rate()
-        self.optimizer.step(learning_rate)
-        self._update_ema()
+        learning_rate, broken = self.learning_rate(), self._is_broken(loss, norm)
+        if broken:
+            self._leave_out(loss, norm)
+        else:
+            self.left_out_in_a_row = 0
+            self.optimizer.step(learning_rate)
+            self._update_ema()
         tokens = int((batch.doc_ids >= 0).sum())
         self.step, self.tokens = self.step + 1, self.tokens + tokens
         seconds = time.perf_counter() - begin
-        return StepReport(self.step, loss, learning_rate, norm, tokens, *work, seconds, metrics)
+        return StepReport(self.step, loss, learning_rate, norm, tokens, *work, seconds, metrics, broken)
+
+    def _is_broken(self, loss: float, norm: float) -> bool:
+        """Whether no step can be made; the same in all processes, which know the loss and the norm of all."""
+        too_long = 0 < self.config.skip_norm < norm
+        return too_long or not math.isfinite(loss) or not math.isfinite(norm)
+
+    def _leave_out(self, loss: float, norm: float) -> None:
+        """Weights and moments stay as they are; the next step takes the next batch."""
+        if self.left_out_in_a_row >= self.config.skip_steps:
+            raise BrokenLoss(self.step + 1, loss, norm, self.batches.document_names(self.step))
+        self.left_out, self.left_out_in_a_row = self.left_out + 1, self.left_out_in_a_row + 1
+        self.optimizer.drop_gradients()
 
     def _accumulate(self, batch: TokenBatch) -> tuple[float, float, tuple[int, int], dict[str, float]]:
         """Gradients of the batch's summed loss; its mean, the global count, the work done, and metrics."""
@@ -259,6 +279,8 @@ class Trainer:
             "best_loss": best,
             "without_improvement": self.without_improvement,
             "total_steps": self.total_steps,
+            "left_out": self.left_out,
+            "left_out_in_a_row": self.left_out_in_a_row,
         }
 
     def load(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
@@ -278,6 +300,8 @@ class Trainer:
         self.step, self.tokens = int(plain["step"]), int(plain["tokens"])
         self.best_loss = math.inf if plain["best_loss"] is None else float(plain["best_loss"])
         self.without_improvement = int(plain["without_improvement"])
+        self.left_out = int(plain.get("left_out", 0))  # runs of earlier versions left none out
+        self.left_out_in_a_row = int(plain.get("left_out_in_a_row", 0))
 
 
 class _Sums:

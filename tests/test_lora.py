@@ -23,6 +23,7 @@ from nano_llada.model.lora import adapter_weights, add_adapters, plain_weights
 from nano_llada.model.transformer import Transformer
 from nano_llada.objectives.cross_entropy import head_cross_entropy
 from nano_llada.session.run import assemble, execute
+from nano_llada.training import parallel
 from tiny import Place, make_place, read_lines, tiny_run, write_rows
 
 LORA = {"lora_rank": 3, "learning_rate": 1e-2, "steps": 4, "schedule": "constant", "warmup_steps": 0, "save_every": 2}
@@ -36,6 +37,14 @@ def place(tmp_path_factory) -> Place:
     place = make_place(tmp_path_factory.mktemp("lora"))
     assert execute(tiny_run(place, name="base")).state == "finished"
     return place
+
+
+def test_a_divided_model_has_no_adapters(place, monkeypatch):
+    monkeypatch.setattr(parallel, "size", lambda: 2)
+    config = tiny_run(place, name="divided", init_from=place.runs / "base", parallel="fsdp", lora_rank=2)
+    with pytest.raises(UserError, match="train --lora-rank with --parallel ddp"):
+        execute(config)
+    assert not config.folder.exists()
 
 
 def newest(run: Path) -> Path:

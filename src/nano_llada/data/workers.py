@@ -88,7 +88,7 @@ class Workers:
         # one thread: there is a process for each core
         environment = {**os.environ, "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         # a signal for this process, such as Ctrl-C in a terminal, is not for those: they end with it
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # nosec B603
             [sys.executable, "-c", PROGRAM],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

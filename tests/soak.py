@@ -41,7 +41,7 @@ from nano_llada.training import parallel
 from tiny import Place, make_place, tiny_run
 
 OPTIONS: dict[str, Any] = {"steps": 16, "save_every": 2, "eval_every": 4, "keep_last": 2, "learning_rate": 0.01}
-PATIENCE = 60.0  # seconds that a process may take to end after another one was killed
+PATIENCE = 120.0  # seconds that a process may take to end after another one was killed; others may use the cores
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Soak:
     def __post_init__(self) -> None:
         torch.set_num_threads(1)
         device.matmul_rate = lambda machine: 1e11  # type: ignore[assignment]
-        parallel.MEETING = timedelta(seconds=PATIENCE / 4)  # a kill may come before they have met
+        parallel.MEETING = timedelta(seconds=5)  # a kill may come before they have met; PyTorch tries up to three times
         self._random = random.Random(self.seed)
         self._place = make_place(self.root / "place")
         self._whole = self._config("whole")
